@@ -1,0 +1,27 @@
+"""duckkeops: ordinary array code on pairwise arrays that are far too large to store."""
+
+from duckkeops.array import LazyArray
+from duckkeops.config import config
+from duckkeops.errors import (
+    CompileError,
+    CompilerNotFoundError,
+    DtypeError,
+    RoleError,
+    ShapeError,
+    UnsupportedError,
+    VirtualArrayError,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CompileError",
+    "CompilerNotFoundError",
+    "DtypeError",
+    "LazyArray",
+    "RoleError",
+    "ShapeError",
+    "UnsupportedError",
+    "VirtualArrayError",
+    "config",
+]

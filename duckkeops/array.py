@@ -1,0 +1,576 @@
+"""LazyArray: an array expression over pairs of rows, which looks like an array and stores nothing.
+
+The class wraps one node. Operators, methods and NumPy's functions record more nodes; the first reduction that leaves
+something storable is computed, and gives a genuine array of the inputs' library.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from duckkeops import contractions, display, evaluate, expr, indexing, numpy_functions, ops, pickling, shapes, sorting, statistics
+from duckkeops.errors import UnsupportedError
+from duckkeops.expr import Node
+from duckkeops.genuine import all_entries, settled
+from duckkeops.operands import NUMBERS, describe, device_of, input_of, is_array, library, nbytes, node_of, same_library, units, unsupported
+from duckkeops.rewrite import retag, settle
+
+GIB = 2**30
+
+
+class LazyArray:
+    """`x` as a lazy array: expressions of it over pairs of rows take no memory, and their reductions are compiled.
+
+    x             an array of any array-API library, a number, or a lazy array
+    feature_ndim  how many trailing axes are features; by default the last one of two or more axes. 0 for scalars on a
+                  grid, 2 for a matrix at each point
+    batch_ndim    how many leading axes are batches; by default all before the last two points
+
+    An operation between lazy arrays, or with arrays and numbers, is lazy. A reduction over point or batch axes is
+    evaluated into a genuine array as soon as one input spans the point axes that are left. Raises TypeError for lists,
+    strings, dates and objects, ShapeError for numbers of axes that do not fit.
+
+    >>> import numpy as np
+    >>> x, y = np.array([[0.0, 0.0], [1.0, 1.0]]), np.array([[0.0, 1.0], [2.0, 2.0], [5.0, 5.0]])
+    >>> d = ((LazyArray(x)[:, None, :] - LazyArray(y)[None, :, :]) ** 2).sum(-1)
+    >>> d.shape, d.dtype
+    ((2, 3), dtype('float64'))
+    >>> np.argmin(d, axis=1)
+    array([0, 0])
+    """
+
+    __slots__ = ("__weakref__", "_node")
+    _node: Node
+
+    def __new__(cls, x: Any, feature_ndim: int | None = None, batch_ndim: int | None = None) -> LazyArray:
+        if isinstance(x, LazyArray):
+            if feature_ndim is None and batch_ndim is None:
+                return x
+            return _wrap(type(x), retag(x._node, expr.default_roles(x.ndim, feature_ndim, batch_ndim)))
+        if type(x) in NUMBERS:
+            x = np.asarray(x)
+        if not is_array(x):
+            raise TypeError(f"LazyArray takes an array, and got {_article(x)}.\n  Make an array of it first: numpy.asarray(x).")
+        if cls is LazyArray:
+            cls = _family(x)
+        return _wrap(cls, input_of(x, expr.default_roles(x.ndim, feature_ndim, batch_ndim)))
+
+    # -- what is known without computing
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._node.shape
+
+    @property
+    def ndim(self) -> int:
+        return len(self._node.shape)
+
+    @property
+    def dtype(self) -> Any:
+        return self._node.dtype
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one entry."""
+        return self._node.dtype.itemsize
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that all entries would take, were they stored."""
+        return nbytes(self._node)
+
+    @property
+    def device(self) -> Any:
+        return device_of(self._node)
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """What each axis is: "batch", "point" or "feature"; "neutral" for one of length 1 that may become any of them."""
+        return tuple(expr.ROLE_NAMES[r] for r in self._node.roles)
+
+    def __len__(self) -> int:
+        if not self._node.shape:
+            raise TypeError("len() of unsized object")
+        return self._node.shape[0]
+
+    __hash__ = object.__hash__
+
+    # -- looking at it
+
+    def __repr__(self) -> str:
+        return "\n".join(display.lines(self._node))
+
+    def _repr_latex_(self) -> str:
+        from duckkeops import symbolic
+
+        return "$\\displaystyle " + symbolic.latex(settle(self._node, None)).strip("$") + "$"
+
+    def _repr_html_(self) -> str:
+        return display.html(self._node, self._repr_latex_())
+
+    def source(self) -> str:
+        """The generated kernel; of a virtual array, that of its sum over the last point axis."""
+        return evaluate.source(settle(self._node, None))
+
+    def explain(self) -> Any:
+        """Roles, simplified expression, strategy, tile shape and limiter; of a virtual array, for its sum over the last point axis."""
+        return evaluate.explain(settle(self._node, None))
+
+    def estimate(self) -> Any:
+        """Pairs, seconds and bytes; of a virtual array, for its sum over the last point axis."""
+        return evaluate.estimate(settle(self._node, None))
+
+    # -- all entries
+
+    def to_dense(self, max_bytes: int = GIB) -> Any:
+        """All entries, as a genuine array: the one door out of a virtual array.
+
+        Raises MemoryError if they take more than `max_bytes` bytes (1 GiB by default).
+        """
+        size = self.nbytes
+        if size > max_bytes:
+            raise MemoryError(
+                f"to_dense() needs {units(size)} for {describe(self._node)}; the limit is {units(max_bytes)}.\n"
+                "  A reduction needs no such array: d.sum(axis=1), d.argmin(axis=1), d @ b.\n"
+                f"  If you do need it, raise the limit: d.to_dense(max_bytes={size})."
+            )
+        return evaluate.to_dense(settled(self._node), max_bytes)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        entries = all_entries("numpy.asarray(d)", self._node)
+        return np.array(entries, dtype=dtype, copy=copy)
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return all_entries("from_dlpack(d)", self._node).__dlpack__(**options)
+
+    def __dlpack_device__(self) -> Any:
+        return all_entries("from_dlpack(d)", self._node).__dlpack_device__()
+
+    def __bool__(self) -> bool:
+        return bool(all_entries("bool(d)", self._node))
+
+    def __float__(self) -> float:
+        return float(all_entries("float(d)", self._node))
+
+    def __int__(self) -> int:
+        return int(all_entries("int(d)", self._node))
+
+    def __complex__(self) -> complex:
+        return complex(all_entries("complex(d)", self._node))
+
+    def __index__(self) -> int:
+        return all_entries("operator.index(d)", self._node).__index__()
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(all_entries("iterating over d", self._node))
+
+    def __contains__(self, x: Any) -> bool:
+        return x in all_entries("x in d", self._node)
+
+    # -- indexing
+
+    def __getitem__(self, key: Any) -> Any:
+        return _wrapped(type(self), indexing.getitem(self._node, _opened(key)))
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        raise UnsupportedError(
+            f"a lazy array cannot be changed: d[...] = value on d: {describe(self._node)}.\n"
+            "  Make a new one: numpy.where(mask, value, d), or change the inputs before you wrap them."
+        )
+
+    # -- copies
+
+    def __copy__(self) -> LazyArray:
+        return _wrap(type(self), self._node)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickled, (type(self), pickling.flat(self._node))
+
+    # -- matrix products, powers, pairs of results
+
+    def __matmul__(self, other: Any) -> Any:
+        node = _operand(self, other)
+        return node if node is NotImplemented else _wrapped(type(self), contractions.matmul(self._node, node))
+
+    def __rmatmul__(self, other: Any) -> Any:
+        node = _operand(self, other)
+        return node if node is NotImplemented else _wrapped(type(self), contractions.matmul(node, self._node))
+
+    def __pow__(self, other: Any, modulo: Any = None) -> Any:
+        return _no_modulo(modulo) or _forward(_POW, self, other)
+
+    def __rpow__(self, other: Any, modulo: Any = None) -> Any:
+        return _no_modulo(modulo) or _backward(_POW, self, other)
+
+    def __divmod__(self, other: Any) -> Any:
+        node = _operand(self, other)
+        return node if node is NotImplemented else _wrapped(type(self), ops.divmod(self._node, node))
+
+    def __rdivmod__(self, other: Any) -> Any:
+        node = _operand(self, other)
+        return node if node is NotImplemented else _wrapped(type(self), ops.divmod(node, self._node))
+
+    # -- NumPy's protocols
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        if not all(isinstance(a, LazyArray) or _is_operand(a) for a in inputs):
+            return NotImplemented
+        for a in inputs:
+            if not isinstance(a, LazyArray) and type(a) not in NUMBERS and is_array(a):
+                same_library(self._node, a)
+        return _wrapped(type(self), numpy_functions.ufunc(ufunc, method, _opened(inputs), _opened(kwargs)))
+
+    def __array_function__(self, func: Callable, types: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+        if not all(issubclass(t, LazyArray | np.ndarray) and not issubclass(t, np.matrix | np.ma.MaskedArray) for t in types):
+            return NotImplemented
+        return _wrapped(type(self), numpy_functions.function(func, _opened(args), _opened(kwargs)))
+
+
+def _article(x: Any) -> str:
+    name = type(x).__name__
+    return f"an {name}" if name[0] in "aeiou" else f"a {name}"
+
+
+def _unpickled(cls: type, records: list) -> LazyArray:
+    return _wrap(cls, pickling.rebuilt(records))
+
+
+def _no_modulo(modulo: Any) -> None:
+    if modulo is not None:
+        raise UnsupportedError("pow(d, y, modulo) has no pairwise form.\n  Write d**y % modulo.")
+
+
+# -- from lazy arrays to nodes and back --------------------------------------------------------------------------------
+
+
+def _wrap(cls: type, node: Node) -> Any:
+    out = object.__new__(cls)
+    out._node = node
+    return out
+
+
+def _wrapped(cls: type, result: Any) -> Any:
+    """A handler's result with every node a lazy array."""
+    if isinstance(result, Node):
+        return _wrap(cls, result)
+    if type(result) is tuple or type(result) is list:
+        return type(result)(_wrapped(cls, r) for r in result)
+    return result
+
+
+def _opened(value: Any) -> Any:
+    """Arguments with a node for every lazy array, in tuples, lists and dictionaries too."""
+    if isinstance(value, LazyArray):
+        return value._node
+    if type(value) is tuple or type(value) is list:
+        return type(value)(_opened(v) for v in value)
+    if type(value) is dict:
+        return {k: _opened(v) for k, v in value.items()}
+    return value
+
+
+def _is_operand(x: Any) -> bool:
+    return type(x) in NUMBERS or is_array(x)
+
+
+def _operand(self: LazyArray, other: Any) -> Any:
+    """The other operand of an operator as a node; NotImplemented for what is no array of ours."""
+    if isinstance(other, LazyArray):
+        return other._node
+    if type(other) in NUMBERS:
+        return node_of(other)
+    if not is_array(other):
+        return NotImplemented
+    same_library(self._node, other)
+    return node_of(other)
+
+
+def _forward(op: ops.Op, self: LazyArray, other: Any) -> Any:
+    node = other._node if isinstance(other, LazyArray) else _operand(self, other)
+    return node if node is NotImplemented else _wrap(type(self), ops.apply(op, self._node, node))
+
+
+def _backward(op: ops.Op, self: LazyArray, other: Any) -> Any:
+    node = _operand(self, other)
+    return node if node is NotImplemented else _wrap(type(self), ops.apply(op, node, self._node))
+
+
+# -- operators ---------------------------------------------------------------------------------------------------------
+
+_POW = ops.ROWS["pow"]
+BINARY = {
+    "add": "add", "sub": "subtract", "mul": "multiply", "truediv": "divide", "floordiv": "floor_divide", "mod": "remainder",
+    "and": "bitwise_and", "or": "bitwise_or", "xor": "bitwise_xor", "lshift": "bitwise_left_shift", "rshift": "bitwise_right_shift",
+}  # fmt: skip
+COMPARE = {"lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal", "eq": "equal", "ne": "not_equal"}
+UNARY = {"neg": "negative", "pos": "positive", "abs": "abs", "invert": "bitwise_invert"}
+
+
+def _binary(op: ops.Op) -> Callable:
+    apply = ops.apply
+
+    def operator(self: LazyArray, other: Any) -> Any:
+        if isinstance(other, LazyArray):
+            node = other._node
+        else:
+            node = _operand(self, other)
+            if node is NotImplemented:
+                return node
+        return _wrap(type(self), apply(op, self._node, node))
+
+    return operator
+
+
+def _reflected(op: ops.Op) -> Callable:
+    def operator(self: LazyArray, other: Any) -> Any:
+        return _backward(op, self, other)
+
+    return operator
+
+
+def _comparison(op: ops.Op) -> Callable:
+    def operator(self: LazyArray, other: Any) -> Any:
+        if isinstance(other, list | tuple):
+            raise TypeError(f"cannot compare a lazy array with a {type(other).__name__}.\n  Make an array of it first: numpy.asarray(...).")
+        return _forward(op, self, other)
+
+    return operator
+
+
+def _unary(op: ops.Op) -> Callable:
+    def operator(self: LazyArray) -> Any:
+        return _wrap(type(self), ops.apply(op, self._node))
+
+    return operator
+
+
+def _add(cls: type, name: str, function: Callable, doc: str | None = None) -> None:
+    function.__name__, function.__qualname__ = name, f"{cls.__name__}.{name}"
+    if doc is not None:
+        function.__doc__ = doc
+    setattr(cls, name, function)
+
+
+def _add_operators() -> None:
+    for short, name in BINARY.items():
+        _add(LazyArray, f"__{short}__", _binary(ops.ROWS[name]))
+        _add(LazyArray, f"__r{short}__", _reflected(ops.ROWS[name]))
+    for short, name in COMPARE.items():
+        _add(LazyArray, f"__{short}__", _comparison(ops.ROWS[name]))
+    for short, name in UNARY.items():
+        _add(LazyArray, f"__{short}__", _unary(ops.ROWS[name]))
+
+
+_add_operators()
+LazyArray.__hash__ = object.__hash__  # type: ignore[method-assign]
+
+
+# -- the family of NumPy -----------------------------------------------------------------------------------------------
+
+
+class NumpyLazyArray(LazyArray):
+    """A lazy array with NumPy's methods, over arrays of NumPy or of any other array-API library but torch."""
+
+    __slots__ = ()
+
+    @property
+    def size(self) -> int:
+        return math.prod(self._node.shape)
+
+    @property
+    def T(self) -> LazyArray:
+        """The axes in reverse order."""
+        return _wrap(type(self), shapes.transpose(self._node))
+
+    @property
+    def mT(self) -> LazyArray:
+        """The last two axes swapped."""
+        return _wrap(type(self), shapes.matrix_transpose(self._node))
+
+    @property
+    def H(self) -> LazyArray:
+        """The conjugate transpose."""
+        return self.adjoint()
+
+    @property
+    def real(self) -> LazyArray:
+        return _wrap(type(self), numpy_functions.real(self._node))
+
+    @property
+    def imag(self) -> LazyArray:
+        return _wrap(type(self), numpy_functions.imag(self._node))
+
+    @property
+    def flat(self) -> Any:
+        raise unsupported("d.flat", self._node)
+
+    def adjoint(self) -> LazyArray:
+        """The conjugate transpose, as SciPy's linear operators have it."""
+        node = ops.call("conj", self._node) if self.dtype.kind == "c" else self._node
+        return _wrap(type(self), shapes.matrix_transpose(node))
+
+    def transpose(self, *axes: Any) -> LazyArray:
+        """The axes in another order; reversed if none is given."""
+        order = axes[0] if len(axes) == 1 and not isinstance(axes[0], int | np.integer) else axes or None
+        return _wrap(type(self), shapes.transpose(self._node, order))
+
+    def reshape(self, *shape: Any, order: str = "C", copy: bool | None = None) -> Any:
+        """Another shape: axes of length 1 come and go, axes are split, feature axes are merged."""
+        given = shape[0] if len(shape) == 1 else shape
+        return _wrapped(type(self), shapes.reshape(self._node, given, order, copy=copy))
+
+    def where(self, condition: Any, other: Any) -> LazyArray:
+        """The entries where the condition holds, else those of `other`."""
+        return _wrap(type(self), numpy_functions.where(_opened(condition), self._node, _opened(other)))
+
+    def argtopk(self, k: int, axis: int = -1, largest: bool = True, **options: Any) -> Any:
+        """The positions of the k greatest (or least) entries along an axis.
+
+        Shapes: (M, N) -> (M, k) for axis=1.
+        """
+        return sorting.topk(self._node, k, **_spelled({"axis": axis, "largest": largest} | options))[1]
+
+    def matvec(self, x: Any) -> Any:
+        """d @ x, for a vector x: (M, N), (N,) -> (M,)."""
+        return self @ x
+
+    def matmat(self, x: Any) -> Any:
+        """d @ x, for a matrix x: (M, N), (N, K) -> (M, K)."""
+        return self @ x
+
+    def rmatvec(self, x: Any) -> Any:
+        """The conjugate transpose times x: (M, N), (M,) -> (N,)."""
+        return self.adjoint() @ x
+
+    def rmatmat(self, x: Any) -> Any:
+        """The conjugate transpose times x: (M, N), (M, K) -> (N, K)."""
+        return self.adjoint() @ x
+
+    def item(self, *index: Any) -> Any:
+        """The one entry, as a Python number."""
+        return all_entries("d.item()", self._node).item(*index)
+
+    def tolist(self) -> Any:
+        return all_entries("d.tolist()", self._node).tolist()
+
+    def flatten(self, order: str = "C") -> Any:
+        return _wrapped(type(self), shapes.ravel(self._node, order))
+
+    def sort(self, *args: Any, **kwargs: Any) -> None:
+        raise unsupported("sorting in place", self._node, "Take the first entries of numpy.sort(d, axis=1)[:, :k].")
+
+    partition = sort
+
+    def nonzero(self) -> Any:
+        return numpy_functions.function(np.nonzero, (self._node,), {})
+
+
+METHODS: dict[str, Callable] = {
+    **{
+        name: getattr(statistics, name)
+        for name in (
+            *("sum", "prod", "min", "max", "argmin", "argmax", "mean", "var", "std", "any", "all", "count_nonzero", "ptp", "trace"),
+            *("average", "logsumexp", "softmax", "log_softmax", "softmax_sum"),
+            *("nansum", "nanprod", "nanmean", "nanvar", "nanstd", "nanmin", "nanmax", "nanargmin", "nanargmax"),
+        )
+    },
+    "amin": statistics.min,
+    "amax": statistics.max,
+    **{name: getattr(shapes, name) for name in ("swapaxes", "moveaxis", "expand_dims", "squeeze", "ravel", "flip", "broadcast_to", "astype", "tril", "triu")},
+    "diagonal": indexing.diagonal,
+    "take": indexing.take,
+    "take_along_axis": indexing.take_along_axis,
+    "topk": sorting.topk,
+    "argsort": sorting.argsort,
+    "argpartition": sorting.argpartition,
+    "dot": contractions.dot,
+    "vecdot": contractions.vecdot,
+    "inner": contractions.inner,
+    "matmul": contractions.matmul,
+    "tensordot": contractions.tensordot,
+    "copy": numpy_functions.copy,
+    "clip": numpy_functions.clip,
+    "round": numpy_functions.round_,
+    "nan_to_num": numpy_functions.nan_to_num,
+    "isclose": numpy_functions.isclose,
+    "permute_dims": shapes.transpose,
+}
+ELSEWHERE = ("repeat", "cumsum", "cumprod", "searchsorted", "choose", "compress", "put", "resize", "median", "quantile")
+
+
+def _spelled(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """dim= and keepdim= under NumPy's names."""
+    for theirs, ours in (("dim", "axis"), ("keepdim", "keepdims")):
+        if theirs in kwargs:
+            if ours in kwargs and ours == "keepdims":
+                raise TypeError(f"{ours}= and {theirs}= mean the same; give one of them.")
+            kwargs[ours] = kwargs.pop(theirs)
+    return kwargs
+
+
+def _method(handler: Callable) -> Callable:
+    @functools.wraps(handler)
+    def method(self: LazyArray, *args: Any, **kwargs: Any) -> Any:
+        if kwargs:
+            kwargs = _opened(_spelled(kwargs))
+        return _wrapped(type(self), handler(self._node, *_opened(args), **kwargs))
+
+    return method
+
+
+def _row_method(op: ops.Op) -> Callable:
+    def method(self: LazyArray, *others: Any, **options: Any) -> Any:
+        return _wrapped(type(self), numpy_functions.elementwise(op, self._node, *_opened(others), **options))
+
+    return method
+
+
+def _elsewhere_method(name: str) -> Callable:
+    function = getattr(np, name)
+
+    def method(self: LazyArray, *args: Any, **kwargs: Any) -> Any:
+        return _wrapped(type(self), numpy_functions.elsewhere(function, (self._node, *_opened(args)), _opened(kwargs)))
+
+    return method
+
+
+def _add_methods(cls: type) -> None:
+    """A method for each row of the tables, under each of its names."""
+    own = vars(cls)
+    for op in ops.TABLE:
+        also = [a for a in op.aliases if isinstance(a, str)]
+        for name in (op.name, *also):
+            if name not in own and name not in METHODS:
+                _add(cls, name, _row_method(op), _row_doc(op, name))
+    for name, composite in ops.COMPOSITES.items():
+        if name not in own and name not in METHODS and name != "select":
+            _add(cls, name, _method(composite))
+    for name, handler in METHODS.items():
+        _add(cls, name, _method(handler))
+    for name in ELSEWHERE:
+        if hasattr(np, name):
+            _add(cls, name, _elsewhere_method(name), f"As numpy.{name}, for arrays that are not virtual.")
+
+
+def _row_doc(op: ops.Op, name: str) -> str:
+    source = f"numpy.{op.numpy.__name__}" if op.numpy is not None else f"scipy.special.{op.scipy}" if op.scipy else f"torch.{op.torch}" if op.torch else ""
+    others = "" if op.nargs == 1 else f" and {op.nargs - 1} more argument{'s' if op.nargs > 2 else ''}"
+    return f"{op.name} of each entry{others}, lazily" + (f"; as {source}." if source else ".")
+
+
+_add_methods(NumpyLazyArray)
+
+FAMILIES: dict[str, type[LazyArray]] = {"numpy": NumpyLazyArray, "cupy": NumpyLazyArray}  # other libraries: as NumPy
+
+
+def _family(x: Any) -> type[LazyArray]:
+    """The class for the arrays of one library; methods differ between libraries."""
+    name = library(x)
+    if name == "torch" and name not in FAMILIES:
+        raise UnsupportedError("LazyArray does not take torch tensors in this version.\n  Pass NumPy arrays: LazyArray(x.numpy(force=True)).")
+    return FAMILIES.get(name, NumpyLazyArray)

@@ -1,0 +1,1 @@
+"""What runs a reduction: one module for each way."""

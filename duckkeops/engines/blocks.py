@@ -1,0 +1,321 @@
+"""The engine that needs no compiler: tiles computed by the array library's own functions, of any array-API library.
+
+It is the oracle of the tests, and the fallback. An expression is evaluated directly, one operation after the other, on
+a tile of rows and columns; a tile of an expression is the same expression over slices of the inputs, so tiles are made
+by views. The intermediate arrays of one tile take about `TILE_BYTES`; a reduction inside the expression that needs more
+is itself computed by tiles.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from duckkeops import expr
+from duckkeops.expr import Apply, Broadcast, Concat, Input, Node, Reduce, Scalar
+from duckkeops.reductions import astype, computed, native, result
+
+TILE_BYTES = 32 << 20
+
+Box = tuple[slice, ...]
+
+
+def dense(node: Node, xp: Any = None, tile_bytes: int = TILE_BYTES) -> Any:
+    """All entries of a node, as an array of the inputs' library, in the node's dtype.
+
+    `tile_bytes`: what the intermediate arrays of a tile may take, besides the result itself.
+    """
+    work = _Work.of(node, xp)
+    with np.errstate(all="ignore"):
+        if _cost((node,), tile_bytes, {}) <= tile_bytes:
+            return astype(work.xp, work.whole(node, tile_bytes), _stored(node))
+        out = work.xp.empty(node.shape, dtype=native(work.xp, _stored(node)), **work.where)
+        _fill(work, node, out, tile_bytes)
+        return out
+
+
+def to_dense(node: Node, out: Any, tile_bytes: int = TILE_BYTES) -> Any:
+    """Write all entries of a node into `out`, an array of its shape, and return `out`."""
+    with np.errstate(all="ignore"):
+        _fill(_Work.of(node, None), node, out, tile_bytes)
+    return out
+
+
+def reduce(node: Reduce, xp: Any = None, tile_bytes: int = TILE_BYTES) -> tuple[Any, ...]:
+    """The arrays of the state of a reduction: the shape of the node, and their own trailing axes (top-k).
+
+    `reductions.result` makes the value of them.
+    """
+    work = _Work.of(node, xp)
+    with np.errstate(all="ignore"):
+        return _reduced(work, node, tile_bytes)
+
+
+def value(node: Reduce, xp: Any = None, tile_bytes: int = TILE_BYTES) -> Any:
+    """The value of a reduction; top-k: values and indices."""
+    work = _Work.of(node, xp)
+    with np.errstate(all="ignore"):
+        return result(work.xp, node, _reduced(work, node, tile_bytes))
+
+
+# -- tiles -------------------------------------------------------------------------------------------------------------
+
+
+def _fill(work: _Work, node: Node, out: Any, tile_bytes: int) -> None:
+    def cost(box: Box) -> float:
+        return _cost(expr.part((node,), node.shape, box), tile_bytes, {})
+
+    for box in _boxes(node.shape, _tile_lengths(node.shape, (), cost, tile_bytes)):
+        (piece,) = expr.part((node,), node.shape, box)
+        out[(*box, ...)] = astype(work.xp, work.whole(piece, tile_bytes), _stored(node))
+
+
+def _reduced(work: _Work, node: Reduce, tile_bytes: int) -> tuple[Any, ...]:
+    """The state, merged over tiles of columns, one tile of rows after the other."""
+    whole, axes = node.whole, node.axes
+    kept = [a for a in range(len(whole)) if a not in axes]
+
+    def cost(box: Box) -> float:
+        return _cost(expr.part(node.args, whole, box), tile_bytes, {}) + _copies(node, box)
+
+    lengths = _tile_lengths(whole, axes, cost, tile_bytes)
+    rows = list(_boxes(node.shape, [lengths[a] for a in kept]))
+    out: tuple[Any, ...] = ()
+    for row in rows:
+        at = dict(zip(kept, row, strict=True))
+        state: tuple[Any, ...] | None = None
+        for column in _boxes([whole[a] for a in axes], [lengths[a] for a in axes]):
+            box = tuple((at | dict(zip(axes, column, strict=True)))[a] for a in range(len(whole)))
+            args = expr.part(node.args, whole, box)
+            tile = _tile(work, node, args, column, tile_bytes)
+            state = tile if state is None else node.row.merge(work.xp, state, tile, node.params)
+        assert state is not None
+        state = _broadcast_state(work.xp, state, tuple(s.stop - s.start for s in row))
+        if len(rows) == 1:
+            return state
+        if not out:
+            out = tuple(_room(work, s, len(kept), node.shape) for s in state)
+        for whole_state, s in zip(out, state, strict=True):
+            whole_state[(*row, ...)] = s
+    return out
+
+
+def _tile(work: _Work, node: Reduce, args: Sequence[Node], column: Box, tile_bytes: int) -> tuple[Any, ...]:
+    """The state of one tile, whose rows may still be broadcast."""
+    reduced = [node.whole[a] for a in node.axes]
+    lengths = tuple(s.stop - s.start for s in column)
+    first = 0
+    for s, n in zip(column, reduced, strict=True):
+        first = first * n + s.start
+    values = work.values(args, tile_bytes)
+    return work.state(node, values, len(node.whole), dict(zip(node.axes, lengths, strict=True)), first)
+
+
+def _broadcast_state(xp: Any, state: tuple[Any, ...], rows: tuple[int, ...]) -> tuple[Any, ...]:
+    return tuple(xp.broadcast_to(xp.asarray(s), (*rows, *s.shape[len(rows) :])) for s in state)
+
+
+def _room(work: _Work, state: Any, n: int, shape: tuple[int, ...]) -> Any:
+    """An empty array for the states of all rows."""
+    return work.xp.empty((*shape, *state.shape[n:]), dtype=state.dtype, **work.where)
+
+
+def _tile_lengths(
+    whole: Sequence[int], axes: Sequence[int], cost: Callable[[Box], float], limit: float
+) -> list[int]:
+    """Lengths of a tile along each axis, halved until its cost is within the limit.
+
+    Of the reduced `axes`, the first ones are cut up first, so that the columns of a tile lie next to each other in C
+    order.
+    """
+    lengths = list(whole)
+    while cost(tuple(slice(0, n) for n in lengths)) > limit:
+        free = [a for a, n in enumerate(lengths) if a not in axes and n > 1]
+        free += [a for a in axes if lengths[a] > 1][:1]
+        if not free:
+            break
+        longest = max(free, key=lambda a: lengths[a])
+        lengths[longest] = -(-lengths[longest] // 2)
+    return lengths
+
+
+def _boxes(shape: Sequence[int], lengths: Sequence[int]) -> Iterator[Box]:
+    """Boxes of these lengths that cover the shape, in C order; one empty box if there is nothing to cover."""
+    cuts = (
+        [slice(k, min(k + step, n)) for k in range(0, n, step)] if n else [slice(0, 0)]
+        for n, step in zip(shape, lengths, strict=True)
+    )
+    return itertools.product(*cuts)
+
+
+# -- how much memory ---------------------------------------------------------------------------------------------------
+
+
+def _size(node: Node) -> float:
+    """Bytes of the value of a node; an input that needs no conversion takes none."""
+    if isinstance(node, Scalar) or (isinstance(node, Input) and computed(node.dtype) == node.dtype):
+        return 0
+    return math.prod(node.shape) * _computed(node).itemsize
+
+
+def _copies(node: Reduce, box: Box) -> float:
+    """What `row.tile` makes of the values on the way: about one more array."""
+    return math.prod(s.stop - s.start for s in box) * max(_computed(a).itemsize for a in node.args)
+
+
+def _cost(roots: Sequence[Node], limit: float, known: dict[int, float]) -> float:
+    """Bytes of all values below the roots; what is below a fold computed by tiles counts as half the limit."""
+    tiled = False
+    total = 0.0
+    for node in _untiled(roots, limit, known):
+        total += _size(node)
+        tiled = tiled or _is_tiled(node, limit, known)
+    return total + limit / 2 * tiled
+
+
+def _untiled(roots: Sequence[Node], limit: float, known: dict[int, float]) -> list[Node]:
+    """The nodes below the roots, arguments first, without what is below folds that are computed by tiles."""
+    seen: set[int] = set()
+    out: list[Node] = []
+    stack = [(r, False) for r in reversed(roots)]
+    while stack:
+        node, done = stack.pop()
+        if done:
+            out.append(node)
+        elif id(node) not in seen:
+            seen.add(id(node))
+            stack.append((node, True))
+            if not _is_tiled(node, limit, known):
+                stack.extend((a, False) for a in reversed(node.args))
+    return out
+
+
+def _is_tiled(node: Node, limit: float, known: dict[int, float]) -> bool:
+    if not isinstance(node, Reduce):
+        return False
+    if id(node) not in known:
+        box = tuple(slice(0, n) for n in node.whole)
+        known[id(node)] = _cost(node.args, limit / 2, {}) + _copies(node, box)
+    return known[id(node)] > limit / 2
+
+
+# -- values ------------------------------------------------------------------------------------------------------------
+
+
+def _computed(node: Node) -> np.dtype:
+    return computed(np.dtype(node.dtype))
+
+
+def _stored(node: Node) -> np.dtype:
+    return np.dtype(node.dtype)
+
+
+class _Work:
+    """The library and the device of one evaluation."""
+
+    def __init__(self, xp: Any, where: dict[str, Any]):
+        self.xp, self.where = xp, where
+
+    @classmethod
+    def of(cls, node: Node, xp: Any) -> _Work:
+        arrays = [i.array for i in expr.inputs(node)]
+        array = max(arrays, key=lambda a: a.ndim, default=None)
+        if array is None or isinstance(array, np.ndarray | np.generic):
+            import array_api_compat.numpy
+
+            return cls(array_api_compat.numpy, {})
+        from array_api_compat import array_namespace, device
+
+        return cls(xp or array_namespace(array), {"device": device(array)})
+
+    def whole(self, node: Node, tile_bytes: float) -> Any:
+        """The value of a node at its full shape, in the dtype that it is computed in."""
+        (v,) = self.values((node,), tile_bytes)
+        return self.xp.broadcast_to(v, node.shape) if tuple(v.shape) != node.shape else v
+
+    def values(self, roots: Sequence[Node], tile_bytes: float) -> list[Any]:
+        """The values of nodes, perhaps of length 1 where they would only be repeated. Each goes after its last use."""
+        known: dict[int, float] = {}
+        order = _untiled(roots, tile_bytes, known)
+        tiled = {id(n) for n in order if _is_tiled(n, tile_bytes, known)}
+        uses = Counter(id(a) for n in order if id(n) not in tiled for a in n.args)
+        uses.update(id(r) for r in roots)
+        done: dict[int, Any] = {}
+        for node in order:
+            if id(node) in tiled:
+                assert isinstance(node, Reduce)
+                v = result(self.xp, node, _reduced(self, node, int(tile_bytes / 2)))
+                done[id(node)] = astype(self.xp, v, _computed(node))
+                continue
+            done[id(node)] = self._value(node, [done[id(a)] for a in node.args])
+            for a in node.args:
+                uses[id(a)] -= 1
+                if not uses[id(a)]:
+                    del done[id(a)]
+        return [self._array(r, done[id(r)]) for r in roots]
+
+    def _value(self, node: Node, args: list[Any]) -> Any:
+        match node:
+            case Input():
+                return astype(self.xp, node.array, _computed(node))
+            case Scalar():
+                return node.value
+            case Apply():
+                return self._applied(node, args)
+            case Reduce():
+                return self._folded(node, args)
+            case Concat():
+                return self._joined(node, args)
+            case Broadcast():
+                return self.xp.broadcast_to(self._array(node, args[0]), node.shape)
+        raise TypeError(f"the blocks engine has no value for a {type(node).__name__}. This is a bug in duckkeops.")
+
+    def _applied(self, node: Apply, args: list[Any]) -> Any:
+        arrays = [self._cast(v, computed(np.dtype(t))) for v, t in zip(args, node.loop, strict=True)]
+        if node.op.name == "cast":  # to half precision, it does not round: that is done once, at the end
+            return astype(self.xp, arrays[0], _computed(node))
+        return astype(self.xp, node.op.dense(self.xp, *arrays, *node.params), _computed(node))
+
+    def _array(self, node: Node, v: Any) -> Any:
+        return self._cast(v, _computed(node))
+
+    def _cast(self, v: Any, dtype: np.dtype) -> Any:
+        """The array or Python number in this dtype."""
+        if isinstance(v, bool | int | float | complex) and not isinstance(v, np.generic):
+            return self.xp.asarray(v, dtype=native(self.xp, dtype), **self.where)
+        return astype(self.xp, v, dtype)
+
+    def _folded(self, node: Reduce, args: list[Any]) -> Any:
+        args = [self._array(a, v) for a, v in zip(node.args, args, strict=True)]
+        state = self.state(node, args, len(node.whole), {a: node.whole[a] for a in node.axes}, 0)
+        state = _broadcast_state(self.xp, state, node.shape)
+        return astype(self.xp, result(self.xp, node, state), _computed(node))
+
+    def _joined(self, node: Concat, args: list[Any]) -> Any:
+        parts = []
+        for a, v in zip(node.args, args, strict=True):
+            shape = (*node.shape[: node.axis], a.shape[node.axis], *node.shape[node.axis + 1 :])
+            parts.append(self.xp.broadcast_to(self._array(node, v), shape))
+        return self.xp.concat(parts, axis=node.axis)
+
+    def state(self, node: Reduce, values: Sequence[Any], ndim: int, columns: dict[int, int], first: int) -> tuple:
+        """The state of the values over `columns` (axis -> length); the first of them has flat position `first`."""
+        n = math.prod(columns.values())
+        flat = tuple(self._columns(v, ndim, columns) for v in values)
+        index = self.xp.arange(first, first + n, dtype=native(self.xp, np.dtype(np.int64)), **self.where)
+        return node.row.tile(self.xp, flat, index, node.params)
+
+    def _columns(self, v: Any, ndim: int, columns: dict[int, int]) -> Any:
+        """(..., rows, columns as one last axis), with `ndim` axes less the reduced ones, and one."""
+        xp = self.xp
+        v = xp.reshape(v, (1,) * (ndim - v.ndim) + tuple(v.shape))
+        shape = tuple(columns.get(a, n) for a, n in enumerate(v.shape))
+        v = xp.broadcast_to(v, shape) if shape != tuple(v.shape) else v
+        rows = [a for a in range(ndim) if a not in columns]
+        v = xp.permute_dims(v, (*rows, *columns))
+        return xp.reshape(v, (*(shape[a] for a in rows), math.prod(columns.values())))

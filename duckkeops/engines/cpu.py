@@ -1,0 +1,244 @@
+"""Compiled C on the CPU: find a compiler, compile, load, and run on threads.
+
+One kernel function works on a range of row blocks, so threads need no locks; ctypes releases the GIL. No OpenMP: its
+runtime hangs after fork, and would come beside those of torch and scikit-learn.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.util
+import logging
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from duckkeops import plan, source
+from duckkeops.errors import CompileError, CompilerNotFoundError
+
+log = logging.getLogger("duckkeops")
+
+SAFE_FLAGS = ("-O2", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fPIC", "-shared", "-w")
+
+
+@dataclass(frozen=True)
+class Target:
+    """An instruction set: flags for the compiler, bytes and number of vector registers."""
+
+    name: str
+    flags: tuple[str, ...]
+    vector_bytes: int
+    registers: int
+
+
+LEVELS = (
+    (
+        "x86-64-v4",
+        {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx2", "fma", "bmi2"},
+        ("-mavx512f", "-mavx512bw", "-mavx512cd", "-mavx512dq", "-mavx512vl", "-mfma", "-mbmi2", "-mf16c"),
+        64,
+        32,
+    ),
+    ("x86-64-v3", {"avx2", "fma", "bmi2"}, ("-mavx2", "-mfma", "-mbmi2", "-mf16c"), 32, 16),
+    ("x86-64-v2", {"sse4_2"}, ("-msse4.2", "-mpopcnt"), 16, 16),
+    ("x86-64", set(), (), 16, 16),
+)
+
+
+@functools.cache
+def target() -> Target:
+    """The best instruction set of this processor; DUCKKEOPS_ISA names a lower one."""
+    wanted = os.environ.get("DUCKKEOPS_ISA")
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return Target(platform.machine(), (), 16, 32)
+    have = _cpu_flags()
+    for name, needs, flags, size, registers in LEVELS:
+        if needs <= have and wanted in (None, name):
+            return Target(name, flags, size, registers)
+    raise ValueError(f"DUCKKEOPS_ISA={wanted} is not one that this processor has: {', '.join(lv[0] for lv in LEVELS if lv[1] <= have)}.")
+
+
+def _cpu_flags() -> set[str]:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("flags"):
+                return set(line.partition(":")[2].split())
+    except OSError:
+        pass
+    if sys.platform == "darwin":
+        text = subprocess.run(["sysctl", "-n", "machdep.cpu.features", "machdep.cpu.leaf7_features"], capture_output=True, text=True).stdout
+        return set(text.lower().replace(".", "_").split())
+    return set()
+
+
+@functools.cache
+def compiler() -> tuple[tuple[str, ...], str]:
+    """The C compiler's command and what it says it is. Raises CompilerNotFoundError."""
+    tried = []
+    for command in _candidates():
+        tried.append(command[0])
+        if shutil.which(command[0]) is None:
+            continue
+        try:
+            answer = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=60)
+        except (OSError, subprocess.TimeoutExpired):
+            continue
+        if answer.returncode == 0:
+            return command, answer.stdout.splitlines()[0] if answer.stdout else command[0]
+    raise CompilerNotFoundError(
+        f"no C compiler was found (tried {', '.join(dict.fromkeys(tried))}).\n"
+        "  Install gcc or clang, or pip install 'duckkeops[cc]', or set DUCKKEOPS_CC; config(engine='blocks') needs none."
+    )
+
+
+def _candidates() -> list[tuple[str, ...]]:
+    named = [tuple(shlex.split(os.environ[v])) for v in ("DUCKKEOPS_CC", "CC") if os.environ.get(v)]
+    known: list[tuple[str, ...]] = [("gcc",), ("clang",), ("cc",)]
+    if importlib.util.find_spec("ziglang") is not None:
+        known.append((sys.executable, "-m", "ziglang", "cc"))
+    return [*named, *known]
+
+
+def is_available() -> bool:
+    try:
+        compiler()
+    except CompilerNotFoundError:
+        return False
+    return True
+
+
+# -- compiled kernels --------------------------------------------------------------------------------------------------
+
+
+class Library:
+    """A compiled kernel: its functions, ready to call."""
+
+    def __init__(self, path: Path, text: str):
+        library = ctypes.CDLL(str(path))
+        i64, pointer = ctypes.c_int64, ctypes.c_void_p
+        self.path, self.text = path, text
+        self.record_bytes = library.record_bytes
+        self.record_bytes.argtypes, self.record_bytes.restype = [pointer], i64
+        library.work_bytes.argtypes, library.work_bytes.restype = [], i64
+        self.work_bytes = library.work_bytes()
+        self.pack = library.pack
+        self.pack.argtypes, self.pack.restype = [pointer, pointer], None
+        self.reduce = library.reduce
+        self.reduce.argtypes, self.reduce.restype = [pointer, pointer, pointer, i64, i64, i64], None
+
+
+_libraries: dict[str, Library] = {}
+
+
+def load(text: str, formula: str) -> Library:
+    """The compiled form of a source, from memory, from the cache, or from the compiler."""
+    command, version = compiler()
+    flags = (*SAFE_FLAGS, *target().flags)
+    name = source.digest(text, " ".join(command), version, " ".join(flags), sys.platform, platform.machine())
+    if name not in _libraries:
+        path = source.cached(f"{name}.so", lambda part: _compile(command, flags, text, formula, name, part))
+        _libraries[name] = Library(path, text)
+    return _libraries[name]
+
+
+def _compile(command: tuple[str, ...], flags: tuple[str, ...], text: str, formula: str, name: str, part: Path) -> None:
+    written = source.cached(f"{name}.c", lambda p: p.write_text(text) and None)  # type: ignore[func-returns-value]
+    log.info("compiling %s", formula)
+    answer = subprocess.run([*command, *flags, "-x", "c", "-o", str(part), str(written), "-lm"], capture_output=True, text=True)
+    if answer.returncode:
+        raise CompileError(
+            f"{command[0]} refused the kernel for {formula}.\n{answer.stderr[:2000]}\n"
+            f"  This is a bug in duckkeops. Please report it with the source, {written}"
+        )
+
+
+# -- threads -----------------------------------------------------------------------------------------------------------
+
+_pools: dict[int, ThreadPoolExecutor] = {}
+_lock = threading.Lock()
+
+
+def _forget_pools() -> None:
+    """After fork the child has no threads of ours."""
+    global _lock
+    _pools.clear()
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pools)
+
+
+def _pool(threads: int) -> ThreadPoolExecutor:
+    with _lock:
+        if threads not in _pools:
+            _pools[threads] = ThreadPoolExecutor(threads, thread_name_prefix="duckkeops")
+        return _pools[threads]
+
+
+def thread_count(wanted: int | None) -> int:
+    """config(threads=), else DUCKKEOPS_NUM_THREADS, else OMP_NUM_THREADS, else the cores this process may use."""
+    if wanted is not None:
+        return wanted
+    for name in ("DUCKKEOPS_NUM_THREADS", "OMP_NUM_THREADS"):
+        value = os.environ.get(name, "").split(",")[0]
+        if value.isdigit() and int(value) > 0:
+            return int(value)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def run(library: Library, arguments: np.ndarray, blocks: int, fixed_columns: bool, seconds: float, threads: int) -> None:
+    """Call the kernel on all row blocks: inline when short, else in slices over threads. `seconds` is for one thread."""
+    a = arguments.ctypes.data
+    record_bytes = library.record_bytes(a)
+    if record_bytes < 0:
+        raise MemoryError("the records of the columns do not fit into the address space.")
+    threads = 1 if seconds < plan.INLINE_SECONDS else min(threads, blocks)
+    slices = max(threads if threads == 1 else 2 * threads, int(seconds / plan.SLICE_SECONDS))
+    slices = min(max(slices, 1), blocks)
+    bounds = [blocks * s // slices for s in range(slices + 1)]
+    shared = np.empty(record_bytes if fixed_columns else 0, np.uint8)
+    if fixed_columns:
+        library.pack(a, shared.ctypes.data)
+    local = threading.local()
+
+    def one(first: int, last: int) -> None:
+        if not hasattr(local, "work"):
+            local.work = np.empty(library.work_bytes, np.uint8)
+            local.records = shared if fixed_columns else np.empty(record_bytes, np.uint8)
+        library.reduce(a, local.records.ctypes.data, local.work.ctypes.data, int(fixed_columns), first, last)
+
+    if threads == 1:
+        for first, last in zip(bounds, bounds[1:], strict=False):
+            one(first, last)
+        return
+    futures = [_pool(threads).submit(one, first, last) for first, last in zip(bounds, bounds[1:], strict=False)]
+    try:
+        for f in futures:
+            f.result()
+    except BaseException:
+        for f in futures:
+            f.cancel()
+        for f in futures:
+            if not f.cancelled():
+                f.exception()  # the kernels still running read and write our arrays
+        raise
+
+
+def describe() -> dict[str, Any]:
+    """What this engine found: compiler, instruction set, threads."""
+    command, version = compiler()
+    return {"compiler": " ".join(command), "version": version, "isa": target().name, "threads": thread_count(None)}

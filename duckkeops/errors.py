@@ -1,0 +1,29 @@
+"""The exception classes. Each derives from what NumPy raises for the same mistake."""
+
+
+class ShapeError(ValueError):
+    """Shapes, axes or roles of the operands do not fit together."""
+
+
+class RoleError(ShapeError):
+    """Two lazy arrays disagree on what an axis is; `feature_ndim=` settles it."""
+
+
+class DtypeError(TypeError):
+    """An operation has no meaning for this dtype."""
+
+
+class VirtualArrayError(TypeError):
+    """Something asked for all entries of a virtual array, which are never stored."""
+
+
+class UnsupportedError(TypeError):
+    """A function has no pairwise form."""
+
+
+class CompileError(RuntimeError):
+    """The compiler refused a generated kernel: a bug in duckkeops."""
+
+
+class CompilerNotFoundError(RuntimeError):
+    """No C compiler was found, and the C engine was asked for by name."""

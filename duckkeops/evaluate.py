@@ -1,0 +1,541 @@
+"""One reduction, from expression to numbers: axes, key, source, launch, finish.
+
+The key of an expression is walked once an evaluation; a kernel that was built before is launched without SymPy. What the
+library itself computes better is left to it: expressions that no pair of rows enters, and empty ones.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from duckkeops import expr, ops, plan, reductions, source
+from duckkeops.config import Settings, current
+from duckkeops.engines import blocks, cpu
+from duckkeops.errors import CompilerNotFoundError, DtypeError
+from duckkeops.expr import FEATURE, NEUTRAL, Apply, Broadcast, Concat, Input, Node, Reduce, Scalar, Vjp, walk
+from duckkeops.operands import namespace_of
+
+log = logging.getLogger("duckkeops")
+
+
+def evaluate(node: Reduce) -> Any:
+    """The value of a reduction, a genuine array of the inputs' library (top-k: values and indices)."""
+    xp = namespace_of(node)
+    return reductions.result(xp, node, state(node, xp))
+
+
+def state(node: Reduce, xp: Any) -> tuple[Any, ...]:
+    """The reduction's state, not finished: what partial results are merged from."""
+    settings = current()
+    if settings.engine == "blocks" or not reductions.is_numpy(xp) or is_plain(node):
+        return blocks.reduce(node)
+    if any(isinstance(n, Concat) for n in walk(node)):
+        return _cut_state(node, xp)
+    node = _for_kernels(node)
+    if node.row.name in ("var", "std") and node.args[0].dtype.kind == "c":
+        return _complex_var(node, xp)
+    if settings.engine == "auto" and not cpu.is_available():
+        _warn_no_compiler()
+        return blocks.reduce(node)
+    return _merged(node, launch(node, settings), xp)
+
+
+def dense(node: Node) -> Any:
+    """All entries of a node that is not virtual, computed by the array library itself."""
+    return blocks.dense(node)
+
+
+def to_dense(node: Node) -> Any:
+    """All entries of any node, in tiles."""
+    return blocks.to_dense(node)
+
+
+def is_plain(node: Reduce) -> bool:
+    """Is there nothing pairwise in it: no step larger than the largest input? Or nothing at all in it?"""
+    if 0 in node.whole:
+        return True
+    largest, step = 1, 1
+    for n in walk(*node.args):
+        if 0 in n.shape:
+            return True
+        if isinstance(n, Input):
+            largest = max(largest, math.prod(n.shape))
+        else:
+            step = max(step, math.prod(n.whole if isinstance(n, Reduce) else n.shape))
+    return max(step, math.prod(node.whole)) <= largest
+
+
+_warned = False
+
+
+def _warn_no_compiler() -> None:
+    global _warned
+    if not _warned:
+        _warned = True
+        try:
+            cpu.compiler()
+        except CompilerNotFoundError as error:
+            log.warning("computing in tiles of the array library, 10 to 50 times slower than compiled C: %s", error)
+
+
+# -- what kernels do not take as it is ---------------------------------------------------------------------------------
+
+
+def _for_kernels(node: Reduce) -> Reduce:
+    """Booleans have no order in C: min and max are all and any, positions are found among 0 and 1."""
+    row, loop = node.row, node.row.types(tuple(a.dtype for a in node.args), node.params)[0]
+    if loop[0].kind != "b":
+        return node
+    other = {"min": "all", "max": "any", "sum": "any", "prod": "all"}.get(row.name)
+    if other is not None:
+        return Reduce(reductions.BY_NAME[other], node.args, node.axes, node.dtype, ())
+    if row.name in ("argmin", "argmax", "topk"):
+        args = tuple(expr.cast_to(a, np.dtype(np.uint8)) for a in node.args)
+        return Reduce(row, args, node.axes, node.dtype, node.params)
+    return node
+
+
+def _complex_var(node: Reduce, xp: Any) -> tuple[Any, ...]:
+    """Real and imaginary parts deviate independently: the means are a complex number, the squares add up."""
+    (z,) = node.args
+    parts = []
+    for part in ("real", "imag"):
+        arg = ops.call(part, z)
+        parts.append(state(Reduce(node.row, (arg,), node.axes, arg.dtype, _without_dtype(node.params)), xp))
+    (n, mean, m2), (_, mean_imag, m2_imag) = parts
+    return n, mean + 1j * mean_imag, m2 + m2_imag
+
+
+def _without_dtype(params: tuple) -> tuple:
+    return tuple(p for p in params if p[0] != "dtype")
+
+
+# -- concatenated parts ------------------------------------------------------------------------------------------------
+
+
+def _cut_state(node: Reduce, xp: Any) -> tuple[Any, ...]:
+    """Kernels know no concatenation: each part is a reduction of its own; states are joined or merged."""
+    node = _without_cut_folds(node)  # type: ignore[assignment]
+    whole = len(node.whole)
+    for axis in range(whole):
+        cuts = sorted(_cuts(node, axis))
+        if not cuts:
+            continue
+        bounds = [0, *cuts, node.whole[axis]]
+        states = [state(_slice(node, axis, a, b), xp) for a, b in zip(bounds, bounds[1:], strict=False)]
+        if axis in node.axes:
+            return _merge_parts(node, axis, bounds, states, xp)
+        place = [a for a in range(whole) if a not in node.axes].index(axis)
+        return tuple(xp.concat(list(parts), axis=place) for parts in zip(*states, strict=True))
+    return state(node, xp)
+
+
+def _merge_parts(node: Reduce, axis: int, bounds: Sequence[int], states: list, xp: Any) -> tuple[Any, ...]:
+    """Merge along a reduced axis; positions count within their part, and are moved to where the part lies."""
+    names = [c[0] for c in _components(node)]
+    sizes = [node.whole[a] for a in node.axes]
+    place = node.axes.index(axis)
+    inner = math.prod(sizes[place + 1 :])
+    out: Any = None
+    for start, stop, part in zip(bounds, bounds[1:], states, strict=False):
+        if "index" in names:
+            k = names.index("index")
+            flat = part[k]
+            before, rest = flat // ((stop - start) * inner), flat % ((stop - start) * inner)
+            moved = before * (sizes[place] * inner) + rest + start * inner
+            part = (*part[:k], moved, *part[k + 1 :])
+        if out is None:
+            out = part
+        elif "index" in names and place > 0:
+            out = _merge_by_position(node, out, part, names.index("index"), xp)
+        else:
+            out = node.row.merge(xp, out, part, node.params)
+    return out
+
+
+def _merge_by_position(node: Reduce, a: tuple, b: tuple, k: int, xp: Any) -> tuple:
+    """Merge where the parts' columns interleave: on ties the lower position wins, whichever part it is in."""
+    if node.row.name == "topk":
+        raise DtypeError("top-k over several axes of which a later one is concatenated is not supported.\n  Take the top-k of each part.")
+    ab, ba = node.row.merge(xp, a, b, node.params), node.row.merge(xp, b, a, node.params)
+    return tuple(xp.where(ab[k] <= ba[k], x, y) for x, y in zip(ab, ba, strict=True))
+
+
+def _components(node: Reduce) -> tuple[Any, ...]:
+    loops, _ = node.row.types(tuple(a.dtype for a in node.args), node.params)
+    return node.row.state(loops, node.params)
+
+
+def _slice(node: Reduce, axis: int, start: int, stop: int) -> Reduce:
+    args = tuple(_slice_node(a, axis - len(node.whole) + a.ndim, start, stop) for a in node.args)
+    return Reduce(node.row, args, node.axes, node.dtype, node.params)
+
+
+def _slice_node(node: Node, axis: int, start: int, stop: int) -> Node:
+    if axis < 0 or node.shape[axis] == 1:
+        return node
+    entries = [expr.axis(a, slice(start, stop) if a == axis else slice(None)) for a in range(node.ndim)]
+    return expr.view(node, expr.View(node.ndim, entries, {}))
+
+
+def _cuts(node: Node, axis: int, memo: dict | None = None) -> frozenset[int]:
+    """Where along an axis (of the whole, for a reduction) concatenated parts meet."""
+    memo = {} if memo is None else memo
+    key = (id(node), axis)
+    if key not in memo:
+        out: set[int] = set()
+        shape = node.whole if isinstance(node, Reduce) else node.shape
+        if isinstance(node, Concat) and axis == node.axis:
+            at = 0
+            for a in node.args:
+                out |= {at + c for c in _cuts(a, axis, memo)} | {at}
+                at += a.shape[axis]
+            out.discard(0)
+        else:
+            for a in node.args:
+                k = axis - len(shape) + a.ndim
+                if k >= 0 and a.shape[k] != 1:
+                    if isinstance(a, Reduce):
+                        k = [m for m in range(len(a.whole)) if m not in a.axes][k]
+                    out |= _cuts(a, k, memo)
+        memo[key] = frozenset(out)
+    return memo[key]
+
+
+def _without_cut_folds(root: Node) -> Node:
+    """Folds over a concatenated axis become combined folds over its parts."""
+    done: dict[int, Node] = {}
+    for n in walk(root):
+        args = tuple(done[id(a)] for a in n.args)
+        new = n if all(a is b for a, b in zip(args, n.args, strict=True)) else _rebuilt(n, args)
+        if isinstance(new, Reduce) and n is not root:
+            new = _split_fold(new)
+        done[id(n)] = new
+    return done[id(root)]
+
+
+def _rebuilt(node: Node, args: tuple[Node, ...]) -> Node:
+    if isinstance(node, Apply):
+        return Apply(node.op, args, node.loop, node.dtype, node.params)
+    if isinstance(node, Reduce):
+        return Reduce(node.row, args, node.axes, node.dtype, node.params)
+    if isinstance(node, Concat):
+        return Concat(args, node.axis, node.dtype)
+    if isinstance(node, Broadcast):
+        return Broadcast(args[0], node.shape)
+    raise AssertionError(type(node))
+
+
+JOINED = {"sum": "add", "prod": "multiply", "min": "minimum", "max": "maximum", "any": "logical_or", "all": "logical_and"}
+
+
+def _split_fold(node: Reduce) -> Node:
+    for place, axis in enumerate(node.axes):
+        cuts = sorted(_cuts(node, axis))
+        if not cuts:
+            continue
+        bounds = [0, *cuts, node.whole[axis]]
+        parts = [_split_fold(_slice(node, axis, a, b)) for a, b in zip(bounds, bounds[1:], strict=False)]
+        if node.row.name in JOINED:
+            out = parts[0]
+            for p in parts[1:]:
+                out = ops.call(JOINED[node.row.name], out, p)
+            return expr.cast_to(out, node.dtype)
+        if len(node.axes) > 1:
+            raise DtypeError(f"{node.row.name} over several axes of which one is concatenated is not supported.\n  Reduce one axis at a time.")
+        return _split_position(node, axis, bounds, parts)
+    return node
+
+
+def _split_position(node: Reduce, axis: int, bounds: Sequence[int], parts: list[Node]) -> Node:
+    """argmin of parts: the position in the first part whose extreme no later one beats."""
+    least = node.row.name == "argmin"
+    extreme = reductions.BY_NAME["min" if least else "max"]
+    best: Node | None = None
+    at: Node | None = None
+    for start, stop, part in zip(bounds, bounds[1:], parts, strict=False):
+        value = reductions.reduce(extreme, _slice(node, axis, start, stop).args, (axis,))
+        part = ops.call("add", part, start) if start else part
+        if best is None or at is None:
+            best, at = value, part
+            continue
+        better = ops.call("less" if least else "greater", value, best)
+        if value.dtype.kind == "f":
+            nan = ops.call("logical_and", ops.call("isnan", value), ops.call("logical_not", ops.call("isnan", best)))
+            better = ops.call("logical_or", better, nan)
+        at, best = ops.call("where", better, part, at), ops.call("where", better, value, best)
+    assert at is not None
+    return at
+
+
+# -- the key -----------------------------------------------------------------------------------------------------------
+
+
+def key_of(node: Reduce, axes: plan.LoopAxes) -> tuple[tuple, dict[int, int]]:
+    """All that the kernel's text depends on, and the number of each node. Lengths of point and batch axes do not enter."""
+    numbers: dict[int, int] = {}
+    parts: list[Any] = [axes]
+    for n in walk(node):
+        numbers[id(n)] = len(numbers)
+        kind = type(n)
+        args = tuple(numbers[id(a)] for a in n.args)
+        if kind is Input:
+            parts.append((n.dtype, tuple([s == 1 for s in n.shape])))
+        elif kind is Scalar:
+            value = n.value  # type: ignore[attr-defined]
+            parts.append((type(value), value if is_constant(value) else None))
+        elif kind is Apply:
+            parts.append((n.op.name, args, n.loop, n.dtype))  # type: ignore[attr-defined]
+        elif kind is Reduce:
+            parts.append((n.row.name, args, n.axes, n.dtype, n.params, n.whole_roles, _static(n, n is node)))  # type: ignore[attr-defined]
+        elif kind is Broadcast:
+            parts.append((args, tuple([s == 1 for s in n.shape])))
+        else:
+            parts.append(_vjp_key(n, args, numbers))  # type: ignore[arg-type]
+    return tuple(parts), numbers
+
+
+def _vjp_key(n: Vjp, args: tuple, numbers: dict[int, int]) -> tuple:
+    v, w = n.value, n.wrt
+    features = v.shape[v.ndim - n.value_features :], w.shape[w.ndim - n.wrt_features :]
+    return args, numbers[id(n.wrt)], n.value_features, n.wrt_features, features, n.dtype
+
+
+def _static(n: Reduce, root: bool) -> tuple:
+    """The lengths that are constants of the kernel: folded features, and features of the result."""
+    kept = (a for a in range(len(n.whole)) if a not in n.axes) if root else n.axes
+    out = tuple(n.whole[a] for a in kept if n.whole_roles[a] in (FEATURE, NEUTRAL))
+    return (*out, tuple(s == 1 for s in n.whole))
+
+
+def is_constant(value: complex) -> bool:
+    """Is this Python number part of the formula's text? Small integers and halves are."""
+    return not isinstance(value, (bool, complex)) and abs(value) <= 16 and float(2 * value).is_integer()
+
+
+# -- kernels -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Built:
+    """A kernel as it is kept: text, and how to fill its argument array."""
+
+    text: str
+    formula: str
+    entries: tuple[tuple, ...]
+    rows: int
+    lane_bytes: int
+    fixed_columns: bool
+    components: tuple[tuple[str, tuple[int, ...]], ...]  # dtype and trailing shape of each output array
+
+
+_kernels: dict[tuple, Built] = {}
+
+
+def built(node: Reduce, axes: plan.LoopAxes, settings: Settings) -> tuple[Built, dict[int, int]]:
+    """The kernel of this reduction, and the numbers of its nodes: from memory, from disk, or made now."""
+    key, numbers = key_of(node, axes)
+    wide = math.prod(node.whole[a] for a in axes.columns) >= 2**31
+    target = cpu.target()
+    full = (key, settings.precision, settings.accumulate, wide, target.name)
+    found = _kernels.get(full)
+    if found is None:
+        name = source.digest(_version(), repr(full))
+        path = source.cached(f"{name}.json", lambda part: _generate(node, axes, numbers, settings, wide, part))
+        found = _kernels[full] = _read(path.read_text())
+    return found, numbers
+
+
+def _version() -> str:
+    """Everything that generates text, so that a new release or an edit never meets an old source."""
+    global _own
+    if not _own:
+        files = sorted(source.HERE.glob("*.py")) + sorted(source.kernels_folder().glob("*.[ch]"))
+        _own = source.digest(*(f.read_text() for f in files))
+    return _own
+
+
+_own = ""
+
+
+def _generate(node: Reduce, axes: plan.LoopAxes, numbers: dict[int, int], settings: Settings, wide: bool, part: Any) -> None:
+    from duckkeops import generate  # imports SymPy
+
+    part.write_text(json.dumps(generate.kernel(node, axes, numbers, settings, wide, cpu.target())))
+
+
+def _read(text: str) -> Built:
+    d = json.loads(text)
+    entries = tuple(tuple(e) for e in d["entries"])
+    components = tuple((name, tuple(extra)) for name, extra in d["components"])
+    return Built(d["text"], d["formula"], entries, d["rows"], d["lane_bytes"], d["fixed_columns"], components)
+
+
+def launch(node: Reduce, settings: Settings) -> tuple[Any, ...]:
+    """Run the kernel; state arrays with axes (outer ..., lane, features ..., extra), moved to the order of the result."""
+    axes = plan.loop_axes(node)
+    kernel, numbers = built(node, axes, settings)
+    lanes = cpu.target().vector_bytes // kernel.lane_bytes
+    rows = 1 if axes.lane is None else node.whole[axes.lane]
+    outer = [node.whole[a] for a in axes.outer]
+    features = [node.whole[a] for a in axes.features]
+    outs = [np.empty((*outer, rows, *features, *extra), expr.dtype_of(t)) for t, extra in kernel.components]
+    keep: list[Any] = []
+    arguments = np.array(_arguments(kernel, node, numbers, outs, keep), np.uint64).view(np.int64)
+    blocks_of_rows = math.prod(outer) * -(-rows // (kernel.rows * lanes))
+    threads = cpu.thread_count(settings.threads)
+    cpu.run(cpu.load(kernel.text, kernel.formula), arguments, blocks_of_rows, kernel.fixed_columns, plan.seconds(node, lanes, 1), threads)
+    return tuple(_in_order(out, node, axes, extra) for out, (_, extra) in zip(outs, kernel.components, strict=True))
+
+
+def _arguments(kernel: Built, node: Reduce, numbers: dict[int, int], outs: list, keep: list) -> list[int]:
+    nodes = {n: None for n in ()}
+    by_number: dict[int, Any] = {}
+    for n in walk(node):
+        by_number[numbers[id(n)]] = n
+    del nodes
+    arrays: dict[int, np.ndarray] = {}
+
+    def array(number: int) -> np.ndarray:
+        if number not in arrays:
+            a = by_number[number].array
+            if not a.dtype.isnative:
+                a = a.astype(a.dtype.newbyteorder("="))
+            arrays[number] = a
+            keep.append(a)
+        return arrays[number]
+
+    out: list[int] = []
+    for e in kernel.entries:
+        kind = e[0]
+        if kind == "stride":
+            value = array(e[1]).strides[e[2]]
+        elif kind == "pointer":
+            value = array(e[1]).__array_interface__["data"][0]
+        elif kind == "size":
+            value = 1 if e[1] < 0 else node.whole[e[1]]
+        elif kind == "length":
+            n = by_number[e[1]]
+            value = (n.whole if isinstance(n, Reduce) else n.shape)[e[2]]
+        elif kind == "out":
+            value = outs[e[1]].__array_interface__["data"][0]
+        else:
+            value = _parameter(by_number[e[1]].value, e[2], kind == "imag")
+        out.append(value & 0xFFFFFFFFFFFFFFFF)
+    return out
+
+
+def _parameter(value: complex, dtype: str, imag: bool) -> int:
+    """The bits of a Python number in the dtype's own family."""
+    t = expr.dtype_of(dtype)
+    if t.kind in "iub":
+        return 0 if imag else int(np.array(value, t))  # raises OverflowError as NumPy does
+    z = complex(value)
+    return int(np.array(z.imag if imag else z.real, np.float64).view(np.int64))
+
+
+def _in_order(out: np.ndarray, node: Reduce, axes: plan.LoopAxes, extra: tuple[int, ...]) -> np.ndarray:
+    """The axes of the result (a merged lane first), from (outer ..., lane, features ..., extra)."""
+    have = [*axes.outer, axes.lane, *axes.features]
+    kept = [a for a in range(len(node.whole)) if a not in node.axes]
+    first = [axes.lane] if axes.merged else []
+    if axes.lane is None:
+        out = out.reshape(out.shape[: len(axes.outer)] + out.shape[len(axes.outer) + 1 :])
+        have.remove(None)
+    order = [have.index(a) for a in [*first, *(a for a in kept if a in have)]]
+    out = out.transpose(*order, *range(len(have), out.ndim))
+    shape = [node.whole[a] for a in [*first, *kept]]
+    return out.reshape(*shape, *extra)
+
+
+def _merged(node: Reduce, parts: tuple[np.ndarray, ...], xp: Any) -> tuple[Any, ...]:
+    """Merge the states of a reduced lane axis (axis 0), in order; bring components to the dtypes of the row."""
+    axes = plan.loop_axes(node)
+    names = [c[0] for c in _components(node)]
+    wide = {np.dtype(np.int32): np.dtype(np.int64)}
+    parts = tuple(p.astype(np.int64) if n in ("index", "count") and p.dtype in wide and node.row.name not in ("var", "std") else p for n, p in zip(names, parts, strict=True))
+    if not axes.merged:
+        return parts
+    if "index" in names:
+        k = names.index("index")
+        inner = math.prod(node.whole[a] for a in node.axes if a != axes.lane)
+        lanes = np.arange(parts[k].shape[0], dtype=np.int64).reshape(-1, *[1] * (parts[k].ndim - 1))
+        parts = (*parts[:k], parts[k] + lanes * inner, *parts[k + 1 :])
+    if parts[0].ndim and parts[0].shape[0] == 0:
+        raise AssertionError("empty reductions are computed by the library itself")
+    with np.errstate(all="ignore"):
+        while (n := parts[0].shape[0]) > 1:
+            even = n // 2 * 2
+            joined = node.row.merge(xp, tuple(p[0:even:2] for p in parts), tuple(p[1:even:2] for p in parts), node.params)
+            parts = tuple(np.concatenate([j, p[even:]]) if n % 2 else j for j, p in zip(joined, parts, strict=True))
+    return tuple(p[0] for p in parts)
+
+
+# -- looking at it -----------------------------------------------------------------------------------------------------
+
+
+def _example(node: Node) -> Reduce:
+    """A reduction to describe: the node itself, or the sum over its last point axis."""
+    if isinstance(node, Reduce):
+        return node
+    points = [a for a, r in enumerate(node.roles) if r == expr.POINT]
+    axis = points[-1] if points else node.ndim - 1
+    return reductions.reduce(reductions.BY_NAME["sum"], (node,), (axis,))
+
+
+def source_of(node: Node) -> str:
+    """The generated C of a reduction, with its skeleton."""
+    reduce_node = _for_kernels(_example(node))
+    return built(reduce_node, plan.loop_axes(reduce_node), current())[0].text
+
+
+def explain(node: Node) -> str:
+    """Roles, loops, tile shape: how a reduction would be computed."""
+    root = _for_kernels(_example(node))
+    axes = plan.loop_axes(root)
+    kernel, _ = built(root, axes, current())
+    target = cpu.target()
+    lanes = target.vector_bytes // kernel.lane_bytes
+    names = ", ".join(f"{n}: {expr.ROLE_NAMES[r]}" for n, r in zip(root.whole, root.whole_roles, strict=True))
+    lines = [
+        f"{kernel.formula}",
+        f"axes       {names}",
+        f"loops      outer {[root.whole[a] for a in axes.outer]}, rows {1 if axes.lane is None else root.whole[axes.lane]}, "
+        f"columns {[root.whole[a] for a in axes.columns]}, features {[root.whole[a] for a in axes.features]}",
+        "strategy   pairs, on the CPU" if not is_plain(root) else "strategy   the array library itself: nothing pairwise in it",
+        f"tile       {kernel.rows} vectors of {lanes} rows, {target.name}",
+        f"work       {_estimate_text(root, lanes)}",
+    ]
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a reduction would cost: pairs visited, seconds, and bytes of inputs and result."""
+
+    pairs: int
+    seconds: float
+    bytes: int
+
+    def __str__(self) -> str:
+        return f"{self.pairs:.3g} pairs, about {self.seconds:.2g} s, {self.bytes:.3g} bytes of inputs and result"
+
+
+def estimate(node: Node) -> Estimate:
+    """Pairs, seconds (a rough guess) and bytes of a reduction."""
+    root = _example(node)
+    lanes = max(cpu.target().vector_bytes // max(root.args[0].dtype.itemsize, 4), 1)
+    size = sum(math.prod(n.shape) * n.dtype.itemsize for n in expr.inputs(root)) + math.prod(root.shape) * root.dtype.itemsize
+    return Estimate(plan.pairs(root), plan.seconds(root, lanes, cpu.thread_count(current().threads)), size)
+
+
+def _estimate_text(root: Reduce, lanes: int) -> str:
+    threads = cpu.thread_count(current().threads)
+    return f"{plan.pairs(root):.3g} pairs, about {plan.seconds(root, lanes, threads):.2g} s on {threads} threads"

@@ -1,0 +1,297 @@
+"""SymPy functions of ours, and the namespace `S` that the rows of ops.py write their meaning in.
+
+SymPy must know three things about an operation: its name, its derivative, and nothing else. Its own Max, Abs, floor,
+Mod, Heaviside and Piecewise are avoided: they rewrite themselves (NaN is lost), and their derivatives contain Dirac
+deltas or 0/0. Ours are opaque, and have torch's subgradients: |x|' and relu' are 0 at 0, maximum and minimum share a
+tie equally, steps are constants in between. SymPy's exp, log, powers and trigonometry are right as they are.
+
+A class is named as its C function is (`maximum` prints as `maximum_f32(x, y)`). No Float enters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import sympy
+from sympy import Integer, Rational, Symbol, acos, acosh, asin, asinh, atan, atanh, cos, cosh, exp, log, pi, sin, sinh, sqrt, tan, tanh
+from sympy.core.function import ArgumentIndexError, Function
+
+ZERO, ONE, HALF = Integer(0), Integer(1), Rational(1, 2)
+
+
+class Elementwise(Function):
+    """A function that SymPy neither evaluates nor rewrites.
+
+    `result` says what dtype the value has: "same" as the arguments' common one; "bool"; "real" (complex -> its real
+    part's dtype); "complex" (the reverse); "int32"; "last" (that of the last argument; the first one is boolean);
+    "named" (the last argument is a Symbol with the dtype's name).
+    """
+
+    is_real = True
+    result = "same"
+    partials: tuple[Callable, ...] = ()  # the derivative by each argument, as a function of all of them
+
+    def fdiff(self, argindex: int = 1) -> Any:
+        if not 1 <= argindex <= len(self.partials):
+            raise ArgumentIndexError(self, argindex)
+        return self.partials[argindex - 1](*self.args)
+
+
+    def dtype_of(self, kinds: list[Any]) -> Any:
+        """The dtype of the value for arguments of these dtypes (None: a bare number)."""
+        if self.result == "bool":
+            return np.dtype(bool)
+        if self.result == "int32":
+            return np.dtype(np.int32)
+        if self.result == "named":
+            return np.dtype(self.args[-1].name)
+        known = [k for k in (kinds[1:] if self.result == "last" else kinds) if k is not None]
+        if not known:
+            return None
+        widest = max(known, key=lambda k: (k.kind == "c", k.itemsize))
+        if self.result == "real" and widest.kind == "c":
+            return np.dtype(f"f{widest.itemsize // 2}")
+        if self.result == "complex" and widest.kind == "f":
+            return np.dtype(f"c{widest.itemsize * 2}")
+        return widest
+
+    def argument_dtypes(self, kinds: list[Any], default: Any) -> list[Any]:
+        """The dtype of each argument, numbers included."""
+        first = 1 if self.result == "last" else 0
+        known = [k for k in kinds[first:] if k is not None]
+        common = max(known, key=lambda k: (k.kind == "c", k.itemsize)) if known else default
+        return [np.dtype(bool)] * first + [k or common for k in kinds[first:]]
+
+
+def function(name: str, *partials: Callable, result: str = "same", nonnegative: bool = False) -> Any:
+    """A class of Elementwise with these partial derivatives."""
+    namespace: dict[str, Any] = {"partials": partials, "nargs": len(partials), "result": result, "__module__": __name__}
+    if nonnegative:
+        namespace["is_nonnegative"] = True
+    return type(Elementwise)(name, (Elementwise,), namespace)
+
+
+def step_like(name: str, arguments: int = 1, **kw: Any) -> Any:
+    """A piecewise constant function: all derivatives are 0."""
+    return function(name, *[lambda *args: ZERO] * arguments, **kw)
+
+
+# -- choices -----------------------------------------------------------------------------------------------------------
+
+
+class where(Elementwise):
+    """where(c, a, b): a where c holds, else b; c is one of the boolean functions."""
+
+    result = "last"
+    nargs = 3
+    partials = (lambda c, a, b: ZERO, lambda c, a, b: where(c, ONE, ZERO), lambda c, a, b: where(c, ZERO, ONE))
+
+    @classmethod
+    def eval(cls, c: Any, a: Any, b: Any) -> Any:
+        return a if a == b else None
+
+    def _eval_derivative(self, s: Any) -> Any:  # one choice, not two choices and two products
+        c, a, b = self.args
+        return where(c, a.diff(s), b.diff(s))
+
+
+class cast(Elementwise):
+    """cast(x, Symbol(dtype name))."""
+
+    result = "named"
+    nargs = 2
+
+    def _eval_derivative(self, s: Any) -> Any:
+        x, name = self.args
+        if not name.name.startswith(("float", "bfloat", "complex")):
+            return ZERO
+        dx = x.diff(s)
+        return dx if dx.is_number else cast(dx, name)
+
+
+equal, not_equal = (step_like(n, 2, result="bool") for n in ("equal", "not_equal"))
+less, less_equal = (step_like(n, 2, result="bool") for n in ("less", "less_equal"))
+greater, greater_equal = (step_like(n, 2, result="bool") for n in ("greater", "greater_equal"))
+logical_and, logical_or, logical_xor = (step_like(f"logical_{n}", 2, result="bool") for n in ("and", "or", "xor"))
+logical_not = step_like("logical_not", result="bool")
+isnan, isinf, isfinite, signbit = (step_like(n, result="bool") for n in ("isnan", "isinf", "isfinite", "signbit"))
+isposinf, isneginf = (step_like(n, result="bool") for n in ("isposinf", "isneginf"))
+
+# -- steps, and what has corners ---------------------------------------------------------------------------------------
+
+floor, ceil, trunc, rint, sign = (step_like(n) for n in ("floor", "ceil", "trunc", "rint", "sign"))
+step = step_like("step", nonnegative=True)  # 0 where x <= 0, else 1 (NaN too, as in torch's relu)
+share = step_like("share", 2, nonnegative=True)  # 0 where x < y, 1/2 where equal, else 1: torch's share of a maximum
+abs = function("abs", lambda x: sign(x), result="real", nonnegative=True)  # noqa: A001
+relu = function("relu", lambda x: step(x), nonnegative=True)
+maximum = function("maximum", lambda x, y: share(x, y), lambda x, y: share(y, x))
+minimum = function("minimum", lambda x, y: share(y, x), lambda x, y: share(x, y))
+fmax = function(
+    "fmax",
+    lambda x, y: where(logical_or(greater_equal(x, y), isnan(y)), ONE, ZERO),
+    lambda x, y: where(logical_or(greater_equal(x, y), isnan(y)), ZERO, ONE),
+)
+fmin = function(
+    "fmin",
+    lambda x, y: where(logical_or(less_equal(x, y), isnan(y)), ONE, ZERO),
+    lambda x, y: where(logical_or(less_equal(x, y), isnan(y)), ZERO, ONE),
+)
+clamp_min = function("clamp_min", lambda x, a: where(greater_equal(x, a), ONE, ZERO), lambda x, a: where(less(x, a), ONE, ZERO))
+clamp_max = function("clamp_max", lambda x, b: where(less_equal(x, b), ONE, ZERO), lambda x, b: where(greater(x, b), ONE, ZERO))
+clip = function(
+    "clip",
+    lambda x, a, b: where(logical_and(greater_equal(x, a), less_equal(x, b)), ONE, ZERO),
+    lambda x, a, b: where(logical_and(less(x, a), less(a, b)), ONE, ZERO),
+    lambda x, a, b: where(logical_or(greater(x, b), less(b, a)), ONE, ZERO),
+)
+hardtanh = function(  # torch: slope 0 at the corners, unlike clamp
+    "hardtanh",
+    lambda x, a, b: where(logical_and(greater(x, a), less(x, b)), ONE, ZERO),
+    lambda x, a, b: ZERO,
+    lambda x, a, b: ZERO,
+)
+softshrink = function(
+    "softshrink",
+    lambda x, a: where(less_equal(abs(x), a), ZERO, ONE),
+    lambda x, a: where(less_equal(abs(x), a), ZERO, -sign(x)),
+)
+heaviside = function("heaviside", lambda x, h: ZERO, lambda x, h: where(equal(x, ZERO), ONE, ZERO))
+copysign = function("copysign", lambda x, y: sign(x) * copysign(ONE, y), lambda x, y: ZERO)
+nextafter = function("nextafter", lambda x, y: ONE, lambda x, y: ZERO)
+floor_divide = step_like("floor_divide", 2)
+remainder = function("remainder", lambda x, y: ONE, lambda x, y: -floor_divide(x, y))  # the sign of y
+fmod = function("fmod", lambda x, y: ONE, lambda x, y: -trunc(x / y))  # the sign of x
+modf_fraction = function("modf_fraction", lambda x: ONE)
+frexp_mantissa = function("frexp_mantissa", lambda x: where(equal(x, ZERO), ONE, frexp_mantissa(x) / x))
+frexp_exponent = step_like("frexp_exponent", result="int32")
+bitwise_and, bitwise_or, bitwise_xor = (step_like(f"bitwise_{n}", 2) for n in ("and", "or", "xor"))
+bitwise_invert = step_like("bitwise_invert")
+bitwise_left_shift, bitwise_right_shift = (step_like(f"bitwise_{n}_shift", 2) for n in ("left", "right"))
+integer_reciprocal = step_like("integer_reciprocal")
+
+# -- smooth ------------------------------------------------------------------------------------------------------------
+
+power = function(
+    "power",
+    lambda x, y: where(equal(y, ZERO), ZERO, y * power(x, y - 1)),
+    lambda x, y: where(logical_and(equal(x, ZERO), greater_equal(y, ZERO)), ZERO, power(x, y) * log(x)),
+)
+exp2 = function("exp2", lambda x: log(2) * exp2(x), nonnegative=True)
+expm1 = function("expm1", lambda x: exp(x))
+log1p = function("log1p", lambda x: 1 / (1 + x))
+log2 = function("log2", lambda x: 1 / (log(2) * x))
+log10 = function("log10", lambda x: 1 / (log(10) * x))
+cbrt = function("cbrt", lambda x: 1 / (3 * cbrt(x) ** 2))
+logaddexp = function("logaddexp", lambda x, y: expit(x - y), lambda x, y: expit(y - x))
+logaddexp2 = function("logaddexp2", lambda x, y: expit((x - y) * log(2)), lambda x, y: expit((y - x) * log(2)))
+hypot = function(  # SymPy: 0/0 at the origin
+    "hypot",
+    lambda x, y: where(equal(hypot(x, y), ZERO), ZERO, x / hypot(x, y)),
+    lambda x, y: where(equal(hypot(x, y), ZERO), ZERO, y / hypot(x, y)),
+    nonnegative=True,
+)
+atan2 = function("atan2", lambda y, x: x / (x**2 + y**2), lambda y, x: -y / (x**2 + y**2))
+sinc = function("sinc", lambda x: where(equal(x, ZERO), ZERO, (cos(pi * x) - sinc(x)) / x))
+real = function("real", lambda z: ONE, result="real")
+imag = function("imag", lambda z: ZERO, result="real")
+conj = function("conj", lambda z: ONE)
+angle = step_like("angle", result="real")
+complex = function("complex", lambda a, b: ONE, lambda a, b: sympy.I, result="complex")  # noqa: A001
+
+erf = function("erf", lambda x: 2 / sqrt(pi) * exp(-(x**2)))
+erfc = function("erfc", lambda x: -2 / sqrt(pi) * exp(-(x**2)))
+erfcx = function("erfcx", lambda x: 2 * x * erfcx(x) - 2 / sqrt(pi))  # exp(x**2) erfc(x)
+erfinv = function("erfinv", lambda x: sqrt(pi) / 2 * exp(erfinv(x) ** 2))
+expit = function("expit", lambda x: expit(x) * expit(-x), nonnegative=True)
+logit = function("logit", lambda x: 1 / (x * (1 - x)))
+log_sigmoid = function("log_sigmoid", lambda x: expit(-x))
+lgamma = function("lgamma", lambda x: digamma(x))
+digamma = function("digamma", lambda x: polygamma(ONE, x))
+polygamma = function("polygamma", lambda n, x: ZERO, lambda n, x: polygamma(n + 1, x))
+i0 = function("i0", lambda x: i1(x))
+i1 = function("i1", lambda x: where(equal(x, ZERO), HALF, i0(x) - i1(x) / x))
+i0e = function("i0e", lambda x: i1e(x) - sign(x) * i0e(x))
+i1e = function("i1e", lambda x: where(equal(x, ZERO), HALF, i0e(x) - i1e(x) * (sign(x) + 1 / x)))
+xlogy = function(
+    "xlogy",
+    lambda x, y: where(logical_and(equal(x, ZERO), less_equal(y, ZERO)), ZERO, log(y)),
+    lambda x, y: x / y,
+)
+xlog1py = function(
+    "xlog1py",
+    lambda x, y: where(logical_and(equal(x, ZERO), less_equal(y, -ONE)), ZERO, log1p(y)),
+    lambda x, y: x / (1 + y),
+)
+entr = function("entr", lambda x: -log(x) - 1)
+ndtr = function("ndtr", lambda x: exp(-(x**2) / 2) / sqrt(2 * pi), nonnegative=True)
+log_ndtr = function("log_ndtr", lambda x: sqrt(2 / pi) / erfcx(-x / sqrt(2)))
+
+
+# -- what derivatives and lowering bring in -----------------------------------------------------------------------------
+
+
+class IndexSymbol(Symbol):
+    """The name of a loop index, as an argument of `delta`."""
+
+    __slots__ = ()
+
+
+class delta(Elementwise):
+    """1 where two loop indices are equal, else 0."""
+
+    nargs = 2
+    is_nonnegative = True
+    partials = (lambda a, b: ZERO, lambda a, b: ZERO)
+
+    @classmethod
+    def eval(cls, a: Any, b: Any) -> Any:
+        return ONE if a == b else None
+
+    def dtype_of(self, kinds: list[Any]) -> Any:
+        return None
+
+
+class pow0(Elementwise):
+    """b**q for q < 0, but 0 where b = 0: what the derivative of a root becomes, so that 0 * inf is 0 and not NaN."""
+
+    nargs = 2
+
+    def _eval_derivative(self, s: Any) -> Any:
+        b, q = self.args
+        return q * pow0(b, q - 1) * b.diff(s)
+
+
+rsqrt = function("rsqrt", lambda x: -rsqrt(x) ** 3 / 2)
+rsqrt0 = function("rsqrt0", lambda x: -rsqrt0(x) ** 3 / 2)  # 0 where x = 0
+
+
+# -- what the rows see -------------------------------------------------------------------------------------------------
+
+
+def pow(x: Any, y: Any) -> Any:  # noqa: A001
+    """x**y as a product or root where y is a small integer or half-integer, else the opaque `power`.
+
+    Left to SymPy, x**y with a symbolic y has derivative 0/0 at x = 0.
+    """
+    if isinstance(y, Rational) and y.q <= 2 and -64 <= y <= 64:
+        return x**y
+    return power(x, y)
+
+
+def cast_to(x: Any, name: str) -> Any:
+    return cast(x, Symbol(name))
+
+
+OURS = {n: f for n, f in globals().items() if isinstance(f, type(Elementwise)) and issubclass(f, Elementwise) and f is not Elementwise}
+
+S = SimpleNamespace(
+    **OURS,
+    **{f.__name__: f for f in (acos, acosh, asin, asinh, atan, atanh, cos, cosh, exp, log, sin, sinh, sqrt, tan, tanh)},
+    pow=pow,
+    cast_to=cast_to,
+    pi=pi,
+    half=HALF,
+)

@@ -1,0 +1,154 @@
+"""A reduction's kernel, from its nodes: symbolic program, lowered, printed, put above the skeleton. Imports SymPy."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from duckkeops import plan, source
+from duckkeops.config import Settings
+from duckkeops.expr import Input, Node, Reduce, walk
+from duckkeops.lower import LANE, Root
+from duckkeops.printer import Axes, Prelude, formula, lane_bytes, suffix
+from duckkeops.symbolic import Translator, compute_dtype
+
+INT32, INT64, BOOL = np.dtype(np.int32), np.dtype(np.int64), np.dtype(bool)
+
+
+def kernel(node: Reduce, axes: plan.LoopAxes, numbers: dict[int, int], settings: Settings, wide: bool, target: Any) -> dict[str, Any]:
+    """The kernel's text and how to call it, as JSON takes it."""
+    translator = Translator(numbers)
+    program = translator.program
+    names, named = _names(node, axes, program)
+    loops, _ = node.row.types(tuple(a.dtype for a in node.args), node.params)
+    whole = tuple(names.get(a) for a in range(len(node.whole)))
+    values = [translator.argument(a, whole[len(whole) - a.ndim :], t) for a, t in zip(node.args, loops, strict=True)]
+    types = _types(node, loops, settings, wide)
+    features = tuple(names[a] for a in axes.features)
+    roots = [Root(v, types.value, ()) for v in values[:-1]] + [Root(values[-1], types.value, features)]
+    loop_axes = Axes({names[a]: a for a in axes.outer}, (LANE, -1 if axes.lane is None else axes.lane), named)
+    outputs = math.prod(node.whole[a] for a in axes.features)
+    macros = _macros(node, types)
+    kinds = [types.value, types.sum, types.index] if types.uses_index else [types.value, types.sum]
+    prelude = Prelude(
+        program, loop_axes, roots, SECTION.get(node.row.name, node.row.name), macros, kinds, plan.tile_shape(target.registers),
+        _title(node, program, values, named), settings.precision != "exact", _parameters(program, node, numbers), _storage(node, numbers),
+        target.vector_bytes,
+    )  # fmt: skip
+    out = prelude.text()
+    assert out.features == tuple(node.whole[a] for a in axes.features) and outputs == math.prod(out.features)
+    text = source.assemble(out.prelude, "pairs.c")
+    return {
+        "text": text,
+        "formula": _title(node, program, values, named).splitlines()[0],
+        "entries": out.layout.entries,
+        "rows": out.rows,
+        "lane_bytes": out.lanes_bytes,
+        "fixed_columns": out.fixed_columns,
+        "components": [(t.name, extra) for t, extra in types.components],
+    }
+
+
+SECTION = {"std": "var"}
+
+
+def _names(node: Reduce, axes: plan.LoopAxes, program: Any) -> tuple[dict[int, str], dict[str, int]]:
+    """Index names of the whole's axes; the columns' names and positions (a dummy column of one entry if there is none)."""
+    names: dict[int, str] = {}
+    for n, a in enumerate(axes.outer):
+        names[a] = f"o{n}"
+        program.sizes[f"o{n}"] = None
+    program.sizes[LANE] = None
+    if axes.lane is not None:
+        names[axes.lane] = LANE
+    columns: dict[str, int] = {}
+    for n, a in enumerate(axes.columns or (-1,)):
+        name = "jkl"[n] if n < 3 else f"j{n}"
+        program.sizes[name] = None
+        columns[name] = a
+        if a >= 0 and node.whole[a] != 1:
+            names[a] = name
+    for a in axes.features:
+        names[a] = program.feature(node.whole[a], names.values())
+    return names, columns
+
+
+class _types:
+    """The scalar types of a reduction in C."""
+
+    def __init__(self, node: Reduce, loops: tuple[np.dtype, ...], settings: Settings, wide: bool):
+        self.value = compute_dtype(loops[-1])
+        self.index = INT64 if wide else INT32
+        name = node.row.name
+        self.uses_index = name in ("argmin", "argmax", "topk", "count_nonzero")
+        self.sum = self.value
+        self.compensated = False
+        if name in ("sum", "mean", "prod", "var", "std"):
+            if settings.accumulate == "float64" and self.value.kind in "fc":
+                self.sum = np.dtype(np.complex128 if self.value.kind == "c" else np.float64)
+            self.compensated = settings.accumulate == "compensated" and name in ("sum", "mean") and self.value.kind == "f"
+        elif name == "count_nonzero":
+            self.sum = self.index
+        k = dict(node.params).get("k")
+        self.components = self._components(name, k)
+
+    def _components(self, name: str, k: int | None) -> list[tuple[np.dtype, tuple[int, ...]]]:
+        v, s, j = (self.value, ()), (self.sum, ()), (self.index, ())
+        return {
+            "argmin": [v, j],
+            "argmax": [v, j],
+            "any": [(BOOL, ())],
+            "all": [(BOOL, ())],
+            "min": [v],
+            "max": [v],
+            "logsumexp": [v, v],
+            "softmax_sum": [v, v, v],
+            "var": [s, s, s],
+            "std": [s, s, s],
+            "topk": [(self.value, (k or 0,)), (self.index, (k or 0,))],
+        }.get(name, [s])
+
+
+def _macros(node: Reduce, types: _types) -> dict[str, str]:
+    v, s = suffix(types.value), suffix(types.sum)
+    out = {"VAL": v, "ACC": s, "IDX": suffix(types.index), "VAL_BYTES": str(lane_bytes(types.value)), "COMPONENTS": str(len(types.components))}
+    for n, (t, extra) in enumerate(types.components):
+        out[f"OUT{n}_BYTES"] = str(t.itemsize * math.prod(extra))
+    out["TO_ACC(v)"] = "(v)" if v == s else f"{s}_from_{v}(v)"
+    for name, on in (
+        ("VAL_BOOL", types.value.kind == "b"),
+        ("ACC_BOOL", types.sum.kind == "b"),
+        ("VAL_IS_FLOAT", types.value.kind == "f"),
+        ("ACC_COMPLEX", types.sum.kind == "c"),
+        ("COMPENSATED", types.compensated),
+        ("USE_COMPLEX", any(n.dtype is not None and getattr(n.dtype, "kind", "c" if n.dtype is complex else "") == "c" for n in walk(node))),
+        ("USE_SPECIAL", True),
+    ):
+        if on:
+            out[name] = "1"
+    if node.row.name == "topk":
+        params = dict(node.params)
+        out["TOPK"], out["LARGEST"] = str(params["k"]), str(int(params.get("largest", False)))
+    return out
+
+
+def _parameters(program: Any, node: Reduce, numbers: dict[int, int]) -> dict[str, np.dtype]:
+    """Python numbers that are parameters of the kernel."""
+    return {base: program.types[base] for base in program.inputs if base.startswith("p")}
+
+
+def _storage(node: Reduce, numbers: dict[int, int]) -> dict[int, np.dtype]:
+    """How each input lies in memory."""
+    return {numbers[id(n)]: n.dtype for n in walk(node) if isinstance(n, Input)}
+
+
+def _title(node: Reduce, program: Any, values: list[Any], columns: dict[str, int]) -> str:
+    """What is computed, for the first lines of the source."""
+    over = ", ".join(columns)
+    value = ", ".join(formula(program, v) for v in values)
+    lines = [f"{node.row.name} over {over} of {value}"]
+    for base, (number, axes) in sorted(program.inputs.items(), key=lambda item: int(item[1][0])):
+        lines.append(f"{base}: {program.types[base].name}, node {number}, axes {list(axes)}")
+    return "\n".join(lines)

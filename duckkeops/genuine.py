@@ -1,0 +1,81 @@
+"""From nodes to genuine arrays: the few doors through which anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from duckkeops import evaluate, expr, ops
+from duckkeops.expr import Node, Reduce
+from duckkeops.operands import namespace_of, node_of, refuse_dense
+from duckkeops.rewrite import rebuild, settle
+
+
+def evaluated(node: Reduce) -> Any:
+    """The value of a reduction, an array of the inputs' library; of all axes of a NumPy array, a NumPy scalar."""
+    node = rebuild(node, [settled(a) for a in node.args])  # type: ignore[assignment]
+    return plain(evaluate.evaluate(node))
+
+
+def settled(node: Node) -> Node:
+    """`node` as engines take it."""
+    return settle(node, evaluate.evaluate)
+
+
+def plain(value: Any) -> Any:
+    """As NumPy returns it: a 0-d array of NumPy's becomes a scalar."""
+    return value[()] if isinstance(value, np.ndarray) and value.ndim == 0 else value
+
+
+def dense(node: Node) -> Any:
+    """All entries of a node that is not virtual."""
+    return evaluate.dense(settled(node))
+
+
+def all_entries(what: str, node: Node) -> Any:
+    """`dense`, or the refusal in the name of `what`."""
+    if expr.is_virtual(node):
+        raise refuse_dense(what, node)
+    return dense(node)
+
+
+def call(name: str, *args: Any) -> Any:
+    """An operation row on nodes or on genuine arrays, whichever these are."""
+    if any(isinstance(a, Node) for a in args):
+        return ops.call(name, *map(node_of, args))
+    like = next((a for a in args if hasattr(a, "dtype")), None)
+    with np.errstate(all="ignore"):
+        return ops.ROWS[name].dense(np if like is None else namespace_of(like), *args)
+
+
+def cast(x: Any, dtype: np.dtype) -> Any:
+    """A node or a genuine array in another dtype."""
+    if isinstance(x, Node):
+        return ops.cast(x, dtype)
+    if x.dtype == dtype:
+        return x
+    xp = namespace_of(x)
+    return x.astype(dtype) if xp is np else xp.astype(x, getattr(xp, np.dtype(dtype).name))
+
+
+def expand(x: Any, axes: Sequence[int]) -> Any:
+    """A node or genuine array with axes of length 1 at these places of the result."""
+    if isinstance(x, Node):
+        return expr.expand(x, axes)
+    shape = list(x.shape)
+    for a in sorted(axes):
+        shape.insert(a, 1)
+    return reshaped(x, tuple(shape))
+
+
+def reshaped(x: Any, shape: tuple[int, ...]) -> Any:
+    return x.reshape(shape) if isinstance(x, np.ndarray | np.generic) else namespace_of(x).reshape(x, shape)
+
+
+def permuted(x: Any, order: Sequence[int]) -> Any:
+    """A node or genuine array with its axes in this order."""
+    if list(order) == list(range(len(order))):
+        return x
+    return expr.permute(x, order) if isinstance(x, Node) else namespace_of(x).permute_dims(x, tuple(order))

@@ -1,0 +1,577 @@
+"""A symbolic program -> temporaries, each one operation, in the scope that its indices name.
+
+One walk does value numbering, strength reduction (integer and half powers, exp to exp2) and loop-invariant code motion: the
+terms of a sum or the factors of a product are grouped by their indices, and a group that depends on less than the whole
+becomes a temporary of its own scope:
+
+    par    no index: once a launch          row    i: once a row
+    col    one column axis: once a column   pair   the rest: the inner loop
+
+A fold is an accumulator of a loop. Values that an inner scope needs become fields of the records `Par`, `Row`, `Col`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import sympy
+
+from duckkeops import functions as fn
+from duckkeops.symbolic import Elem, Fold, Program, elems
+
+LANE = "i"
+
+
+@dataclass(eq=False)
+class Temp:
+    """A value with a name: one operation over operands, or (`fold`) the body of a loop over the indices `over`."""
+
+    sym: Elem
+    expr: Any
+    dtype: np.dtype
+    idx: frozenset[str]
+    fold: str = ""
+    over: tuple[str, ...] = ()
+    body_dtype: np.dtype | None = None
+
+    @property
+    def loops(self) -> frozenset[str]:
+        return self.idx | set(self.over)
+
+
+@dataclass(frozen=True)
+class Root:
+    """A value that the reduction takes in, with the feature indices of the output."""
+
+    value: Any
+    dtype: np.dtype
+    features: tuple[str, ...] = ()
+
+
+class Lower:
+    """Turns expressions into Temps. `fast`: float32 exponentials may fold log2(e) into a factor."""
+
+    def __init__(self, program: Program, lane: str, columns: tuple[str, ...], outer: Iterable[str], fast: bool):
+        self.p, self.lane, self.columns, self.outer, self.fast = program, lane, columns, frozenset(outer), fast
+        self.temps: list[Temp] = []
+        self.by_sym: dict[Any, Temp] = {}
+        self._memo: dict[Any, Any] = {}
+        self._numbered: dict[Any, Elem] = {}
+
+    # -- operands ------------------------------------------------------------------------------------------------------
+
+    def idx(self, e: Any) -> frozenset[str]:
+        """The loop indices that e depends on; the outer axes, which no inner loop runs over, left out."""
+        out: set[str] = set()
+        for a in e.free_symbols:
+            if a in self.by_sym:
+                out |= self.by_sym[a].idx
+            elif isinstance(a, Elem):
+                out.update(a.idx)
+            elif isinstance(a, fn.IndexSymbol):
+                out.add(a.name)
+        return frozenset(out) - self.outer
+
+    def scope(self, idx: frozenset[str]) -> str:
+        """'par', 'row', 'pair' or the name of a column axis."""
+        columns = [c for c in self.columns if c in idx]
+        if self.lane in idx:
+            return "pair" if columns else "row"
+        return "pair" if len(columns) > 1 else columns[0] if columns else "par"
+
+    def dtype(self, e: Any) -> np.dtype | None:
+        """The dtype of an expression over operands; None for a bare number."""
+        if isinstance(e, Elem):
+            return self.by_sym[e].dtype if e in self.by_sym else self.p.types[e.base]
+        if isinstance(e, fn.cast):
+            return np.dtype(e.args[1].name)
+        if isinstance(e, fn.Elementwise):
+            return e.dtype_of([self.dtype(a) for a in e.args])
+        kinds = [t for t in (self.dtype(a) for a in e.args) if t is not None]
+        return max(kinds, key=lambda t: (t.kind == "c", t.itemsize)) if kinds else None
+
+    def temp(self, expr: Any, dtype: np.dtype, keep: bool = False) -> Any:
+        """The operand that holds `expr`, already one operation over operands."""
+        if expr.is_number or (not keep and expr in self.by_sym):
+            return expr
+        if not keep and isinstance(expr, Elem):
+            return expr
+        key = (expr, dtype, len(self.temps) if keep else None)
+        if key not in self._numbered:
+            self._numbered[key] = self._new(expr, dtype, self.idx(expr))
+        return self._numbered[key]
+
+    def _new(self, expr: Any, dtype: np.dtype, idx: frozenset[str], **fold: Any) -> Elem:
+        order = sorted(idx, key=list(self.p.sizes).index)
+        sym = Elem(f"v{len(self.temps)}[{','.join(order)}]", real=True)
+        temp = Temp(sym, expr, dtype, idx, **fold)
+        self.temps.append(temp)
+        self.by_sym[sym] = temp
+        return sym
+
+    # -- the walk ------------------------------------------------------------------------------------------------------
+
+    def __call__(self, e: Any, dtype: np.dtype) -> Any:
+        """The operand for e; `dtype` is that of its numbers."""
+        key = (e, dtype if not isinstance(e, Elem) else None)
+        if key not in self._memo:
+            self._memo[key] = self._visit(e, dtype)
+        return self._memo[key]
+
+    def _visit(self, e: Any, dtype: np.dtype) -> Any:
+        if isinstance(e, Elem):
+            return self._symbol(e)
+        if not e.free_symbols:
+            return e
+        own = self.dtype_of_terms(e) or dtype
+        if e.is_Add:
+            return self._nary(e, sympy.Add, own)
+        if e.is_Mul:
+            return self._nary(e, sympy.Mul, own)
+        if e.is_Pow:
+            return self._power(e.base, e.exp, own)
+        if isinstance(e, fn.pow0):
+            return self._power0(e.args[0], e.args[1], own)
+        if isinstance(e, sympy.exp):
+            return self._exp(e.args[0], own)
+        if isinstance(e, fn.delta):
+            return self.temp(e, own)
+        if isinstance(e, fn.cast):
+            return self.temp(e.func(self(e.args[0], own), e.args[1], evaluate=False), np.dtype(e.args[1].name))
+        kinds = [self.dtype_of_terms(a) for a in e.args]
+        if isinstance(e, fn.Elementwise):
+            context = e.argument_dtypes(kinds, dtype)
+        else:
+            context = [k or own for k in kinds]
+        args = [self(a, t) for a, t in zip(e.args, context, strict=True)]
+        out = e.func(*args, evaluate=False)
+        return self.temp(out, self._result(out, context))
+
+    def _result(self, out: Any, context: list[np.dtype]) -> np.dtype:
+        return out.dtype_of(context) if isinstance(out, fn.Elementwise) else context[0]
+
+    def dtype_of_terms(self, e: Any) -> np.dtype | None:
+        """As dtype(), of an expression of the program."""
+        if isinstance(e, Elem):
+            return self.p.types[e.base]
+        if isinstance(e, fn.cast):
+            return np.dtype(e.args[1].name)
+        if isinstance(e, (fn.delta, fn.IndexSymbol)) or not e.args:
+            return None
+        kinds = [self.dtype_of_terms(a) for a in e.args]
+        if isinstance(e, fn.Elementwise):
+            return e.dtype_of(kinds)
+        known = [t for t in kinds if t is not None]
+        return max(known, key=lambda t: (t.kind == "c", t.itemsize)) if known else None
+
+    def _symbol(self, a: Elem) -> Any:
+        what = self.p.definition(a)
+        if what is None:
+            return a
+        dtype = self.p.types[a.base]
+        if isinstance(what, Fold):
+            body_dtype = self.dtype_of_terms(what.body) or dtype
+            body = self(what.body, body_dtype)
+            key = (what.op, what.over, body, dtype)
+            if key not in self._numbered:
+                idx = self.idx(body) - set(what.over)
+                self._numbered[key] = self._new(body, dtype, idx, fold=what.op, over=what.over, body_dtype=body_dtype)
+            return self._numbered[key]
+        if a.base.startswith("u"):  # kept apart from its equals, so that x - x stays a subtraction
+            return self.temp(self(what.expr, dtype), dtype, keep=True) if not what.expr.is_number else self._literal(what.expr, dtype)
+        out = self(what.expr, dtype)
+        return self._literal(out, dtype) if out.is_number else out
+
+    def _literal(self, number: Any, dtype: np.dtype) -> Elem:
+        key = (number, dtype)
+        if key not in self._numbered:
+            self._numbered[key] = self._new(number, dtype, frozenset())
+        return self._numbered[key]
+
+    # -- sums and products by index set --------------------------------------------------------------------------------
+
+    def _nary(self, e: Any, op: Any, dtype: np.dtype) -> Any:
+        coefficient, args = self._arguments(e, op)
+        if op is sympy.Add and coefficient != 1:
+            return self._product([coefficient, self._nary(sympy.Add(*args), op, dtype)], dtype)
+        if op is sympy.Mul:
+            args = [coefficient, *args] if coefficient != 1 else args
+            if len(args) == 1:
+                return self(args[0], dtype)
+        groups: dict[frozenset[str], list[Any]] = {}
+        for a in args:
+            if op is sympy.Add:
+                c, core = a.as_coeff_Mul()
+                x = self(core, dtype) if core != 1 else sympy.S.One
+                term = c if core == 1 else x if c == 1 else sympy.Mul(c, x, evaluate=False)
+                groups.setdefault(self.idx(x), []).append(term)
+            else:
+                x = a if a.is_number else self._factor(a, dtype)
+                groups.setdefault(self.idx(x), []).append(x)
+        if op is sympy.Mul and not (self.fast and dtype == np.float32):
+            groups = self._divisions_last(groups)
+        return self._join(groups, op, dtype)
+
+    def _factor(self, a: Any, dtype: np.dtype) -> Any:
+        """The operand of a factor; 1/b stays open, so that a/b prints as a division."""
+        if a.is_Pow and a.exp == -1:
+            return self._inverse(self(a.base, dtype))
+        return self(a, dtype)
+
+    @staticmethod
+    def _divisions_last(groups: dict[frozenset[str], list[Any]]) -> dict[frozenset[str], list[Any]]:
+        """Where every rounding counts, a/b is one division in the inner scope, never a * (1/b) with 1/b hoisted."""
+        whole = frozenset().union(*groups)
+        out: dict[frozenset[str], list[Any]] = {}
+        for s, args in groups.items():
+            for a in args:
+                out.setdefault(whole if a.is_Pow else s, []).append(a)
+        return out
+
+    def _arguments(self, e: Any, op: Any) -> tuple[Any, list[Any]]:
+        """The common number of all terms and the rest; undoes SymPy's 2*(x - y) -> 2*x - 2*y."""
+        if op is sympy.Add:
+            c, terms = primitive(e)
+            return c, list(terms)
+        coefficient, factors = sympy.S.One, []
+        for a in e.args:
+            if a.is_number:
+                coefficient *= a
+                continue
+            if a.is_Add:
+                c, terms = primitive(a)
+                coefficient *= c
+                a = a if c == 1 else sympy.Add(*terms)
+            factors.append(a)
+        return coefficient, factors
+
+    def _product(self, args: list[Any], dtype: np.dtype) -> Any:
+        return self.temp(sympy.Mul(*args, evaluate=False), dtype)
+
+    def _join(self, groups: dict[frozenset[str], list[Any]], op: Any, dtype: np.dtype) -> Any:
+        """Combine the groups from the outermost scope inwards; each partial result lives in its own scope."""
+        acc: Any = None
+        seen: frozenset[str] = frozenset()
+        order = sorted(groups, key=lambda s: (len(s), sorted(s)))
+        whole = frozenset().union(*groups)
+        for s in order:
+            part = groups[s]
+            if acc is not None and seen <= s:
+                part, acc = [acc, *part], None
+            value = self._combine(op, part, dtype, named=s != whole or s != order[-1])
+            if acc is None:
+                acc, seen = value, s
+            else:
+                acc, seen = self._combine(op, [acc, value], dtype, named=True), seen | s
+        return self.temp(acc, dtype)
+
+    def _combine(self, op: Any, args: list[Any], dtype: np.dtype, named: bool) -> Any:
+        out = op(*args, evaluate=False) if len(args) > 1 else args[0]
+        if not named or out.is_number:
+            return out
+        if out.is_Mul and len(args) == 1 and len(out.args) == 2 and out.args[0].is_number:
+            return out  # c*x inside a sum is one fused multiply-add: nothing to hoist
+        return self.temp(out, dtype)
+
+    # -- powers and exponentials ---------------------------------------------------------------------------------------
+
+    def _power(self, base: Any, q: Any, dtype: np.dtype) -> Any:
+        b = self(base, dtype)
+        if not q.is_Rational or (dtype.kind == "c" and not q.is_Integer and q != sympy.Rational(1, 2)):
+            return self.temp(fn.power(b, self(q, dtype) if not q.is_Number else q, evaluate=False), dtype)
+        if q.is_Integer:
+            return self._integer(b, int(q), dtype) if q > 0 else self.temp(self._inverse(self._integer(b, int(-q), dtype)), dtype)
+        if (2 * q).is_Integer:
+            n = int(2 * q)
+            if n < 0:
+                return self._integer(self.temp(fn.rsqrt(b, evaluate=False), dtype), -n, dtype)
+            root = self.temp(sympy.Pow(b, sympy.Rational(1, 2), evaluate=False), dtype)
+            whole = (n - 1) // 2
+            return root if whole == 0 else self._product([self._integer(b, whole, dtype), root], dtype)
+        return self.temp(fn.power(b, q, evaluate=False), dtype)
+
+    @staticmethod
+    def _inverse(b: Any) -> Any:
+        return sympy.Pow(b, -1, evaluate=False)
+
+    def _integer(self, b: Any, n: int, dtype: np.dtype) -> Any:
+        """b**n by squaring, every square a temporary."""
+        if n == 1 or b.is_Number:
+            return b if n == 1 else b**n
+        if n <= 3:
+            return self.temp(sympy.Pow(b, n, evaluate=False), dtype)
+        half = self._integer(b, n // 2, dtype)
+        square = self.temp(sympy.Pow(half, 2, evaluate=False), dtype)
+        return square if n % 2 == 0 else self._product([square, b], dtype)
+
+    def _power0(self, base: Any, q: Any, dtype: np.dtype) -> Any:
+        """base**q with a negative q, but 0 where base is 0."""
+        b = self(base, dtype)
+        n = -2 * q
+        if n.is_Integer:
+            return self._integer(self.temp(fn.rsqrt0(b, evaluate=False), dtype), int(n), dtype)
+        p = self.temp(fn.power(b, q, evaluate=False), dtype)
+        zero = self.temp(fn.S.equal(b, sympy.S.Zero), np.dtype(bool))
+        return self.temp(fn.where(zero, sympy.S.Zero, p, evaluate=False), dtype)
+
+    def _exp(self, u: Any, dtype: np.dtype) -> Any:
+        """exp(c*u) is exp2((c*log2(e))*u) where that folds into a factor: one rounding more, which float32 may spend."""
+        x = self(u, dtype)
+        if self.fast and dtype == np.float32 and x in self.by_sym and not self.by_sym[x].fold:
+            made = self.by_sym[x]
+            if made.expr.is_Mul:
+                inner = self.scope(made.idx), made.idx
+                factors = list(made.expr.args)
+                outside = [a for a in factors if (self.scope(self.idx(a)), self.idx(a)) != inner]
+                if outside:
+                    rest = [a for a in factors if a not in outside]
+                    known = sympy.Mul(1 / sympy.log(2), *(a for a in outside if a.is_number))
+                    named = [a for a in outside if not a.is_number]
+                    c = self.temp(sympy.Mul(known, *named, evaluate=False), dtype) if named else known
+                    scaled = self.temp(sympy.Mul(c, *rest, evaluate=False), dtype)
+                    return self.temp(fn.exp2(scaled, evaluate=False), dtype)
+        return self.temp(sympy.exp(x, evaluate=False), dtype)
+
+
+def primitive(e: Any) -> tuple[Any, tuple[Any, ...]]:
+    """(2, (x, -y)) of 2*x - 2*y; only where every term then has the coefficient 1 or -1."""
+    cs = {abs(a.as_coeff_Mul()[0]) for a in e.args}
+    if len(cs) == 1 and cs != {1}:
+        c = cs.pop()
+        return c, tuple(a / c for a in e.args)
+    return sympy.S.One, e.args
+
+
+# -- scopes ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Scope:
+    """The statements of one scope, and the fields that inner scopes read."""
+
+    name: str
+    steps: list[Any] = field(default_factory=list)
+    fields: list[tuple[Any, np.dtype, tuple[str, ...]]] = field(default_factory=list)  # operand, dtype, feature indices
+    arrays: list[Temp] = field(default_factory=list)  # temporaries with features, kept so as not to compute them again
+
+
+@dataclass
+class Straight:
+    """Temporaries one after the other, without a loop."""
+
+    temps: list[Temp]
+
+
+@dataclass
+class Loop:
+    """A loop over `index`: `steps`, then accumulate `folds` and store `stores`."""
+
+    index: str
+    steps: list[Any]
+    folds: list[Temp] = field(default_factory=list)
+    stores: list[Any] = field(default_factory=list)
+
+
+@dataclass
+class Nest:
+    """A fold over several indices, or the filling of an array: loops one inside the other."""
+
+    temps: list[Temp]
+    loops: tuple[str, ...]
+    steps: list[Any]
+    kind: str  # "fold" or "store"
+
+
+class Scheduler:
+    """Orders the temporaries that the roots need into scopes."""
+
+    def __init__(self, lower: Lower, roots: list[Root]):
+        self.lower, self.p = lower, lower.p
+        self.values = [lower(r.value, r.dtype) for r in roots]
+        self.roots = roots
+        self.scopes = {name: Scope(name) for name in ("par", "row", *lower.columns, "pair")}
+        self.needed: dict[str, dict[Any, None]] = {name: {} for name in self.scopes}
+        self.direct: dict[Elem, None] = {}  # inputs read where they are needed, in the pair scope or inside folds
+        self._fields: dict[str, dict[Any, None]] = {name: {} for name in self.scopes}
+        for value in self.values:
+            for a in value.free_symbols:
+                self._need(a, "pair")
+        for name, scope in self.scopes.items():
+            scope.fields = [(a, self._dtype(a), self.features(self._idx(a))) for a in self._sorted(self._fields[name])]
+        self.stored: set[Any] = {a for f in self._fields.values() for a in f if a in lower.by_sym} | self._recomputed()
+        for name, scope in self.scopes.items():
+            self._schedule(name, scope)
+
+    # -- what is needed where ------------------------------------------------------------------------------------------
+
+    def _idx(self, a: Any) -> frozenset[str]:
+        return self.lower.idx(a)
+
+    def _dtype(self, a: Any) -> np.dtype:
+        return self.lower.by_sym[a].dtype if a in self.lower.by_sym else self.p.types[a.base]
+
+    def is_dynamic(self, c: str) -> bool:
+        """Is this the index of an inner fold whose length is known at launch only?"""
+        return c in self.p.sources
+
+    def loop_indices(self, idx: Iterable[str]) -> frozenset[str]:
+        """Those of inner loops: features, and folds whose length is known at launch."""
+        return frozenset(c for c in idx if self.p.sizes[c] is not None or self.is_dynamic(c))
+
+    def features(self, idx: Iterable[str]) -> tuple[str, ...]:
+        """The feature indices among these, in the program's order."""
+        idx = set(idx)
+        return tuple(c for c in self.p.sizes if c in idx and self.p.sizes[c] is not None)
+
+    def _need(self, a: Any, scope: str) -> None:
+        if not isinstance(a, Elem):
+            return
+        idx = self._idx(a)
+        own = scope if any(self.is_dynamic(c) for c in idx) else self.lower.scope(idx)
+        temp = self.lower.by_sym.get(a)
+        if temp is None:
+            if own == scope:
+                self.direct[a] = None
+            else:
+                self._fields[own][a] = None
+                self.needed[own][a] = None
+            return
+        if own != scope:
+            self._fields[own][a] = None
+        if a in self.needed[own]:
+            return
+        self.needed[own][a] = None
+        for b in temp.expr.free_symbols:
+            self._need(b, own)
+
+    def _sorted(self, operands: Iterable[Any]) -> list[Any]:
+        rank = {t.sym: n for n, t in enumerate(self.lower.temps)}
+        return sorted(operands, key=lambda a: (a in rank, rank.get(a, 0), a.name))
+
+    def _recomputed(self) -> set[Any]:
+        """Temporaries with features and a fold inside that some loop over another feature would compute again and again."""
+        out: set[Any] = set()
+        by_sym = self.lower.by_sym
+        users: list[tuple[set[Any], frozenset[str]]] = [
+            (t.expr.free_symbols, t.loops) for t in self.lower.temps if t.fold and any(t.sym in n for n in self.needed.values())
+        ]
+        users += [(v.free_symbols, self._idx(v) | set(r.features)) for v, r in zip(self.values, self.roots, strict=True)]
+        for syms, loops in users:
+            todo, seen = [a for a in syms if a in by_sym], set()
+            while todo:
+                a = todo.pop()
+                t = by_sym[a]
+                if a in seen:
+                    continue
+                seen.add(a)
+                extra = self.features(loops - t.idx)
+                if self.features(t.idx) and not any(self.is_dynamic(c) for c in t.idx) and extra and self._has_fold(t):
+                    out.add(a)
+                elif not t.fold:
+                    todo += [b for b in t.expr.free_symbols if b in by_sym]
+        return out
+
+    def _has_fold(self, t: Temp) -> bool:
+        todo = [t.sym]
+        while todo:
+            a = todo.pop()
+            u = self.lower.by_sym.get(a)
+            if u is None or not self.features(u.idx):
+                continue
+            if u.fold:
+                return True
+            todo += list(u.expr.free_symbols)
+        return False
+
+    # -- order ---------------------------------------------------------------------------------------------------------
+
+    def _schedule(self, name: str, scope: Scope) -> None:
+        mine = [t for t in self.lower.temps if t.sym in self.needed[name]]
+        barriers = [t for t in mine if self._is_barrier(t)]
+        scope.arrays = [t for t in mine if t.sym in self.stored and self.features(t.idx)]
+        level: dict[Any, int] = {}
+
+        def depth(a: Any) -> int:
+            t = self.lower.by_sym.get(a)
+            if t is None or a not in self.needed[name]:
+                return 0
+            if a not in level:
+                below = max((depth(b) for b in t.expr.free_symbols), default=0)
+                level[a] = below + (t in barriers)
+            return level[a]
+
+        for t in mine:
+            depth(t.sym)
+        for lv in range(max(level.values(), default=0) + 1):
+            here = [t for t in mine if level[t.sym] == lv]
+            scope.steps += self._nests([t for t in here if t in barriers], name)
+            plain = [t for t in here if t not in barriers and self._standalone(t)]
+            if plain:
+                scope.steps.append(Straight(plain))
+
+    def _is_barrier(self, t: Temp) -> bool:
+        """Needs a loop of its own: a fold without features, or an array that is kept."""
+        if any(self.is_dynamic(c) for c in t.idx):
+            return False
+        return bool(t.fold) if not self.features(t.idx) else t.sym in self.stored
+
+    def _standalone(self, t: Temp) -> bool:
+        return not self.features(t.idx) and not any(self.is_dynamic(c) for c in t.idx)
+
+    def _nests(self, temps: list[Temp], scope: str) -> list[Nest]:
+        """Folds over the same indices share a loop; so do arrays."""
+        groups: dict[tuple, list[Temp]] = {}
+        for t in temps:
+            stored = bool(self.features(t.idx))
+            groups.setdefault((stored, self.features(t.idx) if stored else t.over), []).append(t)
+        return [self._nest(ts, loops, "store" if stored else "fold", scope, frozenset()) for (stored, loops), ts in groups.items()]
+
+    def _nest(self, temps: list[Temp], loops: tuple[str, ...], kind: str, scope: str, opened: frozenset[str]) -> Nest:
+        if kind == "store":
+            exprs = [t.expr if not t.fold else t.sym for t in temps]
+        else:
+            exprs = [t.expr for t in temps]
+        return Nest(temps, loops, self.inside(exprs, loops, scope, opened), kind)
+
+    def inside(self, exprs: list[Any], loops: tuple[str, ...], scope: str, opened: frozenset[str] = frozenset()) -> list[Any]:
+        """What these expressions need inside loops over `loops`: the temporaries that carry one of these indices."""
+        opened = opened | set(loops)
+        want: set[Any] = set()
+        seen: set[Any] = set()
+        todo = [a for e in exprs for a in e.free_symbols]
+        while todo:
+            a = todo.pop()
+            t = self.lower.by_sym.get(a)
+            if t is None or a in seen or self._is_kept(t, scope, exprs):
+                continue
+            seen.add(a)
+            mine = self.loop_indices(t.idx)
+            if mine & set(loops):
+                if mine <= opened:
+                    want.add(a)
+                todo += t.expr.free_symbols
+        out: list[Any] = []
+        run: list[Temp] = []
+        for t in self.lower.temps:
+            if t.sym not in want:
+                continue
+            if t.fold:
+                if run:
+                    out.append(Straight(run))
+                    run = []
+                out.append(self._nest([t], t.over, "fold", scope, opened))
+            else:
+                run.append(t)
+        if run:
+            out.append(Straight(run))
+        return out
+
+    def _is_kept(self, t: Temp, scope: str, exprs: list[Any]) -> bool:
+        """Read from where it is stored: a field of an outer scope or an array of this one."""
+        own = scope if any(self.is_dynamic(c) for c in t.idx) else self.lower.scope(t.idx)
+        if own != scope:
+            return True
+        return t.sym in self.stored and bool(self.features(t.idx)) and t.sym not in exprs

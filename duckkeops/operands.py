@@ -1,0 +1,190 @@
+"""What may take part in an expression: arrays, NumPy scalars and Python numbers become nodes."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import Any
+
+import numpy as np
+
+from duckkeops import expr
+from duckkeops.errors import DtypeError, UnsupportedError, VirtualArrayError
+from duckkeops.expr import Input, Node, Scalar
+
+NUMBERS = (bool, int, float, complex)  # exactly these types are weak in promotion
+DTYPES = (
+    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("float16", "bfloat16", "float32", "float64", "complex64", "complex128"),
+)
+
+
+def node_of(x: Any) -> Node:
+    """`x` as a node: a node stays, a Python number is a weak scalar, an array or NumPy scalar a bare input.
+
+    Raises TypeError for anything else, and for arrays of objects, strings and dates.
+    """
+    if isinstance(x, Node):
+        return x
+    if type(x) in NUMBERS:
+        return Scalar(x)
+    if not is_array(x):
+        raise TypeError(f"a {type(x).__name__} cannot take part in a lazy expression.\n  Pass an array, as numpy.asarray makes it.")
+    return input_of(x, bare=True)
+
+
+def input_of(array: Any, roles: str | None = None, bare: bool = False) -> Input:
+    """The input node of an array; the roles are the default ones unless given."""
+    array, dtype = _checked(array)
+    return Input(array, dtype, _default_roles(array.ndim) if roles is None else roles, bare)
+
+
+_default_roles = functools.lru_cache(expr.default_roles)
+
+
+def is_array(x: Any) -> bool:
+    """Is `x` an array of an array-API library, or a NumPy scalar?"""
+    if isinstance(x, np.ndarray):
+        return not isinstance(x, np.matrix | np.ma.MaskedArray)
+    return isinstance(x, np.generic) or hasattr(x, "__array_namespace__") or _is_torch(x) or _is_cupy(x)
+
+
+def _is_torch(x: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(x, torch.Tensor)
+
+
+def _is_cupy(x: Any) -> bool:
+    cupy = sys.modules.get("cupy")
+    return cupy is not None and isinstance(x, cupy.ndarray)
+
+
+def is_number(x: Any) -> bool:
+    return type(x) in NUMBERS or isinstance(x, np.generic) or (is_array(x) and x.ndim == 0)
+
+
+def _checked(array: Any) -> tuple[Any, np.dtype]:
+    """The array, and its dtype under NumPy's name."""
+    if isinstance(array, np.generic):
+        array = np.asarray(array)
+    if not isinstance(array, np.ndarray):
+        return array, _dtype_named(str(array.dtype).rpartition(".")[2])
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    if array.dtype not in _known_dtypes():
+        _dtype_named(array.dtype.name)
+    return array, array.dtype
+
+
+@functools.cache
+def _known_dtypes() -> frozenset[np.dtype]:
+    return frozenset(np.dtype(name) for name in DTYPES if name != "bfloat16")
+
+
+def _dtype_named(name: str) -> np.dtype:
+    if name not in DTYPES:
+        raise DtypeError(
+            f"LazyArray does not take arrays of dtype {name}.\n  It computes with bool, integers, float16, bfloat16, float32, float64, "
+            "complex64 and complex128; convert with x.astype(...)."
+        )
+    return expr.dtype_of(name)
+
+
+# -- libraries ---------------------------------------------------------------------------------------------------------
+
+
+def library(array: Any) -> str:
+    """The name of the library that an array comes from.
+
+    >>> library(np.zeros(3))
+    'numpy'
+    """
+    return "numpy" if isinstance(array, np.ndarray | np.generic) else type(array).__module__.partition(".")[0]
+
+
+def leading_input(node: Node) -> Input:
+    """An input that tells the library of the whole expression: one with axes, where there is one."""
+    while not isinstance(node, Input):
+        node = max((a for a in node.args if not isinstance(a, Scalar)), key=lambda a: a.ndim)
+    return node
+
+
+def namespace_of(x: Any) -> Any:
+    """The array-API namespace of an array, or of a node's inputs."""
+    array = leading_input(x).array if isinstance(x, Node) else x
+    if isinstance(array, np.ndarray | np.generic):
+        return np
+    from array_api_compat import array_namespace
+
+    return array_namespace(array)
+
+
+def device_of(node: Node) -> Any:
+    array = leading_input(node).array
+    return "cpu" if isinstance(array, np.ndarray) else array.device
+
+
+def constant(like: Node, array: np.ndarray) -> Any:
+    """A small NumPy array as one of the library and device of `like`."""
+    one = leading_input(like).array
+    if isinstance(one, np.ndarray):
+        return array
+    return namespace_of(one).asarray(array, device=one.device)
+
+
+def same_library(node: Node, other: Any) -> None:
+    """Raise TypeError if the array `other` is not of the library of the expression `node`."""
+    one = leading_input(node)
+    ours, theirs = library(one.array), library(other)
+    if ours == theirs or other.ndim == 0 or one.ndim == 0:
+        return
+    raise TypeError(
+        f"a lazy array over {ours} and an array of {theirs} cannot be combined: one expression reads one library's arrays.\n"
+        f"  Convert one of them first: {ours}.asarray(...)."
+    )
+
+
+# -- what messages say -------------------------------------------------------------------------------------------------
+
+
+def nbytes(node: Node) -> int:
+    """Bytes of all entries of a node, were they stored."""
+    return int(np.prod(node.shape, dtype=object)) * np.dtype(node.dtype).itemsize
+
+
+def units(size: int) -> str:
+    """A number of bytes with its unit.
+
+    >>> units(8_000_000), units(2 * 10**12)
+    ('7.6 MiB', '1.8 TiB')
+    """
+    if size < 1024:
+        return f"{size} bytes"
+    value = float(size)
+    for unit in ("KiB", "MiB", "GiB", "TiB", "PiB"):
+        value /= 1024
+        if value < 1024 or unit == "PiB":
+            break
+    return f"{value:.1f} {unit}"
+
+
+def describe(node: Node) -> str:
+    """Shape and dtype, as in messages."""
+    return f"{node.shape} {getattr(node.dtype, 'name', node.dtype)}"
+
+
+def unsupported(what: str, node: Node, remedy: str = "") -> UnsupportedError:
+    """The error for a function that has no pairwise form."""
+    remedy = remedy or "Reduce first, as in d.sum(axis=1), or compute all pairs with"
+    return UnsupportedError(
+        f"{what} has no pairwise form, so it cannot take d: {describe(node)}.\n  {remedy}"
+        + (f" d.to_dense() ({units(nbytes(node))})." if remedy.endswith("with") else "")
+    )
+
+
+def refuse_dense(what: str, node: Node) -> VirtualArrayError:
+    """The error for something that asks a virtual array for all of its entries."""
+    return VirtualArrayError(
+        f"{what} needs all entries of d: {describe(node)}, which are never stored ({units(nbytes(node))}).\n"
+        "  Reduce first, as in d.sum(axis=1), or compute all pairs with d.to_dense()."
+    )

@@ -1,0 +1,90 @@
+"""Strategy, loop axes, tile shape and splits: the cost model, and what `explain` and `estimate` say."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from duckkeops.expr import BATCH, FEATURE, NEUTRAL, POINT, Apply, Reduce, walk
+
+SLICE_SECONDS = 0.1  # long work is cut into calls of about this length, so that Ctrl-C works
+INLINE_SECONDS = 200e-6  # below it waking another thread costs more than it gains
+CHEAP, HEAVY = 1.0, 12.0  # cycles of an operation on one vector: an addition, an exponential
+CLOCK = 2.5e9  # cycles a second; estimates need no more than the order of magnitude
+
+
+@dataclass(frozen=True)
+class LoopAxes:
+    """Which axis of the whole each loop runs over. The lane axis None: there is one row; `merged`: it is reduced too."""
+
+    outer: tuple[int, ...]
+    lane: int | None
+    columns: tuple[int, ...]
+    features: tuple[int, ...]
+    merged: bool
+
+
+def loop_axes(node: Reduce) -> LoopAxes:
+    """Lanes run over the last kept point axis; without one, over the first reduced axis, whose states are merged after."""
+    whole, roles = node.whole, node.whole_roles
+    kept = [a for a in range(len(whole)) if a not in node.axes]
+    features = tuple(a for a in kept if roles[a] == FEATURE and whole[a] != 1)
+    large = [a for a in kept if a not in features and whole[a] != 1]
+    reduced = [a for a in node.axes if whole[a] != 1]
+    points = [a for a in large if roles[a] == POINT] or large
+    merged = False
+    lane: int | None = None
+    if points:
+        lane = points[-1]
+    elif len(reduced) > 1:
+        lane, reduced, merged = reduced[0], reduced[1:], True
+    elif reduced and not features:
+        lane, reduced, merged = reduced[0], [], True
+    if not reduced:
+        reduced = [next((a for a in node.axes if a != lane), node.axes[0])] if node.axes else []
+    if merged and reduced == [lane]:
+        reduced = []
+    return LoopAxes(tuple(a for a in large if a != lane), lane, tuple(reduced), features, merged)
+
+
+def tile_shape(registers: int) -> object:
+    """Vectors of rows and columns of a tile, for a number of vector registers: measured on one machine with 32."""
+
+    def choose(depth: int, outputs: int, arrays: int) -> tuple[int, int]:
+        if arrays:  # values of each pair that are kept in arrays must stay in the first cache
+            return (2, 2) if arrays * 4 * 64 <= 16384 else (1, 1)
+        if registers < 32:
+            return (2, 4) if outputs == 1 else (1, 4)
+        if outputs > 1:
+            return (2, 4) if outputs <= 4 else (2, 8)
+        return (4, 4) if depth <= 4 else (4, 5)
+
+    return choose
+
+
+def operations(node: Reduce) -> float:
+    """Rough vector operations a pair: each elementwise node counts once for each of its features."""
+    total = 0.0
+    for n in walk(node):
+        if isinstance(n, Apply):
+            size = math.prod(s for s, r in zip(n.shape, n.roles, strict=True) if r in (FEATURE, NEUTRAL))
+            total += size * (HEAVY if n.op.name in HEAVY_OPS else CHEAP)
+        elif isinstance(n, Reduce) and n is not node:
+            total += math.prod(n.whole[a] for a in n.axes)
+    return total + 1
+
+
+HEAVY_OPS = frozenset(
+    "exp exp2 expm1 log log2 log10 log1p logaddexp logaddexp2 sin cos tan asin acos atan atan2 sinh cosh tanh asinh acosh atanh "
+    "pow cbrt hypot erf erfc erfinv lgamma digamma expit logit sinc i0 i1 i0e i1e ndtr log_ndtr gelu silu softplus mish".split()
+)
+
+
+def pairs(node: Reduce) -> int:
+    """How many entries the loop visits."""
+    return math.prod(n for n, r in zip(node.whole, node.whole_roles, strict=True) if r in (POINT, BATCH, NEUTRAL))
+
+
+def seconds(node: Reduce, lanes: int, threads: int) -> float:
+    """Estimated time of the loop."""
+    return pairs(node) * operations(node) / (lanes * CLOCK * max(threads, 1))

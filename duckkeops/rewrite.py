@@ -1,0 +1,288 @@
+"""Nodes rebuilt with one thing changed: other arguments, other roles, axes split and merged, weights left to one pass."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from duckkeops import expr, reductions
+from duckkeops.errors import ShapeError
+from duckkeops.expr import FEATURE, NEUTRAL, POINT, Apply, Broadcast, Concat, Input, Node, Reduce, Scalar
+from duckkeops.operands import namespace_of
+from duckkeops.ops import call
+
+LOGSUMEXP = reductions.BY_NAME["logsumexp"]
+
+
+class Softmax(Node):
+    """exp(args[0]) over its own sum along `axes`, kept whole so that a weighted sum over them is one pass.
+
+    No engine sees it: `settle` replaces it before anything is computed.
+    """
+
+    __slots__ = ("_args", "axes", "bare")
+
+    def __init__(self, scores: Node, axes: tuple[int, ...], dtype: np.dtype):
+        self._args, self.axes, self.dtype, self.bare = (scores,), axes, dtype, scores.bare
+        self.shape, self.roles, self.spans = scores.shape, scores.roles, scores.spans
+
+    @property
+    def args(self) -> tuple[Node, ...]:
+        return self._args
+
+
+def unfused(node: Softmax) -> Node:
+    """The same as exp(scores - logsumexp(scores)), nothing computed yet."""
+    (scores,) = node.args
+    total = expr.expand(reductions.reduce(LOGSUMEXP, (scores,), node.axes), node.axes)
+    return call("exp", call("subtract", scores, total))
+
+
+def _view_softmax(node: Softmax, how: expr.View, memo: dict) -> Node:
+    """A view that keeps the axes of the sum whole leaves a Softmax."""
+    places = {e[0][0]: k for k, e in enumerate(how.entries) if e is not None and e == expr.axis(e[0][0])}
+    if all(a in places for a in node.axes):
+        return Softmax(expr.view(node.args[0], how), tuple(places[a] for a in node.axes), node.dtype)
+    return expr.view(unfused(node), how)
+
+
+expr.set_view(Softmax, _view_softmax)
+
+
+def is_pending(node: Node) -> bool:
+    """Does anything in here have to be computed first?"""
+    seen, stack = {id(node)}, [node]
+    while stack:
+        one = stack.pop()
+        if type(one) is Softmax or (type(one) is Reduce and one.row is LOGSUMEXP):
+            return True
+        for a in one.args:
+            if id(a) not in seen:
+                seen.add(id(a))
+                stack.append(a)
+    return False
+
+
+def settle(node: Node, evaluate: Callable[[Reduce], Any] | None) -> Node:
+    """`node` without Softmax: each inner logsumexp has become an input, or folds where it must stay lazy.
+
+    Without `evaluate` nothing is computed, and all become folds.
+    """
+    if not is_pending(node):
+        return node
+    done: dict[int, Node] = {}
+    for one in list(expr.walk(node)):
+        if type(one) is Softmax:
+            one_done = settle(unfused(Softmax(done[id(one.args[0])], one.axes, one.dtype)), evaluate)
+        else:
+            one_done = rebuild(one, [done[id(a)] for a in one.args])
+        if type(one_done) is Reduce and one_done.row is LOGSUMEXP:
+            one_done = _computed(one_done, evaluate)
+        done[id(one)] = one_done
+    return done[id(node)]
+
+
+def _computed(node: Reduce, evaluate: Callable[[Reduce], Any] | None) -> Node:
+    if evaluate is not None and expr.is_evaluated(node):
+        return Input(evaluate(node), node.dtype, node.roles)
+    return expr.cast_to(node.row.lazy(node.args, node.axes, node.params), node.dtype)
+
+
+def rebuild(node: Node, args: Sequence[Node]) -> Node:
+    """`node` with other arguments of the same shapes."""
+    if all(a is b for a, b in zip(args, node.args, strict=True)):
+        return node
+    match node:
+        case Apply():
+            return Apply(node.op, tuple(args), node.loop, node.dtype, node.params)
+        case Reduce():
+            return Reduce(node.row, tuple(args), node.axes, node.dtype, node.params)
+        case Concat():
+            return Concat(tuple(args), node.axis, node.dtype)
+        case Broadcast():
+            return Broadcast(args[0], node.shape, node.roles)
+        case Softmax():
+            return Softmax(args[0], node.axes, node.dtype)
+    raise AssertionError(type(node))
+
+
+# -- roles -------------------------------------------------------------------------------------------------------------
+
+
+def retag(node: Node, roles: str) -> Node:
+    """`node` with these roles, whatever its inputs said."""
+    if node.roles == roles and not node.bare:
+        return node
+    return expr.view(node, expr.View(node.ndim, [expr.axis(a) for a in range(node.ndim)], {}, roles))
+
+
+def _leading(node: Node, ndim: int) -> Node:
+    """With leading axes of length 1, up to this number of axes."""
+    return node if node.ndim == ndim or isinstance(node, Scalar) else expr.expand(node, range(ndim - node.ndim))
+
+
+# -- axes split and merged ---------------------------------------------------------------------------------------------
+
+Group = tuple[tuple[int, ...], tuple[int, ...]]  # axes of the first lengths become axes of the second; equal products
+
+
+def reshape(node: Node, shape: Sequence[int]) -> Node:
+    """`node` in another shape: axes of length 1 come and go, an axis is split, feature axes are merged.
+
+    Raises ValueError if the number of entries differs, ShapeError if axes are merged that no input holds together.
+    """
+    shape = _completed(node.shape, shape)
+    if shape == node.shape:
+        return node
+    ones = [a for a, n in enumerate(node.shape) if n == 1]
+    plain = expr.squeeze(node, ones) if ones else node
+    wanted = tuple(n for n in shape if n != 1)
+    if plain.shape != wanted:
+        plain = _regroup(plain, _groups(node.shape, plain.shape, shape, wanted), {})
+    places = [a for a, n in enumerate(shape) if n == 1]
+    return expr.expand(plain, places) if places else plain
+
+
+def _completed(old: tuple[int, ...], new: Sequence[int]) -> tuple[int, ...]:
+    """The shape with its -1 worked out."""
+    size, known = math.prod(old), math.prod(n for n in new if n != -1)
+    complete = tuple(size // known if n == -1 and known else n for n in new)
+    if list(new).count(-1) > 1:
+        raise ValueError("can only specify one unknown dimension")
+    if math.prod(complete) != size or min(complete, default=0) < 0:
+        raise ValueError(f"cannot reshape array of size {size} into shape {tuple(new)}")
+    return complete
+
+
+def _groups(shape: Any, old: tuple[int, ...], wanted: Any, new: tuple[int, ...]) -> list[Group]:
+    """The smallest runs of old and new axes with equal products."""
+    if 0 in old:
+        raise ShapeError(f"cannot reshape an empty lazy array of shape {shape} into {wanted}.\n  Reshape its inputs instead.")
+    groups: list[Group] = []
+    i = j = 0
+    while i < len(old):
+        a, b, start, first = old[i], new[j], i, j
+        while a != b:
+            if a < b:
+                i += 1
+                a *= old[i]
+            else:
+                j += 1
+                b *= new[j]
+        groups.append((old[start : i + 1], new[first : j + 1]))
+        i, j = i + 1, j + 1
+    return groups
+
+
+def _regroup(node: Node, groups: list[Group], memo: dict) -> Node:
+    """Split and merge axes of a node that has one axis for each in the groups."""
+    if isinstance(node, Scalar):
+        return node
+    key = (id(node), tuple(groups))
+    if key not in memo:
+        memo[key] = (_REGROUP[type(node)](node, groups, memo), node)  # the node too, so that its id stays taken
+    return memo[key][0]
+
+
+def _regroup_apply(node: Node, groups: list[Group], memo: dict) -> Node:
+    return rebuild(node, [_regroup(_leading(a, node.ndim), groups, memo) for a in node.args])
+
+
+def _regroup_broadcast(node: Broadcast, groups: list[Group], memo: dict) -> Node:
+    roles = "".join(_role(r, len(new)) for r, (_, new) in zip(_runs(node.roles, groups), groups, strict=True))
+    shape = tuple(n for _, lengths in groups for n in lengths)
+    if isinstance(node.args[0], Scalar):
+        return Broadcast(node.args[0], shape, roles)
+    return Broadcast(_regroup(_leading(node.args[0], node.ndim), groups, memo), shape, roles)
+
+
+def _runs(roles: str, groups: list[Group]) -> list[str]:
+    """The roles, cut as the groups are."""
+    ends = np.cumsum([0] + [len(old) for old, _ in groups]).tolist()
+    return [roles[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+
+
+def _role(its: str, times: int) -> str:
+    """The roles of axes that come from axes with these."""
+    one = its[0] if len(set(its)) == 1 else POINT if POINT in its else FEATURE if FEATURE in its else NEUTRAL
+    return one * times
+
+
+def _regroup_reduce(node: Reduce, groups: list[Group], memo: dict) -> Node:
+    n = len(node.whole)
+    kept = [a for a in range(n) if a not in node.axes]
+    groups = groups + [((node.whole[a],), (node.whole[a],)) for a in node.axes]
+    args = [_leading(a, n) for a in node.args]
+    args = [a if isinstance(a, Scalar) else _regroup(expr.permute(a, [*kept, *node.axes]), groups, memo) for a in args]
+    m = max(a.ndim for a in args)
+    return Reduce(node.row, tuple(args), tuple(range(m - len(node.axes), m)), node.dtype, node.params)
+
+
+def _regroup_concat(node: Concat, groups: list[Group], memo: dict) -> Node:
+    axis = _whole_axis(node.axis, groups)
+    if axis is None:
+        raise ShapeError(
+            f"cannot reshape {node.shape} lazily: axis {node.axis} was concatenated.\n  Reshape the parts before you concatenate them."
+        )
+    k = _group_of(node.axis, groups)
+    lengths = [(a.shape[node.axis],) for a in node.args]
+    parts = [_regroup(a, [*groups[:k], (n, n), *groups[k + 1 :]], memo) for a, n in zip(node.args, lengths, strict=True)]
+    return Concat(tuple(parts), axis, node.dtype)
+
+
+def _regroup_softmax(node: Softmax, groups: list[Group], memo: dict) -> Node:
+    axes = [_whole_axis(a, groups) for a in node.axes]
+    if None in axes:
+        return _regroup(unfused(node), groups, memo)
+    return Softmax(_regroup(node.args[0], groups, memo), tuple(a for a in axes if a is not None), node.dtype)
+
+
+def _group_of(axis: int, groups: list[Group]) -> int:
+    for k, (old, _) in enumerate(groups):
+        axis -= len(old)
+        if axis < 0:
+            return k
+    raise AssertionError(axis)
+
+
+def _whole_axis(axis: int, groups: list[Group]) -> int | None:
+    """Where an axis is afterwards, if it is neither split nor merged."""
+    k = _group_of(axis, groups)
+    old, new = groups[k]
+    return sum(len(m) for _, m in groups[:k]) if len(old) == len(new) == 1 else None
+
+
+def _regroup_input(node: Input, groups: list[Group], memo: dict) -> Node:
+    held: list[int] = []  # the shape before: that of the input, but whole where feature axes are merged
+    shape: list[int] = []
+    roles = ""
+    for (old, new), its in zip(groups, _runs(node.roles, groups), strict=True):
+        have = node.shape[len(held) : len(held) + len(old)]
+        alone = math.prod(have) == 1
+        if not alone and have != old and not set(its) <= {FEATURE, NEUTRAL}:
+            raise ShapeError(
+                f"cannot merge axes of lengths {old} of a lazy array: an input of shape {node.shape} has only some of them.\n"
+                "  Only axes that the inputs hold together can be merged; concatenate or reshape the inputs instead."
+            )
+        held.extend(have if alone else old)
+        shape.extend([1] * len(new) if alone else new)
+        roles += _role(its, len(new))
+    array, xp = node.array, namespace_of(node)
+    if tuple(held) != node.shape:
+        array = xp.broadcast_to(array, tuple(held))
+    if shape != held:
+        array = xp.reshape(array, tuple(shape))
+    return Input(array, node.dtype, roles, node.bare)
+
+
+_REGROUP: dict[type, Callable[[Any, list[Group], dict], Node]] = {
+    Input: _regroup_input,
+    Apply: _regroup_apply,
+    Reduce: _regroup_reduce,
+    Concat: _regroup_concat,
+    Broadcast: _regroup_broadcast,
+    Softmax: _regroup_softmax,
+}

@@ -1,0 +1,558 @@
+"""Nodes -> scalar SymPy expressions over opaque symbols, and their derivatives.
+
+An element `x0[i,d]` is a SymPy *atom* (`Elem`) whose name carries its base and its indices. A value in between is an atom
+too: `t3[i,j]` stands for a definition in `Program.defs`, either one operation (`Let`) or a fold over an index (`Fold`).
+So SymPy never sees a whole formula unless we show it one: it cannot expand (x - y)**2, cancel x - x (which is NaN where x is
+infinite), reorder a sum, or take time that grows with the number of features. `Program.inline` shows the algebra to SymPy
+where that is wanted: for derivatives, for LaTeX, for the recognition of forms.
+
+Sources: DESIGN.md section 2; for online folds and index notation, the spike report on SymPy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import sympy
+from sympy.core.function import PoleError
+
+from duckkeops import functions as fn
+from duckkeops.expr import Apply, Broadcast, Input, Node, Reduce, Scalar, Vjp
+from duckkeops.tidy import tidy
+
+FEATURE_LETTERS = "defgh"
+COLUMN_LETTERS = "jkl"
+S = fn.S
+
+Index = tuple[str, ...]
+Env = tuple["str | None", ...]
+
+
+class Elem(sympy.Symbol):
+    """A symbol named 'base[i,d]'; its fields are read off the name, so pickling and equality are Symbol's own."""
+
+    __slots__ = ("base", "idx")
+    base: str
+    idx: Index
+
+    def __new__(cls, name: str, **assumptions: bool) -> Elem:
+        self = super().__new__(cls, name, **assumptions)
+        base, _, rest = name.partition("[")
+        self.base, self.idx = base, tuple(rest[:-1].split(",")) if rest[:-1] else ()
+        return self
+
+
+def elem(base: str, idx: Iterable[str], nonnegative: bool = False, real: bool = True) -> Elem:
+    facts = {"nonnegative": True} if nonnegative else {"real": True} if real else {}
+    return Elem(f"{base}[{','.join(idx)}]", **facts)
+
+
+def elems(e: Any) -> list[Elem]:
+    """The Elems of an expression, by name, so that every process sees the same order."""
+    return sorted((a for a in e.free_symbols if isinstance(a, Elem)), key=lambda a: a.name)
+
+
+def indices(e: Any) -> frozenset[str]:
+    """All indices of an expression, those that only `delta` names included."""
+    out: set[str] = set()
+    for a in e.free_symbols:
+        out.update(a.idx if isinstance(a, Elem) else [a.name] if isinstance(a, fn.IndexSymbol) else [])
+    return frozenset(out)
+
+
+@dataclass(frozen=True)
+class Let:
+    """One operation over Elems; `keep`: never merged with an equal one."""
+
+    expr: Any
+    idx: Index
+
+
+@dataclass(frozen=True)
+class Fold:
+    """`op` over the values of `body` for all values of the indices `over`."""
+
+    op: str
+    over: Index
+    body: Any
+    idx: Index
+
+
+@dataclass
+class Program:
+    """A pairwise expression: definitions of opaque symbols, the dtypes of all bases, the sizes of all indices.
+
+    `sizes[index]` is the length of a feature index, or None if it is known at launch only.
+    `sources[index]` says where a length that is known at launch comes from, for indices of inner folds.
+    """
+
+    defs: dict[str, Let | Fold] = field(default_factory=dict)
+    types: dict[str, np.dtype] = field(default_factory=dict)
+    sizes: dict[str, int | None] = field(default_factory=dict)
+    sources: dict[str, tuple[int, int]] = field(default_factory=dict)
+    inputs: dict[str, tuple[int, tuple[int, ...]]] = field(default_factory=dict)  # base -> node number, axes of its idx
+    _names: dict[Any, Elem] = field(default_factory=dict)
+
+    # -- definitions ---------------------------------------------------------------------------------------------------
+
+    def order(self, idx: Iterable[str]) -> Index:
+        """Indices in the order in which the program first met them."""
+        rank = {c: n for n, c in enumerate(self.sizes)}
+        return tuple(sorted(idx, key=rank.__getitem__))
+
+    def let(self, expr: Any, dtype: np.dtype, keep: bool = False) -> Any:
+        """The symbol that stands for `expr`."""
+        if isinstance(expr, Elem) and not keep and self.types[expr.base] == dtype:
+            return expr
+        return self._define(Let(expr, self.order(indices(expr))), dtype, "u" if keep else "t", expr.is_nonnegative, keep)
+
+    def fold(self, op: str, over: Index, body: Any, dtype: np.dtype) -> Any:
+        sign = op in ("sum", "min", "max", "prod") and bool(self.nonnegative(body))
+        return self._define(Fold(op, over, body, self.order(indices(body) - set(over))), dtype, "s", sign)
+
+    def _define(self, what: Let | Fold, dtype: np.dtype, letter: str, nonnegative: bool | None, keep: bool = False) -> Elem:
+        key = (what, dtype, len(self.defs) if keep else None)
+        if key not in self._names:
+            base = f"{letter}{len(self.defs)}"
+            self.defs[base], self.types[base] = what, dtype
+            real = dtype.kind != "c"
+            self._names[key] = elem(base, what.idx, bool(nonnegative) and real, real)
+        return self._names[key]
+
+    def nonnegative(self, e: Any) -> bool:
+        return bool(e.is_nonnegative)
+
+    def definition(self, a: Elem) -> Let | Fold | None:
+        """What `a` stands for, in a's own indices; None for an input."""
+        what = self.defs.get(a.base)
+        if what is None or what.idx == a.idx:
+            return what
+        sub = dict(zip(what.idx, a.idx, strict=True))
+        if isinstance(what, Let):
+            return Let(self.rename(what.expr, sub), a.idx)
+        return self._renamed_fold(what, sub, a.idx)
+
+    def _renamed_fold(self, what: Fold, sub: dict[str, str], idx: Index) -> Fold:
+        body, over = what.body, what.over
+        clash = [c for c in over if c in idx]
+        if clash:  # do not capture: the bound index makes way
+            away: dict[str, str] = {}
+            for c in clash:
+                away[c] = self.fresh_like(c, set(idx) | set(over) | self.bound(body) | set(away.values()))
+            body = self.rename(body, away)
+            over = tuple(away.get(c, c) for c in over)
+        return Fold(what.op, over, self.rename(body, sub), idx)
+
+    def bound(self, e: Any) -> set[str]:
+        """All indices that folds inside e bind."""
+        out: set[str] = set()
+        todo, seen = elems(e), set()
+        while todo:
+            a = todo.pop()
+            what = self.defs.get(a.base)
+            if what is None or a.base in seen:
+                continue
+            seen.add(a.base)
+            if isinstance(what, Fold):
+                out.update(what.over)
+            todo += elems(what.body if isinstance(what, Fold) else what.expr)
+        return out
+
+    def rename(self, e: Any, sub: dict[str, str]) -> Any:
+        """Replace indices in the expression; a definition's are in its Elem's idx."""
+        moved: dict[Any, Any] = {}
+        for a in e.free_symbols:
+            if isinstance(a, Elem):
+                idx = tuple(sub.get(c, c) for c in a.idx)
+                if idx != a.idx:
+                    moved[a] = elem(a.base, idx, bool(a.is_nonnegative), bool(a.is_real))
+            elif isinstance(a, fn.IndexSymbol) and a.name in sub:
+                moved[a] = fn.IndexSymbol(sub[a.name])
+        return e.xreplace(moved) if moved else e
+
+    # -- indices -------------------------------------------------------------------------------------------------------
+
+    def feature(self, size: int, taken: Iterable[str]) -> str:
+        """A feature index of this length that is not taken."""
+        taken = set(taken)
+        for n in range(len(self.sizes) + len(FEATURE_LETTERS) + 1):
+            name = FEATURE_LETTERS[n] if n < len(FEATURE_LETTERS) else f"d{n}"
+            if name not in taken and self.sizes.get(name, size) == size and (name in self.sizes or name not in taken):
+                self.sizes[name] = size
+                return name
+        raise AssertionError("an index name is always left")
+
+    def launch_index(self, source: tuple[int, int], taken: Iterable[str]) -> str:
+        """An index over an axis whose length is known at launch: `source` is (node number, axis)."""
+        taken = set(taken)
+        for name, other in self.sources.items():
+            if other == source and name not in taken:
+                return name
+        name = f"n{len(self.sources)}"
+        self.sizes[name], self.sources[name] = None, source
+        return name
+
+    def fresh_like(self, name: str, taken: Iterable[str]) -> str:
+        size = self.sizes[name]
+        if size is None:
+            return self.launch_index(self.sources[name], {*taken, name})
+        return self.feature(size, {*taken, name})
+
+    # -- algebra -------------------------------------------------------------------------------------------------------
+
+    def inline(self, e: Any) -> Any:
+        """e with all Lets replaced by what they stand for: only inputs and folds are left, and SymPy may do its algebra."""
+        while True:
+            new = {a: self.definition(a).expr for a in elems(e) if isinstance(self.defs.get(a.base), Let)}  # type: ignore[union-attr]
+            if not new:
+                return e
+            e = e.xreplace(new)
+
+    def depends(self, e: Any, leaf: str) -> bool:
+        todo, seen = elems(e), set()
+        while todo:
+            a = todo.pop()
+            if a.base == leaf:
+                return True
+            what = self.defs.get(a.base)
+            if what is not None and a.base not in seen:
+                seen.add(a.base)
+                todo += elems(what.body if isinstance(what, Fold) else what.expr)
+        return False
+
+    def sum(self, index: str, body: Any, dtype: np.dtype) -> Any:
+        """sum over a feature index, of algebra: what does not depend on the index leaves the sum."""
+        terms = []
+        for outside, inside in self._split(index, body):
+            if inside == 1:
+                size = self.sizes[index]
+                terms.append(outside * (sympy.Integer(size) if size is not None else self.fold("sum", (index,), sympy.S.One, dtype)))
+            else:
+                terms.append(outside * self.fold("sum", (index,), inside, dtype))
+        return sympy.Add(*terms)
+
+    def _split(self, index: str, e: Any) -> list[tuple[Any, Any]]:
+        """[(factor without the index, the sum's body)]: products open only over sums whose terms have such factors."""
+        if index not in indices(e):
+            return [(e, sympy.S.One)]
+        if e.is_Add:
+            groups: dict[Any, list[Any]] = {}
+            for term in e.args:
+                for outside, inside in self._split(index, term):
+                    groups.setdefault(outside, []).append(inside)
+            if any(not outside.is_number for outside in groups):
+                return [(outside, sympy.Add(*inside)) for outside, inside in groups.items()]
+            if len({abs(outside) for outside in groups}) == 1:  # 2*x - 2*y is 2*(x - y)
+                c = next(iter(groups))
+                return [(c, sympy.Add(*(i if outside == c else -i for outside, inside in groups.items() for i in inside)))]
+        if e.is_Mul:
+            pairs = [(sympy.S.One, sympy.S.One)]
+            for factor in e.args:
+                pairs = [(a * b, u * v) for a, u in pairs for b, v in self._split(index, factor)]
+            return pairs
+        return [(sympy.S.One, e)]
+
+    # -- differentiation -----------------------------------------------------------------------------------------------
+
+    def diff(self, e: Any, leaf: str, target: Index, dtype: np.dtype) -> Any:
+        """d e / d leaf[target]: SymPy's derivative of scalars, our chain rule through folds."""
+        terms = self._terms(self.inline(e), leaf, target, dtype)
+        return sympy.Add(*(c * sympy.Mul(*(fn.delta(fn.IndexSymbol(p), fn.IndexSymbol(t)) for p, t in pairs)) for c, pairs in terms))
+
+    def _terms(self, e: Any, leaf: str, target: Index, dtype: np.dtype) -> list[tuple[Any, tuple]]:
+        """[(coefficient, index pairs that must still meet)], of an inlined expression."""
+        found: dict[tuple, Any] = {}
+        for a in elems(e):
+            if a.base == leaf:
+                inner = [(sympy.S.One, tuple((p, t) for p, t in zip(a.idx, target, strict=True) if p != t))]
+            elif a.base in self.defs and self.depends(a, leaf):
+                inner = self._fold_terms(a, leaf, target, dtype)
+            else:
+                continue
+            c = derivative(e, a)
+            if c != 0:
+                for c2, pairs in inner:
+                    found[pairs] = found.get(pairs, 0) + c * c2
+        return [(c, pairs) for pairs, c in found.items() if c != 0]
+
+    def _fold_terms(self, a: Elem, leaf: str, target: Index, dtype: np.dtype) -> list[tuple[Any, tuple]]:
+        f = self.definition(a)
+        assert isinstance(f, Fold)
+        if f.op in ("argmin", "argmax", "any", "all"):
+            return []
+        body, over = f.body, f.over
+        clash = [c for c in over if c in target]
+        if clash:
+            away = {}
+            for c in clash:
+                away[c] = self.fresh_like(c, {*target, *over, *indices(body), *self.bound(body), *away.values()})
+            body, over = self.rename(body, away), tuple(away.get(c, c) for c in over)
+        body = self.inline(body)
+        terms = self._terms(body, leaf, target, dtype)
+        if f.op in ("min", "max"):  # torch's amax: the gradient is shared among the ties
+            hit = fn.S.where(fn.S.equal(body, a), sympy.S.One, sympy.S.Zero)
+            count = hit
+            for c in reversed(over):
+                count = self.sum(c, count, dtype)
+            terms = [(c * hit / count, pairs) for c, pairs in terms]
+        elif f.op == "prod":  # the product of all the others, right at zeros too
+            terms = [(c * self._others(over, body, dtype), pairs) for c, pairs in terms]
+        for index in reversed(over):
+            terms = [self._collapse(index, c, pairs, dtype) for c, pairs in terms]
+        return terms
+
+    def _others(self, over: Index, body: Any, dtype: np.dtype) -> Any:
+        away: dict[str, str] = {}
+        for c in over:
+            away[c] = self.fresh_like(c, {*over, *indices(body), *self.bound(body), *away.values()})
+        same = sympy.Mul(*(fn.delta(fn.IndexSymbol(c), fn.IndexSymbol(d)) for c, d in away.items()))
+        other = self.rename(body, away)
+        return self.fold("prod", tuple(away.values()), fn.S.where(fn.S.equal(same, sympy.S.One), sympy.S.One, other), dtype)
+
+    def _collapse(self, index: str, c: Any, pairs: tuple, dtype: np.dtype) -> tuple[Any, tuple]:
+        """The sum over `index`: a bound index that must meet a target index is renamed to it, and the sum is gone."""
+        here = [t for p, t in pairs if p == index]
+        rest = tuple(d for d in pairs if d[0] != index)
+        if here:
+            c = self.rename(c, {index: here[0]})
+            return c, rest + tuple((here[0], t) for t in here[1:])
+        return self.sum(index, c, dtype), pairs
+
+
+def derivative(e: Any, a: Elem) -> Any:
+    """d e / d a of an inlined scalar, in its cheapest form, with 0/0 at a = 0 settled."""
+    de = e.diff(a)
+    if not de.is_Atom:
+        de = tidy(de, lambda s: indices(s))
+    return settle(e, de, a)
+
+
+def settle(e: Any, de: Any, a: Elem) -> Any:
+    """A removable 0/0 at a = 0 gets its limit; a true kink (an infinite limit) the subgradient 0, as in torch's norm.
+
+    Only negative powers that differentiation brought in count: 1/r in the user's own formula stays infinite at 0.
+    Guarding a removable one by 0 would be silently wrong (the Hessian of Matern-5/2 at x = y), hence tidy, then limit.
+    """
+    own = {p.base for p in e.atoms(sympy.Pow) if p.exp.is_negative}
+    half = [p for p in de.atoms(sympy.Pow) if p.base == a and p.exp.is_Rational and p.exp.q == 2 and p.exp < 0]
+    if not half or a in own:
+        return guard(e, de)
+    if isinstance(de, fn.where):
+        return fn.where(de.args[0], settle(e, de.args[1], a), settle(e, de.args[2], a))
+    if de.atoms(fn.Elementwise):
+        return guard(e, de)  # SymPy's limits know nothing of our functions
+    r = sympy.Symbol("r", positive=True)
+    flat = de.xreplace({p: r ** (2 * p.exp) for p in de.atoms(sympy.Pow) if p.base == a}).xreplace({a: r**2})
+    try:
+        lim = sympy.limit(flat, r, 0, "+")
+    except (NotImplementedError, ValueError, PoleError):
+        return guard(e, de)
+    if lim.has(sympy.oo, -sympy.oo, sympy.nan, sympy.zoo) or isinstance(lim, sympy.Limit):
+        return guard(e, de)
+    return fn.where(fn.S.equal(a, sympy.S.Zero), lim, de)
+
+
+def guard(e: Any, de: Any) -> Any:
+    """Negative fractional powers which differentiation brought in stand for 0 * inf at 0: make them 0 there."""
+    own = {p.base for p in e.atoms(sympy.Pow) if p.exp.is_negative}
+    new = {
+        p: fn.pow0(p.base, p.exp)
+        for p in de.atoms(sympy.Pow)
+        if p.exp.is_number and p.exp.is_negative and not p.exp.is_integer and p.base not in own and not p.base.is_number
+    }
+    return de.xreplace(new) if new else de
+
+
+# -- nodes -> program --------------------------------------------------------------------------------------------------
+
+
+def compute_dtype(dtype: np.dtype) -> np.dtype:
+    """The dtype that kernels compute in: half floats are widened."""
+    return np.dtype(np.float32) if dtype.itemsize == 2 and dtype.kind not in "iub" else dtype
+
+
+class Translator:
+    """Translates nodes under an environment: the index name of each axis, None where nothing depends on it."""
+
+    def __init__(self, numbers: dict[int, int]):
+        self.program = Program()
+        self.numbers = numbers  # id(node) -> number, in the order of the walk
+        self.memo: dict[tuple[int, Env], Any] = {}
+
+    def __call__(self, node: Node, env: Env) -> Any:
+        key = (id(node), env)
+        if key not in self.memo:
+            self.memo[key] = self._visit[type(node)](self, node, env)
+        return self.memo[key]
+
+    def input(self, node: Input, env: Env) -> Any:
+        n = self.numbers[id(node)]
+        at = tuple(a for a, name in enumerate(env) if name is not None and node.shape[a] != 1)
+        base = f"x{n}"
+        dtype = compute_dtype(node.dtype)
+        self.program.types[base] = dtype
+        self.program.inputs[base] = (n, at)
+        return elem(base, (env[a] for a in at), dtype.kind in "bu", dtype.kind != "c")  # type: ignore[misc]
+
+    def scalar(self, node: Scalar, env: Env) -> Any:
+        raise AssertionError("a scalar is translated by the operation that uses it")
+
+    def constant(self, node: Scalar, dtype: np.dtype) -> Any:
+        """A small integer or half stays a number; any other value is a parameter, so that changing it compiles nothing."""
+        value = node.value
+        if is_constant(value):
+            return sympy.Rational(int(2 * value), 2)
+        n = self.numbers[id(node)]
+        base = f"p{n}{dtype.name}"
+        self.program.types[base] = dtype
+        self.program.inputs[base] = (n, ())
+        return elem(base, (), False, dtype.kind != "c")
+
+    def argument(self, arg: Node, env: Env, dtype: np.dtype) -> Any:
+        """The argument in the dtype that the operation computes in."""
+        dtype = compute_dtype(dtype)
+        if isinstance(arg, Scalar):
+            return self.constant(arg, dtype)
+        a = self(arg, env[len(env) - arg.ndim :])
+        return self.cast(a, dtype)
+
+    def cast(self, a: Any, dtype: np.dtype) -> Any:
+        if not isinstance(a, Elem) or self.program.types[a.base] == dtype:
+            return a
+        return self.program.let(fn.cast(a, sympy.Symbol(dtype.name)), dtype)
+
+    def apply(self, node: Apply, env: Env) -> Any:
+        p, dtype = self.program, compute_dtype(node.dtype)
+        if node.op.name == "cast":
+            return self.argument(node.args[0], env, dtype)
+        args = [self.argument(a, env, t) for a, t in zip(node.args, node.loop, strict=True)]
+        loop = [compute_dtype(t) for t in node.loop]
+        e = node.op.form(S, *args)
+        if self._lost(node, args, e):
+            args = [p.let(a, t, keep=True) for a, t in zip(args, loop, strict=True)]
+            e = node.op.form(S, *args)
+        return p.let(e, dtype)
+
+    @staticmethod
+    def _lost(node: Apply, args: list[Any], e: Any) -> bool:
+        """Did SymPy's automatic evaluation drop something that NumPy computes? x - x, x * 0, x / x, x + 0."""
+        before: set[Any] = set().union(*(a.free_symbols for a in args))
+        if before - e.free_symbols:
+            return True
+        if len(args) == 2 and args[0] == args[1] and isinstance(args[0], Elem):
+            return not e.is_Pow and not e.is_Mul and not isinstance(e, sympy.Function)
+        return node.op.name in ("add", "subtract") and e in args
+
+    def reduce(self, node: Reduce, env: Env) -> Any:
+        """A fold: a reduction inside an expression."""
+        p = self.program
+        kept = iter(env)
+        whole: list[str | None] = []
+        taken = {c for c in env if c is not None}
+        over: list[str] = []
+        for a, n in enumerate(node.whole):
+            if a not in node.axes:
+                whole.append(next(kept))
+            elif n == 1 and node.row.name in ("sum", "prod", "min", "max", "any", "all"):
+                whole.append(None)
+            else:
+                c = self.fold_index(node, a, n, taken)
+                taken.add(c)
+                over.append(c)
+                whole.append(c)
+        loop = node.row.types([x.dtype for x in node.args], dict(node.params))[0]
+        body = self.argument(node.args[0], tuple(whole)[len(whole) - node.args[0].ndim :], loop[0])
+        dtype = compute_dtype(node.dtype)
+        if not over:
+            return self.cast(body, dtype) if isinstance(body, Elem) else p.let(body, dtype)
+        return p.fold(node.row.name, tuple(over), body, dtype)
+
+    def fold_index(self, node: Reduce, a: int, size: int, taken: set[str]) -> str:
+        if node.whole_roles[a] in "fn":
+            return self.program.feature(size, taken)
+        return self.program.launch_index(axis_source(node, a, self.numbers), taken)
+
+    def broadcast(self, node: Broadcast, env: Env) -> Any:
+        (arg,) = node.args
+        shift = node.ndim - arg.ndim
+        return self(arg, tuple(c if n != 1 else None for c, n in zip(env[shift:], arg.shape, strict=True)))
+
+    def vjp(self, node: Vjp, env: Env) -> Any:
+        """sum over the value's features of cotangent * d value / d wrt, at the features of wrt."""
+        p, value, cotangent = self.program, node.value, node.cotangent
+        points = node.ndim - node.wrt_features
+        taken = {c for c in env if c is not None}
+        own: list[str | None] = []
+        for n in value.shape[value.ndim - node.value_features :]:
+            own.append(None if n == 1 else p.feature(n, taken | {c for c in own if c}))
+        inner = (*env[:points], *own)
+        dtype = compute_dtype(node.dtype)
+        e = self(value, inner[len(inner) - value.ndim :])
+        g = self(cotangent, inner[len(inner) - cotangent.ndim :])
+        base = f"x{self.numbers[id(node.wrt)]}"
+        occurrences = [a for a in self._leaf_elems(e, base)]
+        if not occurrences:
+            return sympy.S.Zero
+        target = self._target(occurrences[0], node, env)
+        de = p.diff(p.inline(e), base, target, dtype) * p.inline(g)
+        for c in reversed([c for c in own if c]):
+            de = p.sum(c, de, dtype)
+        return p.let(de, dtype)
+
+    def _leaf_elems(self, e: Any, base: str) -> list[Elem]:
+        p, out, todo, seen = self.program, [], elems(e), set()
+        while todo:
+            a = todo.pop(0)
+            if a in seen:
+                continue
+            seen.add(a)
+            if a.base == base:
+                out.append(a)
+            what = p.definition(a)
+            if what is not None:
+                todo += elems(what.body if isinstance(what, Fold) else what.expr)
+        return out
+
+    def _target(self, a: Elem, node: Vjp, env: Env) -> Index:
+        """The element of wrt that is differentiated by: its point indices as they occur, its features those of the result."""
+        _, at = self.program.inputs[a.base]
+        n = node.wrt.ndim
+        out: list[str] = []
+        for c, axis in zip(a.idx, at, strict=True):
+            feature = axis - (n - node.wrt_features)
+            name = env[node.ndim - node.wrt_features + feature] if feature >= 0 else c
+            assert name is not None
+            out.append(name)
+        return tuple(out)
+
+    _visit: dict[type, Callable[[Any, Any, Env], Any]] = {
+        Input: input,
+        Scalar: scalar,
+        Apply: apply,
+        Reduce: reduce,
+        Broadcast: broadcast,
+        Vjp: vjp,
+    }
+
+
+def is_constant(value: complex) -> bool:
+    """Is this Python number part of the formula's text? Small integers and halves are."""
+    return not isinstance(value, (bool, complex)) and abs(value) <= 16 and float(2 * value).is_integer()
+
+
+def axis_source(node: Node, axis: int, numbers: dict[int, int]) -> tuple[int, int]:
+    """(number, axis) of a node below whose own length makes this axis as long as it is: an input or a Broadcast."""
+    whole = node.whole if isinstance(node, Reduce) else node.shape
+    size, right = whole[axis], len(whole) - axis
+    for arg in node.args:
+        if arg.ndim >= right and arg.shape[-right] == size:
+            if isinstance(arg, (Input, Broadcast)):
+                return numbers[id(arg)], arg.ndim - right
+            a = arg.ndim - right
+            if isinstance(arg, Reduce):
+                a = [k for k in range(len(arg.whole)) if k not in arg.axes][a]
+            return axis_source(arg, a, numbers)
+    raise AssertionError("some argument has the length of the whole")

@@ -1,0 +1,116 @@
+"""Each example runs as a user runs it, prints what it should, and its functions take arrays and LazyArrays alike."""
+
+import ast
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from duckkeops import LazyArray
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+# What each example prints: one regular expression a line.
+OUTPUT = {
+    "first_steps": [
+        r"nearest neighbours: ndarray \(100000,\) int64",
+        r"  as NumPy: True",
+        r"kernel product: \(20000, 4\) float64",
+        r"  as NumPy: True",
+        r"batches: \(7, 3, 200\)",
+        r"  as NumPy: True",
+        r"mixture: \(7, 3, 300, 10\)",
+        r"  as NumPy: True",
+    ],
+    "color_quantization": [
+        r"array +20 iterations, [\d.]+ s",
+        r"LazyArray +20 iterations, [\d.]+ s",
+        r"same labels: True, for 273280 pixels",
+        r"mean square error: 0\.00185",
+        r"wrote .*picture\.png: 16 colours",
+    ],
+    "knn_digits": [
+        r"k =  1: 98\.\d% of 600 digits right",
+        r"k =  5: 9[78]\.\d% of 600 digits right",
+        r"k = 25: 9[56]\.\d% of 600 digits right",
+    ],
+    "kernel_density": [
+        r"width 0\.003: log-likelihood -1\.884",
+        r"width  0\.01: log-likelihood -1\.010",
+        r"width  0\.03: log-likelihood -0\.962",
+        r"width   0\.1: log-likelihood -1\.050",
+        r"width   0\.3: log-likelihood -1\.642",
+        r"best width: 0\.03",
+    ],
+}
+ARGUMENTS = {"color_quantization": ["picture.png"]}
+
+each_example = pytest.mark.parametrize("name", sorted(path.stem for path in EXAMPLES.glob("*.py")))
+
+
+def load(name):
+    """The example as a module, without running its main()."""
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@each_example
+def test_prints_its_result(name, tmp_path):
+    command = [sys.executable, EXAMPLES / f"{name}.py", *ARGUMENTS.get(name, [])]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert run.returncode == 0, run.stderr
+    lines = run.stdout.splitlines()
+    assert len(lines) == len(OUTPUT[name]), run.stdout
+    for line, pattern in zip(lines, OUTPUT[name], strict=True):
+        assert re.fullmatch(pattern, line)
+    if name == "color_quantization":
+        picture = np.asarray(Image.open(tmp_path / "picture.png"))
+        assert picture.shape == (427, 640, 3)
+        assert len(np.unique(picture.reshape(-1, 3), axis=0)) == 16
+
+
+@each_example
+def test_fits_on_a_screen_and_starts_with_its_task(name):
+    text = (EXAMPLES / f"{name}.py").read_text()
+    assert len(text.splitlines()) <= 80
+    assert re.match(r"[A-Z].*[.:]", ast.get_docstring(ast.parse(text)).splitlines()[0])
+
+
+def test_first_steps_on_arrays_and_lazy_arrays():
+    steps, rng = load("first_steps"), np.random.default_rng(1)
+    x, y, b = rng.random((30, 3)), rng.random((40, 3)), rng.random((40, 2))
+    np.testing.assert_array_equal(steps.nearest(LazyArray(x), LazyArray(y)), steps.nearest(x, y))
+    expected = steps.laplacian_product(x, y, b)
+    np.testing.assert_allclose(steps.laplacian_product(LazyArray(x), LazyArray(y), b), expected, rtol=1e-12)
+
+
+def test_estimator_on_arrays_and_lazy_arrays():
+    points = np.random.default_rng(1).random((500, 3))
+    estimator = load("color_quantization").KMeans(n_clusters=7)
+    dense = estimator.fit_predict(points)
+    assert len(np.unique(dense)) == 7
+    np.testing.assert_array_equal(estimator.fit_predict(LazyArray(points)), dense)
+    np.testing.assert_array_equal(estimator.predict(points), dense)
+
+
+def test_classifier_on_arrays_and_lazy_arrays():
+    classify, rng = load("knn_digits").classify, np.random.default_rng(1)
+    x, y, labels = rng.random((50, 8)), rng.random((60, 8)), rng.integers(0, 10, 60)
+    for k in (1, 4):
+        expected = classify(x, y, labels, k)
+        np.testing.assert_array_equal(classify(LazyArray(x), LazyArray(y), labels, k), expected)
+
+
+def test_density_on_arrays_and_lazy_arrays():
+    example, rng = load("kernel_density"), np.random.default_rng(1)
+    x, y = example.ring(50, rng), example.ring(60, rng)
+    for width in (0.003, 0.1):
+        expected = example.log_density(x, y, width)
+        np.testing.assert_allclose(example.log_density(LazyArray(x), LazyArray(y), width), expected, rtol=1e-10)

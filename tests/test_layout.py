@@ -1,0 +1,155 @@
+"""The files keep to the path of one expression: imports run downwards, and C text is made in two places only."""
+
+import ast
+import functools
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "duckkeops"
+
+# In the order in which an expression meets them; each imports only from those below it.
+ORDER = (
+    "__init__",
+    "array",
+    "numpy_functions",
+    "contractions",
+    "sorting",
+    "statistics",
+    "shapes",
+    "indexing",
+    "genuine",
+    "evaluate",
+    "engines/__init__",
+    "engines/cpu",
+    "engines/blocks",
+    "plan",
+    "source",
+    "printer",
+    "lower",
+    "symbolic",
+    "tidy",
+    "functions",
+    "rewrite",
+    "reductions",
+    "ops",
+    "operands",
+    "expr",
+    "config",
+    "errors",
+)
+# May be imported when first needed, since they need SymPy:
+DEFERRED = {"source", "printer", "lower", "symbolic", "tidy", "functions"}
+HEAVY = {"sympy", "torch", "cupy", "scipy", "dask", "array_api_compat", "tqdm"}
+WRITES_C = {"printer", "source"}
+C_TEXT = re.compile(
+    r"#\s*(include|define|if|ifdef|ifndef|endif|line)\b|\b(static|typedef|inline|__attribute__)\b.*[;({]|;\s*(\n|$)|\{\s*\n"
+)
+
+each_file = pytest.mark.parametrize("name", ORDER)
+
+
+@functools.cache
+def tree(name):
+    return ast.parse((PACKAGE / f"{name}.py").read_text())
+
+
+def imported(node, name):
+    """The dotted names that one import statement of file `name` brings in."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if not isinstance(node, ast.ImportFrom):
+        return []
+    package = ["duckkeops", *name.split("/")[:-1]]
+    base = [*package[: len(package) + 1 - node.level]] if node.level else []
+    module = ".".join([*base, *([node.module] if node.module else [])])
+    return [f"{module}.{alias.name}" for alias in node.names]
+
+
+def imports(name):
+    """(dotted name, is it at the top of the file?) for every import of a file."""
+    top = set(tree(name).body)
+    return [(dotted, node in top) for node in ast.walk(tree(name)) for dotted in imported(node, name)]
+
+
+def own(dotted):
+    """The file of ours that a dotted name comes from, or None."""
+    if dotted.split(".")[0] != "duckkeops":
+        return None
+    parts = dotted.split(".")[1:]
+    for n in range(len(parts), 0, -1):
+        for name in ("/".join(parts[:n]), "/".join([*parts[:n], "__init__"])):
+            if (PACKAGE / f"{name}.py").exists():
+                return name
+    return "__init__"
+
+
+def test_every_file_has_its_place():
+    files = {path.relative_to(PACKAGE).with_suffix("").as_posix() for path in PACKAGE.rglob("*.py")}
+    assert files == set(ORDER)
+
+
+@each_file
+def test_imports_run_downwards(name):
+    below = ORDER[ORDER.index(name) + 1 :]
+    ours = [own(dotted) for dotted, _ in imports(name)]
+    assert [other for other in ours if other is not None and other not in below] == []
+
+
+@each_file
+def test_only_what_needs_sympy_is_imported_late(name):
+    late = {own(dotted) for dotted, top in imports(name) if not top}
+    assert late - {None} <= DEFERRED
+
+
+@each_file
+def test_heavy_libraries_are_imported_late(name):
+    top = {dotted.split(".")[0] for dotted, top in imports(name) if top}
+    if name not in DEFERRED:
+        assert top & HEAVY == set()
+
+
+def test_every_library_is_declared():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    requirements = project["dependencies"] + [r for rs in project["optional-dependencies"].values() for r in rs]
+    declared = {re.match(r"[\w-]+", r).group().replace("-", "_") for r in requirements} | {"duckkeops"}
+    declared |= {"cupy"} if any(r.startswith("cupy") for r in declared) else set()
+    libraries = {dotted.split(".")[0] for name in ORDER for dotted, _ in imports(name)}
+    assert libraries - set(sys.stdlib_module_names) <= declared
+
+
+def fresh(code):
+    """What `code` prints in a process of its own."""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+
+
+def test_import_loads_no_heavy_library():
+    loaded = fresh("import sys, duckkeops; print(*sys.modules)").split()
+    assert HEAVY & set(loaded) == set()
+
+
+def test_import_is_quick():
+    code = "import time, numpy; start = time.process_time(); import duckkeops; print(time.process_time() - start)"
+    fresh(code)  # writes the bytecode
+    assert min(float(fresh(code)) for _ in range(5)) < 0.15  # seconds beyond NumPy's own
+
+
+def texts(name):
+    """The string constants of a file that are not docstrings."""
+    bare = {id(node.value) for node in ast.walk(tree(name)) if isinstance(node, ast.Expr)}
+    return [
+        node.value
+        for node in ast.walk(tree(name))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in bare
+    ]
+
+
+@each_file
+def test_c_text_is_made_by_printer_and_source_only(name):
+    found = [text for text in texts(name) if C_TEXT.search(text)]
+    assert bool(found) == (name in WRITES_C), found
