@@ -13,11 +13,35 @@ from typing import Any
 
 import numpy as np
 
-from duckkeops import contractions, display, evaluate, expr, indexing, numpy_functions, ops, pickling, shapes, sorting, statistics
+from duckkeops import (
+    contractions,
+    display,
+    evaluate,
+    expr,
+    indexing,
+    numpy_functions,
+    ops,
+    pickling,
+    shapes,
+    sorting,
+    statistics,
+)
 from duckkeops.errors import UnsupportedError
 from duckkeops.expr import Node
 from duckkeops.genuine import all_entries, settled
-from duckkeops.operands import NUMBERS, describe, device_of, input_of, is_array, library, nbytes, node_of, same_library, units, unsupported
+from duckkeops.operands import (
+    NUMBERS,
+    describe,
+    device_of,
+    input_of,
+    is_array,
+    library,
+    nbytes,
+    node_of,
+    same_library,
+    units,
+    unsupported,
+)
 from duckkeops.rewrite import retag, settle
 
 GIB = 2**30
@@ -55,7 +79,9 @@ class LazyArray:
         if type(x) in NUMBERS:
             x = np.asarray(x)
         if not is_array(x):
-            raise TypeError(f"LazyArray takes an array, and got {_article(x)}.\n  Make an array of it first: numpy.asarray(x).")
+            raise TypeError(
+                f"LazyArray takes an array, and got {_article(x)}.\n  Make an array of it first: numpy.asarray(x)."
+            )
         if cls is LazyArray:
             cls = _family(x)
         return _wrap(cls, input_of(x, expr.default_roles(x.ndim, feature_ndim, batch_ndim)))
@@ -64,14 +90,17 @@ class LazyArray:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """The length of each axis."""
         return self._node.shape
 
     @property
     def ndim(self) -> int:
+        """The number of axes."""
         return len(self._node.shape)
 
     @property
     def dtype(self) -> Any:
+        """What each entry is."""
         return self._node.dtype
 
     @property
@@ -86,11 +115,12 @@ class LazyArray:
 
     @property
     def device(self) -> Any:
+        """Where the inputs lie."""
         return device_of(self._node)
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """What each axis is: "batch", "point" or "feature"; "neutral" for one of length 1 that may become any of them."""
+        """What each axis is: "batch", "point" or "feature"; "neutral" for one of length 1, which may become any."""
         return tuple(expr.ROLE_NAMES[r] for r in self._node.roles)
 
     def __len__(self) -> int:
@@ -115,10 +145,10 @@ class LazyArray:
 
     def source(self) -> str:
         """The generated kernel; of a virtual array, that of its sum over the last point axis."""
-        return evaluate.source(settle(self._node, None))
+        return evaluate.source_of(settle(self._node, None))
 
-    def explain(self) -> Any:
-        """Roles, simplified expression, strategy, tile shape and limiter; of a virtual array, for its sum over the last point axis."""
+    def explain(self) -> str:
+        """Roles, expression, strategy, tiles, limiter; of a virtual array, for its sum over the last point axis."""
         return evaluate.explain(settle(self._node, None))
 
     def estimate(self) -> Any:
@@ -139,7 +169,7 @@ class LazyArray:
                 "  A reduction needs no such array: d.sum(axis=1), d.argmin(axis=1), d @ b.\n"
                 f"  If you do need it, raise the limit: d.to_dense(max_bytes={size})."
             )
-        return evaluate.to_dense(settled(self._node), max_bytes)
+        return evaluate.to_dense(settled(self._node))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         entries = all_entries("numpy.asarray(d)", self._node)
@@ -218,6 +248,7 @@ class LazyArray:
     # -- NumPy's protocols
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        inputs = tuple(np.asarray(a) if isinstance(a, list | tuple) else a for a in inputs)
         if not all(isinstance(a, LazyArray) or _is_operand(a) for a in inputs):
             return NotImplemented
         for a in inputs:
@@ -226,7 +257,9 @@ class LazyArray:
         return _wrapped(type(self), numpy_functions.ufunc(ufunc, method, _opened(inputs), _opened(kwargs)))
 
     def __array_function__(self, func: Callable, types: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
-        if not all(issubclass(t, LazyArray | np.ndarray) and not issubclass(t, np.matrix | np.ma.MaskedArray) for t in types):
+        if not all(
+            issubclass(t, LazyArray | np.ndarray) and not issubclass(t, np.matrix | np.ma.MaskedArray) for t in types
+        ):
             return NotImplemented
         return _wrapped(type(self), numpy_functions.function(func, _opened(args), _opened(kwargs)))
 
@@ -304,9 +337,18 @@ def _backward(op: ops.Op, self: LazyArray, other: Any) -> Any:
 
 _POW = ops.ROWS["pow"]
 BINARY = {
-    "add": "add", "sub": "subtract", "mul": "multiply", "truediv": "divide", "floordiv": "floor_divide", "mod": "remainder",
-    "and": "bitwise_and", "or": "bitwise_or", "xor": "bitwise_xor", "lshift": "bitwise_left_shift", "rshift": "bitwise_right_shift",
-}  # fmt: skip
+    "add": "add",
+    "sub": "subtract",
+    "mul": "multiply",
+    "truediv": "divide",
+    "floordiv": "floor_divide",
+    "mod": "remainder",
+    "and": "bitwise_and",
+    "or": "bitwise_or",
+    "xor": "bitwise_xor",
+    "lshift": "bitwise_left_shift",
+    "rshift": "bitwise_right_shift",
+}
 COMPARE = {"lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal", "eq": "equal", "ne": "not_equal"}
 UNARY = {"neg": "negative", "pos": "positive", "abs": "abs", "invert": "bitwise_invert"}
 
@@ -336,7 +378,10 @@ def _reflected(op: ops.Op) -> Callable:
 def _comparison(op: ops.Op) -> Callable:
     def operator(self: LazyArray, other: Any) -> Any:
         if isinstance(other, list | tuple):
-            raise TypeError(f"cannot compare a lazy array with a {type(other).__name__}.\n  Make an array of it first: numpy.asarray(...).")
+            raise TypeError(
+                f"cannot compare a lazy array with a {type(other).__name__}.\n"
+                "  Make an array of it first: numpy.asarray(...)."
+            )
         return _forward(op, self, other)
 
     return operator
@@ -380,6 +425,7 @@ class NumpyLazyArray(LazyArray):
 
     @property
     def size(self) -> int:
+        """The number of entries."""
         return math.prod(self._node.shape)
 
     @property
@@ -399,14 +445,17 @@ class NumpyLazyArray(LazyArray):
 
     @property
     def real(self) -> LazyArray:
+        """The real parts."""
         return _wrap(type(self), numpy_functions.real(self._node))
 
     @property
     def imag(self) -> LazyArray:
+        """The imaginary parts; 0 for real arrays."""
         return _wrap(type(self), numpy_functions.imag(self._node))
 
     @property
     def flat(self) -> Any:
+        """Refused: entries are not stored."""
         raise unsupported("d.flat", self._node)
 
     def adjoint(self) -> LazyArray:
@@ -456,17 +505,21 @@ class NumpyLazyArray(LazyArray):
         return all_entries("d.item()", self._node).item(*index)
 
     def tolist(self) -> Any:
+        """The entries as nested lists of Python numbers."""
         return all_entries("d.tolist()", self._node).tolist()
 
     def flatten(self, order: str = "C") -> Any:
+        """All axes as one: of what inputs hold together."""
         return _wrapped(type(self), shapes.ravel(self._node, order))
 
     def sort(self, *args: Any, **kwargs: Any) -> None:
+        """Refused: a lazy array is immutable."""
         raise unsupported("sorting in place", self._node, "Take the first entries of numpy.sort(d, axis=1)[:, :k].")
 
     partition = sort
 
     def nonzero(self) -> Any:
+        """The positions of true entries, of an array that is not virtual."""
         return numpy_functions.function(np.nonzero, (self._node,), {})
 
 
@@ -474,14 +527,43 @@ METHODS: dict[str, Callable] = {
     **{
         name: getattr(statistics, name)
         for name in (
-            *("sum", "prod", "min", "max", "argmin", "argmax", "mean", "var", "std", "any", "all", "count_nonzero", "ptp", "trace"),
+            *(
+                "sum",
+                "prod",
+                "min",
+                "max",
+                "argmin",
+                "argmax",
+                "mean",
+                "var",
+                "std",
+                "any",
+                "all",
+                "count_nonzero",
+                "ptp",
+                "trace",
+            ),
             *("average", "logsumexp", "softmax", "log_softmax", "softmax_sum"),
             *("nansum", "nanprod", "nanmean", "nanvar", "nanstd", "nanmin", "nanmax", "nanargmin", "nanargmax"),
         )
     },
     "amin": statistics.min,
     "amax": statistics.max,
-    **{name: getattr(shapes, name) for name in ("swapaxes", "moveaxis", "expand_dims", "squeeze", "ravel", "flip", "broadcast_to", "astype", "tril", "triu")},
+    **{
+        name: getattr(shapes, name)
+        for name in (
+            "swapaxes",
+            "moveaxis",
+            "expand_dims",
+            "squeeze",
+            "ravel",
+            "flip",
+            "broadcast_to",
+            "astype",
+            "tril",
+            "triu",
+        )
+    },
     "diagonal": indexing.diagonal,
     "take": indexing.take,
     "take_along_axis": indexing.take_along_axis,
@@ -549,7 +631,7 @@ def _add_methods(cls: type) -> None:
                 _add(cls, name, _row_method(op), _row_doc(op, name))
     for name, composite in ops.COMPOSITES.items():
         if name not in own and name not in METHODS and name != "select":
-            _add(cls, name, _method(composite))
+            _add(cls, name, _method(composite), composite.__doc__ or f"{name} of each entry, lazily.")
     for name, handler in METHODS.items():
         _add(cls, name, _method(handler))
     for name in ELSEWHERE:
@@ -558,7 +640,15 @@ def _add_methods(cls: type) -> None:
 
 
 def _row_doc(op: ops.Op, name: str) -> str:
-    source = f"numpy.{op.numpy.__name__}" if op.numpy is not None else f"scipy.special.{op.scipy}" if op.scipy else f"torch.{op.torch}" if op.torch else ""
+    source = (
+        f"numpy.{op.numpy.__name__}"
+        if op.numpy is not None
+        else f"scipy.special.{op.scipy}"
+        if op.scipy
+        else f"torch.{op.torch}"
+        if op.torch
+        else ""
+    )
     others = "" if op.nargs == 1 else f" and {op.nargs - 1} more argument{'s' if op.nargs > 2 else ''}"
     return f"{op.name} of each entry{others}, lazily" + (f"; as {source}." if source else ".")
 
@@ -572,5 +662,8 @@ def _family(x: Any) -> type[LazyArray]:
     """The class for the arrays of one library; methods differ between libraries."""
     name = library(x)
     if name == "torch" and name not in FAMILIES:
-        raise UnsupportedError("LazyArray does not take torch tensors in this version.\n  Pass NumPy arrays: LazyArray(x.numpy(force=True)).")
+        raise UnsupportedError(
+            "LazyArray does not take torch tensors in this version.\n"
+            "  Pass NumPy arrays: LazyArray(x.numpy(force=True))."
+        )
     return FAMILIES.get(name, NumpyLazyArray)

@@ -27,7 +27,8 @@ class Settings:
 
     engine      "auto" takes compiled C, and tiles of the array library where there is no compiler; "cpu" insists on C,
                 "blocks" on the array library
-    precision   "exact": the dtype's own arithmetic; "float32": within 1e-5 of the scale of the exact answer; "tf32", "half"
+    precision   "exact": the dtype's own arithmetic; "float32": within 1e-5 of the scale of the exact answer;
+                "tf32", "half"
     accumulate  how sums are carried: "auto" in blocks, "float64", or "compensated"
     """
 
@@ -38,7 +39,9 @@ class Settings:
 
 
 # the settings of all the `with` blocks around, innermost last; one instance of `config` may serve many threads
-_stack: contextvars.ContextVar[tuple[Settings, ...]] = contextvars.ContextVar("duckkeops_settings", default=(Settings(),))
+_stack: contextvars.ContextVar[tuple[Settings, ...]] = contextvars.ContextVar(
+    "duckkeops_settings", default=(Settings(),)
+)
 
 
 def current() -> Settings:
@@ -95,7 +98,9 @@ def _check(name: str, value: Any) -> None:
     if name == "threads":
         whole = isinstance(value, int) and not isinstance(value, bool)
         if value is not None and not (whole and value >= 1):
-            raise ValueError(f"config(threads={value!r}): threads is a whole number of at least 1, or None for every core.")
+            raise ValueError(
+                f"config(threads={value!r}): threads is a whole number of at least 1, or None for every core."
+            )
     elif name not in CHOICES:
         known = ", ".join(Settings.__dataclass_fields__)
         raise TypeError(f"config() has no setting {name!r}. Its settings are {known}.")

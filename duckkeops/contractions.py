@@ -17,11 +17,11 @@ from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
 from duckkeops import expr, ops, rewrite, statistics
 from duckkeops.errors import RoleError, ShapeError
-from duckkeops.expr import BATCH, FEATURE, NEUTRAL, POINT, ROLE_NAMES, Input, Node
-from duckkeops.genuine import call, cast, permuted
+from duckkeops.expr import BATCH, FEATURE, NEUTRAL, POINT, ROLE_NAMES, Input, Node, Scalar
+from duckkeops.genuine import call, cast, expand, permuted, plain
 from duckkeops.indexing import written
 from duckkeops.operands import describe, namespace_of, node_of, unsupported
-from duckkeops.shapes import ravel
+from duckkeops.shapes import moveaxis, ravel, stack, unstack
 
 Labels = tuple[Any, ...]
 
@@ -41,6 +41,8 @@ def contract(what: str, operands: Sequence[Any], labels: Sequence[Labels], out: 
     product = aligned[0]
     for one in aligned[1:]:
         product = ops.call("multiply", product, one)
+    if product.ndim < len(order):
+        product = expr.expand(product, range(len(order) - product.ndim))
     product = ops.cast(product, wanted)
     if not contracted:
         return product
@@ -54,7 +56,9 @@ def _check_lengths(what: str, nodes: Sequence[Node], labels: Sequence[Labels]) -
         for k, length in zip(one, n.shape, strict=True):
             if length != 1 and lengths.setdefault(k, length) != length:
                 shapes = "   ".join(describe(m) for m in nodes)
-                raise ShapeError(f"cannot {what}: axes that are multiplied have {lengths[k]} and {length} entries.\n  {shapes}")
+                raise ShapeError(
+                    f"cannot {what}: axes that are multiplied have {lengths[k]} and {length} entries.\n  {shapes}"
+                )
 
 
 def _roles(what: str, nodes: Sequence[Node], labels: Sequence[Labels], contracted: Labels) -> dict[Any, str]:
@@ -72,7 +76,8 @@ def _roles(what: str, nodes: Sequence[Node], labels: Sequence[Labels], contracte
             before = known.get(k)
             if before is not None and before[0] == strength and before[1] != role:
                 raise RoleError(
-                    f"cannot {what}: an axis of {length} entries is a {ROLE_NAMES[before[1]]} axis in one lazy array and a "
+                    f"cannot {what}: an axis of {length} entries is a {ROLE_NAMES[before[1]]} axis in one "
+                    "lazy array and a "
                     f"{ROLE_NAMES[role]} axis in another, both with {n.ndim} axes.\n  "
                     + "   ".join(map(describe, nodes))
                     + "\n  Say which it is with LazyArray(x, feature_ndim=...)."
@@ -86,9 +91,17 @@ def _roles(what: str, nodes: Sequence[Node], labels: Sequence[Labels], contracte
 
 
 def _aligned(node: Node, labels: Labels, order: Labels, roles: dict[Any, str]) -> Node:
-    """The axes in `order`, of length 1 where the operand has none; entries of a diagonal where a label is repeated."""
-    node = rewrite.retag(node, "".join(roles[k] for k in labels))
-    names = list(dict.fromkeys(labels))
+    """The axes in `order`, of length 1 where the operand has none; entries of a diagonal where a label is repeated.
+
+    Leading axes of length 1 may be left to broadcasting.
+    """
+    own = "".join([roles[k] for k in labels])
+    names = tuple(dict.fromkeys(labels))
+    if labels == order[len(order) - len(labels) :] and node.roles == own and not node.bare:
+        return node
+    if isinstance(node, Input) and isinstance(node.array, np.ndarray) and names == labels:
+        return _aligned_array(node, labels, order, roles)
+    node = rewrite.retag(node, own)
     entries: list[Any] = []
     for k in order:
         axes = tuple(a for a, name in enumerate(labels) if name == k)
@@ -98,12 +111,25 @@ def _aligned(node: Node, labels: Labels, order: Labels, roles: dict[Any, str]) -
             entries.append(expr.axis(axes[0]))
         else:
             if len({node.shape[a] for a in axes}) != 1:
-                raise ShapeError(f"a repeated label means a diagonal, and its axes have {[node.shape[a] for a in axes]} entries.")
+                raise ShapeError(
+                    f"a repeated label means a diagonal, and its axes have {[node.shape[a] for a in axes]} entries."
+                )
             entries.append((axes, (np.arange(node.shape[axes[0]]),) * len(axes)))
     joint = sum(1 for e in entries if e is not None and len(e[0]) > 1)
     if joint > 1:
-        raise ShapeError("only one label of an operand may be repeated. Take the other diagonals first, with numpy.diagonal.")
-    return node if tuple(names) == order == labels else expr.view(node, expr.View(node.ndim, entries, {}))
+        raise ShapeError(
+            "only one label of an operand may be repeated. Take the other diagonals first, with numpy.diagonal."
+        )
+    return expr.view(node, expr.View(node.ndim, entries, {}))
+
+
+def _aligned_array(node: Input, labels: Labels, order: Labels, roles: dict[Any, str]) -> Input:
+    """The same of an input, whose array is transposed at once."""
+    kept = [k for k in order if k in labels]
+    first = order.index(kept[0]) if kept else len(order)
+    array = node.array.transpose([labels.index(k) for k in kept])
+    array = array[tuple([slice(None) if k in labels else None for k in order[first:]])]
+    return Input(array, node.dtype, "".join([roles[k] if k in labels else NEUTRAL for k in order[first:]]))
 
 
 # -- matrix products ---------------------------------------------------------------------------------------------------
@@ -113,7 +139,10 @@ def matmul(x1: Any, x2: Any, out: Any = None, *, dtype: Any = None, axes: Any = 
     """The matrix product over the last axis of x1 and the last but one of x2; leading axes are broadcast."""
     a, b = node_of(x1), node_of(x2)
     if a.ndim == 0 or b.ndim == 0:
-        raise ShapeError(f"matmul: operand {0 if a.ndim == 0 else 1} does not have enough dimensions: it is a scalar. Use * to multiply.")
+        raise ShapeError(
+            f"matmul: operand {0 if a.ndim == 0 else 1} does not have enough dimensions: it is a scalar. Use "
+            "* to multiply."
+        )
     if axes is not None:
         return _matmul_axes(a, b, out, axes, dtype)
     la = ("i", "k")[2 - min(a.ndim, 2) :]
@@ -124,7 +153,8 @@ def matmul(x1: Any, x2: Any, out: Any = None, *, dtype: Any = None, axes: Any = 
     n, m = a.shape[-1], b.shape[-2 if b.ndim > 1 else -1]
     if n != m:
         raise ShapeError(
-            f"cannot matmul: the last axis of the first operand has {n} entries, and the {'last but one' if b.ndim > 1 else 'only'} axis of the "
+            f"cannot matmul: the last axis of the first operand has {n} entries, and the "
+            f"{'last but one' if b.ndim > 1 else 'only'} axis of the "
             f"second {m}.\n  {describe(a)}   {describe(b)}"
         )
     kept = names + (("i",) if a.ndim > 1 else ()) + (("j",) if b.ndim > 1 else ())
@@ -145,8 +175,6 @@ def _matmul_axes(a: Node, b: Node, out: Any, axes: Any, dtype: Any) -> Any:
 
 
 def _moved(a: Node, source: Any, to: tuple[int, ...]) -> Node:
-    from duckkeops.shapes import moveaxis
-
     return moveaxis(a, (source,) if isinstance(source, int) else source, to)
 
 
@@ -176,15 +204,19 @@ def tensordot(a: Any, b: Any, axes: Any = 2) -> Any:
     """The sum over so many last axes of a and first axes of b, or over the pairs of axes that are named."""
     x, y = node_of(a), node_of(b)
     if isinstance(axes, int | np.integer):
-        first, second = range(x.ndim - int(axes), x.ndim), range(int(axes))
+        first, second = tuple(range(x.ndim - int(axes), x.ndim)), tuple(range(int(axes)))
     else:
-        first, second = ((k,) if isinstance(k, int | np.integer) else k for k in axes)
+        first, second = ((int(k),) if isinstance(k, int | np.integer) else tuple(k) for k in axes)
     try:
         first, second = normalize_axis_tuple(first, x.ndim), normalize_axis_tuple(second, y.ndim)
     except ValueError:
-        raise ShapeError(f"shape-mismatch for sum: tensordot(axes={axes}) of {describe(x)} and {describe(y)}.") from None
+        raise ShapeError(
+            f"shape-mismatch for sum: tensordot(axes={axes}) of {describe(x)} and {describe(y)}."
+        ) from None
     if len(first) != len(second):
-        raise ShapeError(f"shape-mismatch for sum: tensordot(axes={axes}) names {len(first)} axes of a and {len(second)} of b.")
+        raise ShapeError(
+            f"shape-mismatch for sum: tensordot(axes={axes}) names {len(first)} axes of a and {len(second)} of b."
+        )
     return _paired("tensordot", x, y, first, second)
 
 
@@ -192,26 +224,35 @@ def _paired(what: str, x: Node, y: Node, first: Sequence[int], second: Sequence[
     """The sum over pairs of axes; the axes left are those of x, then those of y."""
     for i, j in zip(first, second, strict=True):
         if x.shape[i] != y.shape[j]:
-            raise ShapeError(f"cannot {what}: axis {i} of the first has {x.shape[i]} entries, axis {j} of the second {y.shape[j]}.\n  {describe(x)}   {describe(y)}")
+            raise ShapeError(
+                f"cannot {what}: axis {i} of the first has {x.shape[i]} entries, axis {j} of the second "
+                f"{y.shape[j]}.\n  {describe(x)}   {describe(y)}"
+            )
     lx = tuple(("x", k) for k in range(x.ndim))
     ly = tuple(lx[first[list(second).index(k)]] if k in second else ("y", k) for k in range(y.ndim))
     kept = tuple(k for n, k in enumerate(lx) if n not in first) + tuple(k for k in ly if k[0] == "y")
     return contract(what, (x, y), (lx, ly), kept)
 
 
-def vecdot(x1: Any, x2: Any, /, out: Any = None, *, axis: int = -1, keepdims: bool = False, dtype: Any = None, axes: Any = None) -> Any:
+def vecdot(
+    x1: Any, x2: Any, /, out: Any = None, *, axis: int = -1, keepdims: bool = False, dtype: Any = None, axes: Any = None
+) -> Any:
     """The sum of conj(x1) x2 over one axis, the others broadcast."""
     a, b = node_of(x1), node_of(x2)
     if axes is not None:
-        first, second = (normalize_axis_index(k if isinstance(k, int) else k[0], n.ndim) for k, n in zip(axes[:2], (a, b), strict=True))
+        first, second = (
+            normalize_axis_index(k if isinstance(k, int) else k[0], n.ndim)
+            for k, n in zip(axes[:2], (a, b), strict=True)
+        )
         a, b, axis = _moved(a, first, (-1,)), _moved(b, second, (-1,)), -1
     la, lb, k = _batched(a, b, normalize_axis_index(axis, a.ndim), normalize_axis_index(axis, b.ndim))
     if a.shape[la.index("k")] != b.shape[lb.index("k")]:
-        raise ShapeError(f"cannot vecdot: axis {axis} has {a.shape[la.index('k')]} entries in one and {b.shape[lb.index('k')]} in the other.\n  {describe(a)}   {describe(b)}")
+        raise ShapeError(
+            f"cannot vecdot: axis {axis} has {a.shape[la.index('k')]} entries in one and "
+            f"{b.shape[lb.index('k')]} in the other.\n  {describe(a)}   {describe(b)}"
+        )
     value = contract("vecdot", (_conj(a), b), (la, lb), k, dtype)
     if keepdims:
-        from duckkeops.genuine import expand
-
         value = expand(value, (normalize_axis_index(axis, value.ndim + 1),))
     return _finished(value, out)
 
@@ -274,7 +315,9 @@ def _enough(what: str, a: Node, n: int, b: Node, m: int) -> None:
 
 def _equal_lengths(what: str, a: Node, b: Node, n: int, m: int) -> None:
     if n != m:
-        raise ShapeError(f"cannot {what}: the axes that are multiplied have {n} and {m} entries.\n  {describe(a)}   {describe(b)}")
+        raise ShapeError(
+            f"cannot {what}: the axes that are multiplied have {n} and {m} entries.\n  {describe(a)}   {describe(b)}"
+        )
 
 
 def outer(a: Any, b: Any, out: Any = None) -> Any:
@@ -285,8 +328,6 @@ def outer(a: Any, b: Any, out: Any = None) -> Any:
 
 def cross(a: Any, b: Any, axisa: int = -1, axisb: int = -1, axisc: int = -1, axis: int | None = None) -> Any:
     """The vector product along an axis of 3."""
-    from duckkeops.shapes import moveaxis, stack, unstack
-
     if axis is not None:
         axisa = axisb = axisc = axis
     x, y = node_of(a), node_of(b)
@@ -306,7 +347,7 @@ def cross(a: Any, b: Any, axisa: int = -1, axisb: int = -1, axisc: int = -1, axi
 def multi_dot(arrays: Sequence[Any], *, out: Any = None) -> Any:
     """The product of several matrices, in the order that leaves the smallest arrays."""
     nodes = [node_of(a) for a in arrays]
-    labels = [(k, k + 1) for k in range(len(nodes))]
+    labels: list[Labels] = [(k, k + 1) for k in range(len(nodes))]
     labels[0] = labels[0][-nodes[0].ndim :]
     labels[-1] = labels[-1][: nodes[-1].ndim]
     kept = (*((0,) if nodes[0].ndim == 2 else ()), *((len(nodes),) if nodes[-1].ndim == 2 else ()))
@@ -316,7 +357,9 @@ def multi_dot(arrays: Sequence[Any], *, out: Any = None) -> Any:
 # -- einsum ------------------------------------------------------------------------------------------------------------
 
 
-def einsum(*operands: Any, out: Any = None, optimize: Any = False, dtype: Any = None, order: str = "K", casting: str = "safe") -> Any:
+def einsum(
+    *operands: Any, out: Any = None, optimize: Any = False, dtype: Any = None, order: str = "K", casting: str = "safe"
+) -> Any:
     """Products summed over the labels that the output lacks, in every spelling of NumPy's einsum."""
     from opt_einsum.parser import parse_einsum_input
 
@@ -362,9 +405,13 @@ def _along_path(what: str, nodes: list[Node], labels: list[Labels], kept: Labels
         if any(isinstance(x, Node) and not x.bare for x, _ in some):
             value = contract(what, [x for x, _ in some], [one for _, one in some], left, wanted)
         else:
-            value = _genuine([x.array if isinstance(x, Node) else x for x, _ in some], [one for _, one in some], left, names)
+            value = _genuine([_array(x) for x, _ in some], [one for _, one in some], left, names)
         todo.append((value, left))
-    return cast(value, np.dtype(wanted))
+    return plain(cast(value, np.dtype(wanted)))
+
+
+def _array(x: Any) -> Any:
+    return x.array if isinstance(x, Input) else x.value if isinstance(x, Scalar) else x
 
 
 def _genuine(arrays: list[Any], labels: list[Labels], left: Labels, names: dict[Any, str]) -> Any:
@@ -378,18 +425,18 @@ def _genuine(arrays: list[Any], labels: list[Labels], left: Labels, names: dict[
 # -- norms -------------------------------------------------------------------------------------------------------------
 
 
-def vector_norm(x: Any, /, *, axis: Any = None, keepdims: bool = False, ord: Any = 2) -> Any:  # noqa: A002
+def vector_norm(x: Any, /, *, axis: Any = None, keepdims: bool = False, ord: Any = 2) -> Any:
     """The norm of any order over one or several axes, read as one vector."""
     node = _inexact(node_of(x))
     return _vector_norm(node, statistics.axes_of(node, axis), keepdims, ord)
 
 
-def matrix_norm(x: Any, /, *, keepdims: bool = False, ord: Any = "fro") -> Any:  # noqa: A002
+def matrix_norm(x: Any, /, *, keepdims: bool = False, ord: Any = "fro") -> Any:
     """The norm of the matrices of the last two axes."""
     return norm(x, ord, (-2, -1), keepdims)
 
 
-def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Any:  # noqa: A002
+def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Any:
     """numpy.linalg.norm: of vectors along an axis, of matrices along two."""
     node = _inexact(node_of(x))
     if axis is None:
@@ -440,14 +487,20 @@ def _matrix_norm(x: Node, axes: tuple[int, ...], keepdims: bool, order: Any) -> 
         return _vector_norm(x, tuple(sorted(axes)), keepdims, 2)
     if order in (2, -2, "nuc"):
         raise unsupported(
-            f"numpy.linalg.norm(ord={order!r}) of matrices", x, "Singular values come from scipy.sparse.linalg.svds(d), the Frobenius norm from ord='fro'."
+            f"numpy.linalg.norm(ord={order!r}) of matrices",
+            x,
+            "Singular values come from scipy.sparse.linalg.svds(d), the Frobenius norm from ord='fro'.",
         )
     if order not in (1, -1, math.inf, -math.inf):
         raise ValueError("Invalid norm order for matrices.")
     inside, outside = (rows, columns) if order in (1, -1) else (columns, rows)
     totals = statistics.sum(ops.call("abs", x), inside, keepdims=True)
     extreme = statistics.max if order > 0 else statistics.min
-    value = extreme(node_of(totals), outside, keepdims=True) if isinstance(totals, Node) else _genuine_extreme(totals, outside, order > 0)
+    value = (
+        extreme(node_of(totals), outside, keepdims=True)
+        if isinstance(totals, Node)
+        else _genuine_extreme(totals, outside, order > 0)
+    )
     if keepdims:
         return value
     if isinstance(value, Node):

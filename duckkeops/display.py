@@ -8,12 +8,28 @@ from duckkeops.operands import describe, library
 from duckkeops.rewrite import Softmax
 
 WIDTH = 240  # characters of a formula, at most about
-INFIX = {
-    "logical_or": ("|", 1), "bitwise_or": ("|", 1), "bitwise_xor": ("^", 2), "logical_and": ("&", 3), "bitwise_and": ("&", 3),
-    "equal": ("==", 4), "not_equal": ("!=", 4), "less": ("<", 4), "less_equal": ("<=", 4), "greater": (">", 4), "greater_equal": (">=", 4),
-    "bitwise_left_shift": ("<<", 5), "bitwise_right_shift": (">>", 5), "add": ("+", 6), "subtract": ("-", 6),
-    "multiply": ("*", 7), "divide": ("/", 7), "floor_divide": ("//", 7), "remainder": ("%", 7), "pow": ("**", 9),
-}  # fmt: skip
+INFIX = {  # the sign, and how tightly it binds in Python
+    "equal": ("==", 0),
+    "not_equal": ("!=", 0),
+    "less": ("<", 0),
+    "less_equal": ("<=", 0),
+    "greater": (">", 0),
+    "greater_equal": (">=", 0),
+    "logical_or": ("|", 1),
+    "bitwise_or": ("|", 1),
+    "bitwise_xor": ("^", 2),
+    "logical_and": ("&", 3),
+    "bitwise_and": ("&", 3),
+    "bitwise_left_shift": ("<<", 5),
+    "bitwise_right_shift": (">>", 5),
+    "add": ("+", 6),
+    "subtract": ("-", 6),
+    "multiply": ("*", 7),
+    "divide": ("/", 7),
+    "floor_divide": ("//", 7),
+    "remainder": ("%", 7),
+    "pow": ("**", 9),
+}
 PREFIX = {"negative": ("-", 8), "bitwise_invert": ("~", 8), "logical_not": ("~", 8)}
 ATOM = 10
 
@@ -76,7 +92,7 @@ class _Text:
         if name in INFIX:
             sign, binds = INFIX[name]
             left, right = (self.of(a, depth) for a in node.args)
-            first = _bracketed(left, binds + (name == "pow"))
+            first = _bracketed(left, binds + (name == "pow" or binds == 0))
             second = _bracketed(right, binds + (name != "pow"))
             return (f"{first}{sign}{second}" if name == "pow" else f"{first} {sign} {second}"), binds
         if name in PREFIX:
@@ -117,6 +133,12 @@ def html(node: Node, latex: str) -> str:
     """The formula above a table of the array and its inputs."""
     _, arrays = formula(node)
     roles = ", ".join(expr.ROLE_NAMES[r] for r in node.roles)
-    rows = [("LazyArray", node.shape, node.dtype, roles), *((f"x{k}", a.shape, a.dtype, ", ".join(expr.ROLE_NAMES[r] for r in a.roles)) for k, a in enumerate(arrays[:8]))]
+    rows = [
+        ("LazyArray", node.shape, node.dtype, roles),
+        *(
+            (f"x{k}", a.shape, a.dtype, ", ".join(expr.ROLE_NAMES[r] for r in a.roles))
+            for k, a in enumerate(arrays[:8])
+        ),
+    ]
     body = "".join(f"<tr><th>{n}</th><td>{s}</td><td>{d}</td><td>{r}</td></tr>" for n, s, d, r in rows)
     return f"<div>{latex}<table><tr><th></th><th>shape</th><th>dtype</th><th>axes</th></tr>{body}</table></div>"

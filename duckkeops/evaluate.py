@@ -18,7 +18,7 @@ import numpy as np
 from duckkeops import expr, ops, plan, reductions, source
 from duckkeops.config import Settings, current
 from duckkeops.engines import blocks, cpu
-from duckkeops.errors import CompilerNotFoundError, DtypeError
+from duckkeops.errors import CompilerNotFoundError, DtypeError, UnsupportedError
 from duckkeops.expr import FEATURE, NEUTRAL, Apply, Broadcast, Concat, Input, Node, Reduce, Scalar, Vjp, walk
 from duckkeops.operands import namespace_of
 
@@ -34,6 +34,8 @@ def evaluate(node: Reduce) -> Any:
 def state(node: Reduce, xp: Any) -> tuple[Any, ...]:
     """The reduction's state, not finished: what partial results are merged from."""
     settings = current()
+    if any(isinstance(n, Vjp) for n in walk(node)):
+        return _gradient_state(node, settings, xp)
     if settings.engine == "blocks" or not reductions.is_numpy(xp) or is_plain(node):
         return blocks.reduce(node)
     if any(isinstance(n, Concat) for n in walk(node)):
@@ -44,6 +46,19 @@ def state(node: Reduce, xp: Any) -> tuple[Any, ...]:
     if settings.engine == "auto" and not cpu.is_available():
         _warn_no_compiler()
         return blocks.reduce(node)
+    return _merged(node, launch(node, settings), xp)
+
+
+def _gradient_state(node: Reduce, settings: Settings, xp: Any) -> tuple[Any, ...]:
+    """Derivatives are in kernels only: the array library knows none."""
+    if settings.engine == "blocks" or not reductions.is_numpy(xp) or not cpu.is_available():
+        why = "no C compiler was found" if reductions.is_numpy(xp) and settings.engine != "blocks" else "tiles know none"
+        raise UnsupportedError(
+            f"a gradient of shape {node.shape} needs derivatives, and {why}.\n"
+            "  Use config(engine='cpu'), with NumPy arrays or CPU tensors, and a C compiler."
+        )
+    if 0 in node.whole or 0 in node.shape:
+        return (np.zeros(node.shape, reductions.computed(node.dtype)),)
     return _merged(node, launch(node, settings), xp)
 
 
@@ -303,9 +318,10 @@ def key_of(node: Reduce, axes: plan.LoopAxes) -> tuple[tuple, dict[int, int]]:
 
 
 def _vjp_key(n: Vjp, args: tuple, numbers: dict[int, int]) -> tuple:
-    v, w = n.value, n.wrt
-    features = v.shape[v.ndim - n.value_features :], w.shape[w.ndim - n.wrt_features :]
-    return args, numbers[id(n.wrt)], n.value_features, n.wrt_features, features, n.dtype
+    lengths = (n.whole[len(n.whole) - n.summed :], tuple(n.wrt.shape[a] for a in n.new))
+    roles = (n.whole_roles[len(n.whole) - n.summed :], n.roles[n.ndim - len(n.new) :])
+    static = tuple(s if r in (FEATURE, NEUTRAL) else s == 1 for s, r in zip(sum(lengths, ()), "".join(roles), strict=True))
+    return args, numbers[id(n.wrt)], n.place, n.summed, roles, static, n.dtype
 
 
 def _static(n: Reduce, root: bool) -> tuple:

@@ -146,26 +146,28 @@ class Broadcast(_Inner):
 
 
 class Vjp(Node):
-    """cotangent . d value / d wrt, summed over the value's features: the pair's share of the gradient of `wrt`.
+    """cotangent * d value / d wrt: what each entry of `value` adds to the gradient of `wrt`, where `wrt` is at `place`.
 
-    The axes are those of the value without its `value_features` last ones, then the `wrt_features` last ones of `wrt`.
+    The last `summed` axes of the value are summed here. `place` names, for each axis of `wrt`, the axis of the value that
+    it follows, counted from the right; None is a new axis (or one of length 1). Shape: the value's axes that are not
+    summed, then the new axes. So the gradient of `wrt` is the sum of a Vjp over all axes that `place` does not name;
+    where `wrt` occurs at several places, the sum of several such.
     """
 
-    __slots__ = ("cotangent", "value", "value_features", "wrt", "wrt_features")
+    __slots__ = ("_args", "new", "place", "summed", "whole", "whole_roles", "wrt")
 
-    def __init__(self, value: Node, cotangent: Node, wrt: Input, value_features: int, wrt_features: int):
-        self.value, self.cotangent, self.wrt, self.dtype = value, cotangent, wrt, wrt.dtype
-        self.value_features, self.wrt_features = value_features, wrt_features
-        whole, roles, spans, _ = _broadcast("multiply", (value, cotangent))
-        n = len(whole) - value_features
-        self.shape = whole[:n] + wrt.shape[wrt.ndim - wrt_features :]
-        self.roles = roles[:n] + FEATURE * wrt_features
-        every = (1 << wrt_features) - 1
-        self.spans = _maximal((s >> value_features) << wrt_features | every for s in spans)
+    def __init__(self, value: Node, cotangent: Node, wrt: Input, place: tuple[int | None, ...], summed: int = 0):
+        self._args, self.wrt, self.place, self.summed, self.dtype = (value, cotangent), wrt, place, summed, wrt.dtype
+        self.whole, self.whole_roles, spans, _ = _broadcast("multiply", (value, cotangent))
+        self.new = tuple(a for a, at in enumerate(place) if at is None and wrt.shape[a] != 1)
+        n, k = len(self.whole) - summed, len(self.new)
+        self.shape = self.whole[:n] + tuple(wrt.shape[a] for a in self.new)
+        self.roles = self.whole_roles[:n] + "".join(FEATURE if wrt.roles[a] == NEUTRAL else wrt.roles[a] for a in self.new)
+        self.spans = _maximal((s >> summed) << k | (1 << k) - 1 for s in spans)
 
     @property
     def args(self) -> tuple[Node, ...]:
-        return (self.value, self.cotangent)
+        return self._args
 
 
 # -- roles and spans ---------------------------------------------------------------------------------------------------
@@ -396,7 +398,7 @@ def inputs(*roots: Node) -> list[Input]:
 
 # -- views: pushed down to the inputs ----------------------------------------------------------------------------------
 
-Entry = tuple[tuple[int, ...], tuple]
+Entry = tuple[tuple[int, ...], tuple[Any, ...]]
 ALL = slice(None)
 
 
@@ -536,7 +538,7 @@ def _for_argument(how: View, whole: Shape, arg: Node) -> View:
 
 def _followed(node: Node, how: View) -> str:
     """The roles of the result, where they follow the source: a pointwise pick gives a point axis."""
-    named = (NEUTRAL if e is None else POINT if len(e[0]) > 1 else node.roles[e[0][0]] for e in how.entries)
+    named = (NEUTRAL if e is None else POINT if e[0][1:] else node.roles[e[0][0]] for e in how.entries)
     return _pointed("".join(named), how.shape(node.shape))
 
 
@@ -641,7 +643,7 @@ def _piece(node: Concat, k: int, how: View) -> tuple[Node, View]:
 
 
 def _concat_seen(node: Concat, how: View, args: tuple[Node, ...]) -> Node:
-    if len(args) > 1:
+    if len(args) != 1:
         return Concat(args, _place(node, how), node.dtype)
     only, shape = cast_to(args[0], node.dtype), how.shape(node.shape)
     return only if only.shape == shape else Broadcast(only, shape, how.roles)
@@ -701,10 +703,12 @@ def _cut(array: Any, index: Sequence[Any]) -> Any:
     flipped: list[int] = []
     forward: list[Any] = []
     for i, n in zip(index, array.shape, strict=True):
-        taken = range(n)[i] if isinstance(i, slice) else i
-        if isinstance(taken, range) and taken.step < 0:  # torch refuses negative steps
-            flipped.append(sum(isinstance(k, slice) for k in forward))
-            i = slice(taken[-1], taken[0] + 1, -taken.step) if taken else slice(0, 0)
+        if isinstance(i, slice):  # torch refuses negative steps, the array API bounds beyond the array
+            taken = range(n)[i]
+            if taken.step < 0:
+                flipped.append(sum(isinstance(k, slice) for k in forward))
+                taken = taken[::-1]
+            i = slice(taken[0], taken[-1] + 1, taken.step) if taken else slice(0, 0)
         forward.append(i)
     array = array[(*forward, ...)]
     return _namespace(array).flip(array, axis=tuple(flipped)) if flipped else array
@@ -789,7 +793,7 @@ def reshape(node: Node, shape: Shape) -> Node:
     """
     groups = _groups(node, tuple(shape))
     for group in reversed(groups):  # from the right, so that the places to the left stay
-        if len(group.old) > 1 or len(group.new) > 1:
+        if (len(group.old), len(group.new)) != (1, 1):
             node = _merge(node, group.old)
             node = _split(node, group.old[0], group.new)
     ones = [a for a, n in enumerate(node.shape) if n == 1]

@@ -16,7 +16,27 @@ from typing import Any
 
 import numpy as np
 import sympy
-from sympy import Integer, Rational, Symbol, acos, acosh, asin, asinh, atan, atanh, cos, cosh, exp, log, pi, sin, sinh, sqrt, tan, tanh
+from sympy import (
+    Integer,
+    Rational,
+    Symbol,
+    acos,
+    acosh,
+    asin,
+    asinh,
+    atan,
+    atanh,
+    cos,
+    cosh,
+    exp,
+    log,
+    pi,
+    sin,
+    sinh,
+    sqrt,
+    tan,
+    tanh,
+)
 from sympy.core.function import ArgumentIndexError, Function
 
 ZERO, ONE, HALF = Integer(0), Integer(1), Rational(1, 2)
@@ -38,7 +58,6 @@ class Elementwise(Function):
         if not 1 <= argindex <= len(self.partials):
             raise ArgumentIndexError(self, argindex)
         return self.partials[argindex - 1](*self.args)
-
 
     def dtype_of(self, kinds: list[Any]) -> Any:
         """The dtype of the value for arguments of these dtypes (None: a bare number)."""
@@ -125,7 +144,7 @@ isposinf, isneginf = (step_like(n, result="bool") for n in ("isposinf", "isnegin
 floor, ceil, trunc, rint, sign = (step_like(n) for n in ("floor", "ceil", "trunc", "rint", "sign"))
 step = step_like("step", nonnegative=True)  # 0 where x <= 0, else 1 (NaN too, as in torch's relu)
 share = step_like("share", 2, nonnegative=True)  # 0 where x < y, 1/2 where equal, else 1: torch's share of a maximum
-abs = function("abs", lambda x: sign(x), result="real", nonnegative=True)  # noqa: A001
+abs = function("abs", lambda x: sign(x), result="real", nonnegative=True)
 relu = function("relu", lambda x: step(x), nonnegative=True)
 maximum = function("maximum", lambda x, y: share(x, y), lambda x, y: share(y, x))
 minimum = function("minimum", lambda x, y: share(y, x), lambda x, y: share(x, y))
@@ -139,8 +158,16 @@ fmin = function(
     lambda x, y: where(logical_or(less_equal(x, y), isnan(y)), ONE, ZERO),
     lambda x, y: where(logical_or(less_equal(x, y), isnan(y)), ZERO, ONE),
 )
-clamp_min = function("clamp_min", lambda x, a: where(greater_equal(x, a), ONE, ZERO), lambda x, a: where(less(x, a), ONE, ZERO))
-clamp_max = function("clamp_max", lambda x, b: where(less_equal(x, b), ONE, ZERO), lambda x, b: where(greater(x, b), ONE, ZERO))
+clamp_min = function(
+    "clamp_min",
+    lambda x, a: where(greater_equal(x, a), ONE, ZERO),
+    lambda x, a: where(less(x, a), ONE, ZERO),
+)
+clamp_max = function(
+    "clamp_max",
+    lambda x, b: where(less_equal(x, b), ONE, ZERO),
+    lambda x, b: where(greater(x, b), ONE, ZERO),
+)
 clip = function(
     "clip",
     lambda x, a, b: where(logical_and(greater_equal(x, a), less_equal(x, b)), ONE, ZERO),
@@ -150,8 +177,8 @@ clip = function(
 hardtanh = function(  # torch: slope 0 at the corners, unlike clamp
     "hardtanh",
     lambda x, a, b: where(logical_and(greater(x, a), less(x, b)), ONE, ZERO),
-    lambda x, a, b: ZERO,
-    lambda x, a, b: ZERO,
+    lambda x, a, b: where(less_equal(x, a), ONE, ZERO),
+    lambda x, a, b: where(greater_equal(x, b), ONE, ZERO),
 )
 softshrink = function(
     "softshrink",
@@ -199,7 +226,7 @@ real = function("real", lambda z: ONE, result="real")
 imag = function("imag", lambda z: ZERO, result="real")
 conj = function("conj", lambda z: ONE)
 angle = step_like("angle", result="real")
-complex = function("complex", lambda a, b: ONE, lambda a, b: sympy.I, result="complex")  # noqa: A001
+complex = function("complex", lambda a, b: ONE, lambda a, b: sympy.I, result="complex")
 
 erf = function("erf", lambda x: 2 / sqrt(pi) * exp(-(x**2)))
 erfc = function("erfc", lambda x: -2 / sqrt(pi) * exp(-(x**2)))
@@ -230,7 +257,7 @@ ndtr = function("ndtr", lambda x: exp(-(x**2) / 2) / sqrt(2 * pi), nonnegative=T
 log_ndtr = function("log_ndtr", lambda x: sqrt(2 / pi) / erfcx(-x / sqrt(2)))
 
 
-# -- what derivatives and lowering bring in -----------------------------------------------------------------------------
+# -- what derivatives and lowering bring in ----------------------------------------------------------------------------
 
 
 class IndexSymbol(Symbol):
@@ -264,14 +291,14 @@ class pow0(Elementwise):
         return q * pow0(b, q - 1) * b.diff(s)
 
 
-rsqrt = function("rsqrt", lambda x: -rsqrt(x) ** 3 / 2)
-rsqrt0 = function("rsqrt0", lambda x: -rsqrt0(x) ** 3 / 2)  # 0 where x = 0
+rsqrt = function("rsqrt", lambda x: -(rsqrt(x) ** 3) / 2)
+rsqrt0 = function("rsqrt0", lambda x: -(rsqrt0(x) ** 3) / 2)  # 0 where x = 0
 
 
 # -- what the rows see -------------------------------------------------------------------------------------------------
 
 
-def pow(x: Any, y: Any) -> Any:  # noqa: A001
+def pow(x: Any, y: Any) -> Any:
     """x**y as a product or root where y is a small integer or half-integer, else the opaque `power`.
 
     Left to SymPy, x**y with a symbolic y has derivative 0/0 at x = 0.
@@ -285,7 +312,8 @@ def cast_to(x: Any, name: str) -> Any:
     return cast(x, Symbol(name))
 
 
-OURS = {n: f for n, f in globals().items() if isinstance(f, type(Elementwise)) and issubclass(f, Elementwise) and f is not Elementwise}
+OURS = {f.__name__: f for f in list(globals().values()) if isinstance(f, type) and issubclass(f, Elementwise)}
+del OURS["Elementwise"]
 
 S = SimpleNamespace(
     **OURS,

@@ -47,7 +47,7 @@ def call(name: str, *args: Any) -> Any:
         return ops.call(name, *map(node_of, args))
     like = next((a for a in args if hasattr(a, "dtype")), None)
     with np.errstate(all="ignore"):
-        return ops.ROWS[name].dense(np if like is None else namespace_of(like), *args)
+        return plain(ops.ROWS[name].dense(np if like is None else namespace_of(like), *args))
 
 
 def cast(x: Any, dtype: np.dtype) -> Any:

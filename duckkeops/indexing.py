@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -11,23 +12,55 @@ from numpy.lib.array_utils import normalize_axis_index
 
 from duckkeops import expr
 from duckkeops.errors import ShapeError, UnsupportedError, VirtualArrayError
-from duckkeops.expr import ALL, Node
+from duckkeops.expr import ALL, NEUTRAL, Input, Node
 from duckkeops.genuine import dense, permuted, reshaped
 from duckkeops.operands import describe, is_array, nbytes, units, unsupported
 from duckkeops.rewrite import reshape
 
 Item = Any  # None, a slice, an int or an array of ints
 
+_WHAT_INDICES_ARE = (
+    "only integers, slices (`:`), ellipsis (`...`), numpy.newaxis (`None`) and integer or boolean arrays are "
+    "valid indices"
+)
+
 
 def getitem(node: Node, key: Any) -> Any:
     """`node[key]`, as NumPy's. Index arrays on several axes give a genuine array: the entries at these places."""
-    items = _items(node, key if isinstance(key, tuple) else (key,))
+    key = key if isinstance(key, tuple) else (key,)
+    if type(node) is Input and type(node.array) is np.ndarray:
+        plain = _plain_view(node, key)
+        if plain is not None:
+            return plain
+    items = _items(node, key)
     if items is None:
         return dense(node)[_genuine_key(key)]
     arrays = [k for k, (i, _) in enumerate(items) if isinstance(i, np.ndarray)]
     if not arrays:
         return _simple(node, items)
     return _advanced(node, items, arrays)
+
+
+def _plain_view(node: Input, key: tuple) -> Input | None:
+    """NumPy's own view of an input, for a key of slices, ints, None and one ellipsis: the common case, and fast."""
+    used = 0
+    for k in key:
+        if type(k) is slice or type(k) is int:
+            used += 1
+        elif k is not None and k is not Ellipsis:
+            return None
+    its, roles, rest = iter(node.roles), [], node.ndim - used
+    for k in key if Ellipsis in key else (*key, Ellipsis):
+        if k is None:
+            roles.append(NEUTRAL)
+        elif k is Ellipsis:
+            roles.extend(itertools.islice(its, max(rest, 0)))
+        else:
+            role = next(its, NEUTRAL)
+            if type(k) is slice:
+                roles.append(role)
+    array = node.array[key if Ellipsis in key else (*key, ...)]
+    return Input(array, node.dtype, "".join(roles), node.bare)
 
 
 def _items(node: Node, key: tuple) -> list[tuple[Item, int]] | None:
@@ -45,13 +78,14 @@ def _items(node: Node, key: tuple) -> list[tuple[Item, int]] | None:
     rest = [ALL] * (node.ndim - used)
     if Ellipsis in [k for k in key if not isinstance(k, np.ndarray)]:
         place = next(n for n, k in enumerate(key) if k is Ellipsis)
-        key = (*key[:place], *rest, *key[place + 1 :])
+        key = (*key[:place], *(rest or [...]), *key[place + 1 :])  # of no axes, it still keeps index arrays apart
     else:
         key = (*key, *rest)
     items, axis = [], 0
     for k in key:
-        items.append((k if k is None else _within(k, node.shape[axis], axis), axis))
-        axis += k is not None
+        selects = k is not None and k is not Ellipsis
+        items.append((_within(k, node.shape[axis], axis) if selects else k, axis))
+        axis += selects
     return items
 
 
@@ -64,20 +98,22 @@ def _item(node: Node, k: Any) -> Any:
             raise _refuse_mask(node)
         k = dense(k)
     if isinstance(k, bool | np.bool):
-        raise UnsupportedError(f"d[{bool(k)}] has no pairwise form: d is {describe(node)}.\n  Use d[None] for a new axis.")
+        raise UnsupportedError(
+            f"d[{bool(k)}] has no pairwise form: d is {describe(node)}.\n  Use d[None] for a new axis."
+        )
     if isinstance(k, list | tuple | range) or (is_array(k) and k.ndim):
-        k = np.asarray(k)
-        if k.size == 0 and k.dtype != bool:
-            k = k.astype(np.intp)
-        if k.dtype.kind not in "iub":
-            raise IndexError("arrays used as indices must be of integer (or boolean) type")
-        return k
+        index = np.asarray(k)
+        if index.size == 0 and index.dtype != bool and not is_array(k):
+            index = index.astype(np.intp)
+        if index.dtype.kind not in "iub":
+            raise IndexError(
+                "arrays used as indices must be of integer (or boolean) type" if is_array(k) else _WHAT_INDICES_ARE
+            )
+        return index
     try:
         return operator.index(k)
     except TypeError:
-        raise IndexError(
-            "only integers, slices (`:`), ellipsis (`...`), numpy.newaxis (`None`) and integer or boolean arrays are valid indices"
-        ) from None
+        raise IndexError(_WHAT_INDICES_ARE) from None
 
 
 def _within(k: Any, length: int, axis: int) -> Any:
@@ -91,7 +127,8 @@ def _within(k: Any, length: int, axis: int) -> Any:
     if k.dtype == bool:
         if len(k) != length:
             raise IndexError(
-                f"boolean index did not match indexed array along axis {axis}; size of axis is {length} but size of corresponding boolean axis is {len(k)}"
+                f"boolean index did not match indexed array along axis {axis}; size of axis is {length} but "
+                f"size of corresponding boolean axis is {len(k)}"
             )
         return np.flatnonzero(k)
     bad = (k < -length) | (k >= length)
@@ -102,13 +139,21 @@ def _within(k: Any, length: int, axis: int) -> Any:
 
 def _simple(node: Node, items: Sequence[tuple[Item, int]]) -> Node:
     """Without index arrays: a view."""
-    entries: list[Any] = [None if i is None else expr.axis(a, i) for i, a in items if not isinstance(i, int)]
+    kept = [(i, a) for i, a in items if not isinstance(i, int) and i is not Ellipsis]
+    entries: list[Any] = [None if i is None else expr.axis(a, i) for i, a in kept]
     return expr.view(node, expr.View(node.ndim, entries, {a: i for i, a in items if isinstance(i, int)}))
 
 
 def _advanced(node: Node, items: list[tuple[Item, int]], arrays: list[int]) -> Any:
     """With index arrays: they are broadcast, and picked together."""
-    shape = np.broadcast_shapes(*(items[k][0].shape for k in arrays))
+    lengths = [items[k][0].shape for k in arrays]
+    try:
+        shape = np.broadcast_shapes(*lengths)
+    except ValueError:
+        shapes = " ".join(map(str, lengths))
+        raise IndexError(
+            f"shape mismatch: indexing arrays could not be broadcast together with shapes {shapes} "
+        ) from None
     single = len(arrays) == 1
     among = [k for k, (i, _) in enumerate(items) if isinstance(i, int | np.ndarray)]  # NumPy counts ints among them
     together = among == list(range(among[0], among[-1] + 1))
@@ -117,7 +162,7 @@ def _advanced(node: Node, items: list[tuple[Item, int]], arrays: list[int]) -> A
     before: list[Any] = []
     after: list[Any] = []
     for k, (i, a) in enumerate(items):
-        if isinstance(i, int | np.ndarray):
+        if isinstance(i, int | np.ndarray) or i is Ellipsis:
             continue
         (before if together and k < among[0] else after).append(None if i is None else expr.axis(a, i))
     dropped = {a: i for i, a in items if isinstance(i, int)}
@@ -137,7 +182,8 @@ def _genuine_key(key: Any) -> Any:
 
 def _refuse_mask(node: Node) -> VirtualArrayError:
     return VirtualArrayError(
-        f"d[mask] has as many entries as the mask has true ones, of {describe(node)} ({units(nbytes(node))}), so it cannot be lazy.\n"
+        f"d[mask] has as many entries as the mask has true ones, of {describe(node)} "
+        f"({units(nbytes(node))}), so it cannot be lazy.\n"
         "  Reduce with the mask: d.sum(axis=1, where=mask), or numpy.where(mask, d, 0).sum(axis=1)."
     )
 
@@ -167,7 +213,9 @@ def take_along_axis(arr: Node, indices: Any, axis: int | None = -1) -> Any:
     Shapes: (M, N), (M, k) -> (M, k) for axis=1.
     """
     if axis is None:
-        raise unsupported("numpy.take_along_axis(axis=None)", arr, "Name the axis: numpy.take_along_axis(d, indices, axis=1).")
+        raise unsupported(
+            "numpy.take_along_axis(axis=None)", arr, "Name the axis: numpy.take_along_axis(d, indices, axis=1)."
+        )
     axis = normalize_axis_index(axis, arr.ndim)
     indices = np.asarray(_genuine_key(indices))
     if indices.ndim != arr.ndim:
@@ -175,7 +223,9 @@ def take_along_axis(arr: Node, indices: Any, axis: int | None = -1) -> Any:
     axes = [a for a in range(arr.ndim) if a == axis or (indices.shape[a] != 1 and arr.shape[a] != 1)]
     for a in axes:
         if a != axis and indices.shape[a] != arr.shape[a]:
-            raise ShapeError(f"take_along_axis: axis {a} has {arr.shape[a]} entries in d and {indices.shape[a]} in indices.")
+            raise ShapeError(
+                f"take_along_axis: axis {a} has {arr.shape[a]} entries in d and {indices.shape[a]} in indices."
+            )
     grown = [a for a in range(arr.ndim) if a not in axes and indices.shape[a] != 1]
     if grown:
         raise ShapeError(f"take_along_axis: axis {grown[0]} has 1 entry in d and {indices.shape[grown[0]]} in indices.")
@@ -186,7 +236,9 @@ def take_along_axis(arr: Node, indices: Any, axis: int | None = -1) -> Any:
     picks = tuple(np.broadcast_to(g, lengths).reshape(-1) for g in grid)
     out = expr.view(arr, expr.View(arr.ndim, [(tuple(axes), picks), *(expr.axis(a) for a in rest)], {}))
     if expr.is_virtual(out):
-        raise unsupported("numpy.take_along_axis that leaves a virtual array", arr, "Index all point axes: d[rows, columns, ...].")
+        raise unsupported(
+            "numpy.take_along_axis that leaves a virtual array", arr, "Index all point axes: d[rows, columns, ...]."
+        )
     order = [*axes, *rest]
     value = reshaped(dense(out), (*lengths, *out.shape[1:]))
     return permuted(value, [order.index(a) for a in range(arr.ndim)])
@@ -201,7 +253,10 @@ def diagonal_node(a: Node, offset: int = 0, axis1: int = 0, axis2: int = 1) -> N
     first, second = normalize_axis_index(axis1, a.ndim), normalize_axis_index(axis2, a.ndim)
     if first == second:
         raise ValueError("axis1 and axis2 cannot be the same")
-    length = max(0, min(a.shape[first], a.shape[second] - offset) if offset >= 0 else min(a.shape[first] + offset, a.shape[second]))
+    length = max(
+        0,
+        min(a.shape[first], a.shape[second] - offset) if offset >= 0 else min(a.shape[first] + offset, a.shape[second]),
+    )
     k = np.arange(length)
     entries = [expr.axis(n) for n in range(a.ndim) if n not in (first, second)]
     return expr.view(a, expr.View(a.ndim, [*entries, ((first, second), (k + max(-offset, 0), k + max(offset, 0)))], {}))
@@ -216,7 +271,11 @@ def diagonal(a: Node, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Any:
 
 def diag(v: Node, k: int = 0) -> Any:
     if v.ndim != 2:
-        raise unsupported("numpy.diag of a vector", v, "Write numpy.where(i[:, None] == i[None, :], v, 0) with i = LazyArray(numpy.arange(n)).")
+        raise unsupported(
+            "numpy.diag of a vector",
+            v,
+            "Write numpy.where(i[:, None] == i[None, :], v, 0) with i = LazyArray(numpy.arange(n)).",
+        )
     return diagonal(v, k)
 
 
@@ -224,13 +283,16 @@ def written(out: Any, value: Any, casting: Any = "same_kind") -> Any:
     """`value` written into the array `out`, as NumPy's out= does."""
     if isinstance(value, Node):
         raise UnsupportedError(
-            f"out= of a lazy array has nothing to write: the result, {describe(value)}, is lazy.\n  Leave out= away, and reduce the result."
+            f"out= of a lazy array has nothing to write: the result, {describe(value)}, is lazy.\n"
+            "  Leave out= away, and reduce the result."
         )
     if tuple(out.shape) != np.shape(value):
-        raise ValueError(f"output parameter has the wrong shape: the result has shape {np.shape(value)} and out has {tuple(out.shape)}.")
+        raise ValueError(
+            f"output parameter has the wrong shape: the result has shape {np.shape(value)} and out has "
+            f"{tuple(out.shape)}."
+        )
     if isinstance(out, np.ndarray):
         np.copyto(out, value, casting=casting)
     else:
         out[...] = value
     return out
-

@@ -155,17 +155,7 @@ class Lower:
 
     def dtype_of_terms(self, e: Any) -> np.dtype | None:
         """As dtype(), of an expression of the program."""
-        if isinstance(e, Elem):
-            return self.p.types[e.base]
-        if isinstance(e, fn.cast):
-            return np.dtype(e.args[1].name)
-        if isinstance(e, (fn.delta, fn.IndexSymbol)) or not e.args:
-            return None
-        kinds = [self.dtype_of_terms(a) for a in e.args]
-        if isinstance(e, fn.Elementwise):
-            return e.dtype_of(kinds)
-        known = [t for t in kinds if t is not None]
-        return max(known, key=lambda t: (t.kind == "c", t.itemsize)) if known else None
+        return self.p.dtype_of(e)
 
     def _symbol(self, a: Elem) -> Any:
         what = self.p.definition(a)

@@ -7,6 +7,7 @@ taken apart into nodes. Handlers return nodes or genuine arrays, or tuples of th
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,12 +22,23 @@ from duckkeops.operands import describe, nbytes, node_of, units, unsupported
 # -- elementwise -------------------------------------------------------------------------------------------------------
 
 
-def elementwise(op: ops.Op, *args: Any, out: Any = None, where: Any = True, dtype: Any = None, casting: Any = "same_kind", **ignored: Any) -> Any:
+def elementwise(
+    op: ops.Op,
+    *args: Any,
+    out: Any = None,
+    where: Any = True,
+    dtype: Any = None,
+    casting: Any = "same_kind",
+    **ignored: Any,
+) -> Any:
     """A row on nodes, arrays and numbers, with the options of a ufunc."""
     _only(op.name, ignored, "order", "subok")
     shapes.refuse_out(op.name, out)
     if where is not True:
-        raise UnsupportedError(f"{op.name}(where=) of a lazy array would leave entries unset.\n  Write numpy.where(mask, numpy.{op.name}(d), other).")
+        raise UnsupportedError(
+            f"{op.name}(where=) of a lazy array would leave entries unset.\n"
+            f"  Write numpy.where(mask, numpy.{op.name}(d), other)."
+        )
     nodes = [node_of(a) for a in args]
     if dtype is None:
         return ops.apply(op, *nodes)
@@ -37,7 +49,9 @@ def _in_dtype(op: ops.Op, nodes: Sequence[Node], dtype: np.dtype, casting: Any) 
     """The row computed in the dtype that dtype= asks for."""
     if op.name in ops.COMPARISONS or ops.resolve(op, tuple(n.dtype for n in nodes))[1] == np.bool:
         if dtype != np.bool:
-            raise DtypeError(f"{op.name}(dtype={dtype.name}): the result is boolean.\n  Convert it: d.astype({dtype.name!r}).")
+            raise DtypeError(
+                f"{op.name}(dtype={dtype.name}): the result is boolean.\n  Convert it: d.astype({dtype.name!r})."
+            )
         return ops.apply(op, *nodes)
     for n in nodes:
         if isinstance(n.dtype, np.dtype) and not np.can_cast(n.dtype, dtype, casting):
@@ -62,11 +76,14 @@ def where(condition: Any, x: Any = None, y: Any = None, /) -> Node:
 def _data_dependent(what: str, node: Node) -> UnsupportedError:
     return UnsupportedError(
         f"{what} has a result whose length depends on the data, so it cannot take d: {describe(node)}.\n"
-        "  Count with d.sum(axis=1), or find the extreme entries with d.argmin(axis=1) or numpy.argsort(d, axis=1)[:, :k]."
+        "  Count with d.sum(axis=1), or find the extreme entries with d.argmin(axis=1) or numpy.argsort(d, "
+        "axis=1)[:, :k]."
     )
 
 
-def clip(a: Any, a_min: Any = None, a_max: Any = None, out: Any = None, *, min: Any = None, max: Any = None, **options: Any) -> Any:  # noqa: A002
+def clip(
+    a: Any, a_min: Any = None, a_max: Any = None, out: Any = None, *, min: Any = None, max: Any = None, **options: Any
+) -> Any:
     """`a`, but at least a_min and at most a_max."""
     a_min, a_max = _unset(a_min), _unset(a_max)
     if (a_min is not None and min is not None) or (a_max is not None and max is not None):
@@ -84,40 +101,50 @@ def _unset(x: Any) -> Any:
 
 
 def round_(a: Any, decimals: int = 0, out: Any = None) -> Node:
+    """To this many decimals, half to even."""
     shapes.refuse_out("round", out)
     return ops.round(node_of(a), operator.index(decimals))
 
 
 def nan_to_num(x: Any, copy: bool = True, nan: Any = 0.0, posinf: Any = None, neginf: Any = None) -> Node:
+    """NaN and infinities replaced by numbers."""
     if not copy:
-        raise UnsupportedError("nan_to_num(copy=False) would change a lazy array, which is immutable. Leave copy= away.")
+        raise UnsupportedError(
+            "nan_to_num(copy=False) would change a lazy array, which is immutable. Leave copy= away."
+        )
     return ops.nan_to_num(node_of(x), nan, posinf, neginf)
 
 
 def isclose(a: Any, b: Any, rtol: Any = 1e-05, atol: Any = 1e-08, equal_nan: bool = False) -> Node:
+    """Is |a - b| <= atol + rtol |b|?"""
     return ops.isclose(node_of(a), node_of(b), rtol, atol, equal_nan)
 
 
 def select(condlist: Any, choicelist: Any, default: Any = 0) -> Node:
+    """The first choice whose condition holds."""
     return ops.select([node_of(c) for c in condlist], [node_of(c) for c in choicelist], node_of(default))
 
 
 def angle(z: Any, deg: bool = False) -> Node:
+    """The argument of complex numbers, in radians or degrees."""
     out = ops.call("angle", node_of(z))
     return ops.call("rad2deg", out) if deg else out
 
 
 def real(val: Any) -> Node:
+    """The real parts."""
     node = node_of(val)
     return ops.call("real", node) if node.dtype.kind == "c" else node
 
 
 def imag(val: Any) -> Node:
+    """The imaginary parts."""
     node = node_of(val)
     return ops.call("imag", node) if node.dtype.kind == "c" else shapes.zeros_like(node)
 
 
 def copy(a: Any, order: str = "K", subok: bool = False) -> Node:
+    """The same: a lazy array is immutable."""
     return node_of(a)
 
 
@@ -125,6 +152,7 @@ def copy(a: Any, order: str = "K", subok: bool = False) -> Node:
 
 
 def size(a: Node, axis: Any = None) -> int:
+    """The number of entries, in all or along axes."""
     chosen = range(a.ndim) if axis is None else np.lib.array_utils.normalize_axis_tuple(axis, a.ndim)
     out = 1
     for k in chosen:
@@ -141,7 +169,7 @@ def result_type(*arrays_and_dtypes: Any) -> np.dtype:
 
 
 def can_cast(from_: Any, to: Any, casting: Any = "safe") -> bool:
-    return np.can_cast(*_dtypes([from_]), to, casting)
+    return np.can_cast(_dtypes([from_])[0], to, casting)
 
 
 def common_type(*arrays: Any) -> type:
@@ -155,7 +183,9 @@ def min_scalar_type(a: Node) -> np.dtype:
 
 
 def text(a: Node, *args: Any, **kwargs: Any) -> str:
-    raise unsupported("printing the entries", a, "Print the formula with repr(d), or some entries: d[:5, :5].to_dense().")
+    raise unsupported(
+        "printing the entries", a, "Print the formula with repr(d), or some entries: d[:5, :5].to_dense()."
+    )
 
 
 # -- the table ---------------------------------------------------------------------------------------------------------
@@ -436,24 +466,32 @@ def _called(func: np.ufunc, inputs: tuple, kwargs: dict[str, Any]) -> Any:
 
 def _of_scipy(func: np.ufunc) -> ops.Op | None:
     """The row of a ufunc of scipy.special."""
-    import sys
-
     special = sys.modules.get("scipy.special")
     if special is None:
         return None
-    return next((op for op in ops.TABLE if op.scipy == func.__name__ and getattr(special, op.scipy, None) is func), None)
+    return next((op for op in ops.TABLE if op.scipy and getattr(special, op.scipy, None) is func), None)
 
 
 def _in_place(func: np.ufunc, inputs: tuple) -> UnsupportedError:
     node = _first(inputs)
     what = describe(node) if node is not None else "an array"
     return UnsupportedError(
-        f"numpy.{func.__name__}(out=) would write all entries of d: {what} into an array{'' if node is None else f' ({units(nbytes(node))})'}.\n"
+        f"numpy.{func.__name__}(out=) would write all entries of d: {what} into an "
+        f"array{'' if node is None else f' ({units(nbytes(node))})'}.\n"
         "  Write x = x + d instead of x += d, which stays lazy, or reduce d first."
     )
 
 
-def _reduced(func: np.ufunc, a: Any, axis: Any = 0, dtype: Any = None, out: Any = None, keepdims: bool = False, initial: Any = np._NoValue, where: Any = True) -> Any:  # type: ignore[attr-defined]
+def _reduced(
+    func: np.ufunc,
+    a: Any,
+    axis: Any = 0,
+    dtype: Any = None,
+    out: Any = None,
+    keepdims: bool = False,
+    initial: Any = np._NoValue,
+    where: Any = True,
+) -> Any:  # type: ignore[attr-defined]
     """ufunc.reduce: over axis 0 if no other is named."""
     node = node_of(a)
     out = out[0] if isinstance(out, tuple) else out

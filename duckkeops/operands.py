@@ -29,7 +29,9 @@ def node_of(x: Any) -> Node:
     if type(x) in NUMBERS:
         return Scalar(x)
     if not is_array(x):
-        raise TypeError(f"a {type(x).__name__} cannot take part in a lazy expression.\n  Pass an array, as numpy.asarray makes it.")
+        raise TypeError(
+            f"a {type(x).__name__} cannot take part in a lazy expression.\n  Pass an array, as numpy.asarray makes it."
+        )
     return input_of(x, bare=True)
 
 
@@ -84,7 +86,8 @@ def _known_dtypes() -> frozenset[np.dtype]:
 def _dtype_named(name: str) -> np.dtype:
     if name not in DTYPES:
         raise DtypeError(
-            f"LazyArray does not take arrays of dtype {name}.\n  It computes with bool, integers, float16, bfloat16, float32, float64, "
+            f"LazyArray does not take arrays of dtype {name}.\n"
+            "  It computes with bool, integers, float16, bfloat16, float32, float64, "
             "complex64 and complex128; convert with x.astype(...)."
         )
     return expr.dtype_of(name)
@@ -103,10 +106,19 @@ def library(array: Any) -> str:
 
 
 def leading_input(node: Node) -> Input:
-    """An input that tells the library of the whole expression: one with axes, where there is one."""
-    while not isinstance(node, Input):
-        node = max((a for a in node.args if not isinstance(a, Scalar)), key=lambda a: a.ndim)
-    return node
+    """An input that tells the library of the whole expression: the first with axes, where there is one."""
+    found: Input | None = None
+    stack = [node]
+    while stack:
+        one = stack.pop()
+        if type(one) is Input:
+            if one.shape:
+                return one
+            found = found or one
+        else:
+            stack.extend(reversed(one.args))
+    assert found is not None, "an expression without inputs"
+    return found
 
 
 def namespace_of(x: Any) -> Any:
@@ -139,7 +151,8 @@ def same_library(node: Node, other: Any) -> None:
     if ours == theirs or other.ndim == 0 or one.ndim == 0:
         return
     raise TypeError(
-        f"a lazy array over {ours} and an array of {theirs} cannot be combined: one expression reads one library's arrays.\n"
+        f"a lazy array over {ours} and an array of {theirs} cannot be combined: one expression reads one "
+        "library's arrays.\n"
         f"  Convert one of them first: {ours}.asarray(...)."
     )
 

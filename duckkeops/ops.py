@@ -31,7 +31,9 @@ class Op:
     form: Callable  # its meaning: (S, arguments) -> SymPy expression
     numpy: Callable | None = None  # the NumPy function we answer for
     torch: str | None = None  # its name under torch; a string: torch stays unimported
-    types: Any = None  # how dtypes resolve: a ufunc whose rule holds, or dtypes -> (loop dtypes, result); default: `numpy`
+    types: Any = (
+        None  # how dtypes resolve: a ufunc whose rule holds, or dtypes -> (loop dtypes, result); default: `numpy`
+    )
     domain: tuple = (-2, 2)  # where tests draw the arguments: one pair, or a pair for each argument
     aliases: tuple = ()  # more NumPy callables that mean the same, and more method names
     scipy: str | None = None  # its name under scipy.special
@@ -84,14 +86,25 @@ def times_pi(dtypes: tuple) -> Resolved:
     return (t,) * len(dtypes), t
 
 
+def real_times_pi(dtypes: tuple) -> Resolved:
+    """As `times_pi`, but not for complex numbers."""
+    loop, result = times_pi(dtypes)
+    np.cbrt.resolve_dtypes((result, None))
+    return loop, result
+
+
 def to_real(dtypes: tuple) -> Resolved:
     (t,) = (np.result_type(WEAK.get(t, t)) for t in dtypes)
-    return (t,), np.empty(0, t).real.dtype
+    return (t,), np.real(np.empty(0, t)).dtype
 
 
 def to_angle(dtypes: tuple) -> Resolved:
-    (loop, *_), _ = times_pi(dtypes)
-    return (loop,), np.empty(0, loop).real.dtype
+    """np.angle: the angle of a complex number, or arctan2(0, x)."""
+    (t,) = dtypes
+    if t is complex or getattr(t, "kind", "") == "c":
+        return to_real(dtypes)
+    loop = np.arctan2.resolve_dtypes((int, t, None))[1]
+    return (loop,), loop
 
 
 def to_complex(dtypes: tuple) -> Resolved:
@@ -111,17 +124,17 @@ def to_sign(dtypes: tuple) -> Resolved:
     return real_floating(dtypes)[0], BOOL
 
 
-def _order(x: Any) -> bool:
+def _is_bfloat16(x: Any) -> bool:
     return isinstance(x, np.dtype) and x.name == "bfloat16"
 
 
 @functools.lru_cache(maxsize=8192)
 def resolve(op: Op, dtypes: tuple) -> Resolved:
     """The dtypes that `op` computes in, one an argument, and that of its result. Python's number types are weak."""
-    half = any(map(_order, dtypes))  # resolves as float16 does; the two together give float32
+    half = any(map(_is_bfloat16, dtypes))  # resolves as float16 does; the two together give float32
     if half:
         both = np.dtype(np.float16) in dtypes
-        known = tuple(np.dtype(np.float32 if both else np.float16) if _order(t) else t for t in dtypes)
+        known = tuple(np.dtype(np.float32 if both else np.float16) if _is_bfloat16(t) else t for t in dtypes)
     else:
         known = dtypes
     known = tuple(BOOL if t is bool else t for t in known)
@@ -132,7 +145,9 @@ def resolve(op: Op, dtypes: tuple) -> Resolved:
         raise DtypeError(f"{op.name} is not defined for {names}.\n  NumPy says: {error}") from None
     for t in (*loop, result):
         if t.kind not in "biufc" or t.itemsize > (16 if t.kind == "c" else 8):
-            raise DtypeError(f"{op.name} would compute in {t}, which duckkeops does not know. Use float64 or complex128 at most.")
+            raise DtypeError(
+                f"{op.name} would compute in {t}, which duckkeops does not know. Use float64 or complex128 at most."
+            )
     if half:
         back = {np.dtype(np.float16): dtype_of("bfloat16")} if np.dtype(np.float16) not in dtypes else {}
         loop, result = tuple(back.get(t, t) for t in loop), back.get(result, result)
@@ -150,16 +165,27 @@ def apply(op: Op, *operands: Any, params: tuple = ()) -> Node:
     """The node of `op` on nodes, NumPy scalars and Python numbers; dtypes as NumPy's."""
     if len(operands) != op.nargs:
         raise TypeError(f"{op.name} takes {op.nargs} arguments, and got {len(operands)}.")
-    args = tuple(a if isinstance(a, Node) else _operand(op, a) for a in operands)
-    loop, result = resolve(op, tuple(a.dtype for a in args))
-    for kinds, name in op.instead:
-        if loop[-1].kind in kinds:
-            return apply(ROWS[name], *args)
-    if loop[-1].kind in "iu" and len(args) > 1:
-        other = _integers(op, args, loop)
+    args = tuple([a if isinstance(a, Node) else _operand(op, a) for a in operands])
+    loop, result, special = _rule(op, tuple([a.dtype for a in args]))
+    if special is not None:
+        other = special(op, args, loop)
         if other is not None:
             return other
     return Apply(op, args, loop, result, params)
+
+
+@functools.lru_cache(maxsize=8192)
+def _rule(op: Op, dtypes: tuple) -> tuple[tuple[np.dtype, ...], np.dtype, Callable | None]:
+    """What `resolve` says, and what else has to be looked at: (op, args, loop) -> another node, or None."""
+    loop, result = resolve(op, dtypes)
+    for kinds, name in op.instead:
+        if loop[-1].kind in kinds:
+            return loop, result, functools.partial(_instead, ROWS[name])
+    return loop, result, _integers if loop[-1].kind in "iu" and len(loop) > 1 else None
+
+
+def _instead(other: Op, op: Op, args: tuple[Node, ...], loop: tuple) -> Node:
+    return apply(other, *args)
 
 
 def _operand(op: Op, a: Any) -> Node:
@@ -175,15 +201,20 @@ def _integers(op: Op, args: tuple[Node, ...], loop: tuple) -> Node | None:
     if op.name in COMPARISONS:
         if loop[0] != loop[1]:
             return _compare_signs(op, *args)
-        for k in (0, 1):
-            if type(args[k]) is Scalar and not _fits(args[k].value, loop[k]):
-                return _compare_out_of_range(op, args, k, loop)
+        for k, (a, t) in enumerate(zip(args, loop, strict=True)):
+            if type(a) is Scalar and not _fits(a.value, t):
+                return _compare_out_of_range(op, args[1 - k], a.value, k == 0, t)
         return None
     for a, t in zip(args, loop, strict=True):
         if type(a) is Scalar and t.kind in "iu" and not _fits(a.value, t):
-            raise OverflowError(f"Python integer {a.value} out of bounds for {t.name}, in which {op.name} computes here.")
-    if op.name == "pow" and type(args[1]) is Scalar and args[1].value < 0:
-        raise ValueError(f"Integers to negative integer powers are not allowed: {loop[0].name} ** {args[1].value}.\n  Convert to a float first.")
+            raise OverflowError(
+                f"Python integer {a.value} out of bounds for {t.name}, in which {op.name} computes here."
+            )
+    exponent = args[1]
+    if op.name == "pow" and type(exponent) is Scalar and exponent.value.real < 0:
+        raise ValueError(
+            f"Integers to negative integer powers are not allowed: {loop[0].name} ** {exponent.value}.\n  Convert to a float first."
+        )
     return None
 
 
@@ -192,18 +223,17 @@ def _fits(value: Any, t: np.dtype) -> bool:
     return info.min <= value <= info.max
 
 
-def _compare_out_of_range(op: Op, args: tuple[Node, ...], k: int, loop: tuple) -> Node:
-    """Compare with a Python int that the dtype cannot hold: the answer is the same for every entry."""
-    x, value = args[1 - k], args[k].value
-    name = op.name if k == 1 else FLIPPED[op.name]  # as x `name` value
-    high = value > 0
+def _compare_out_of_range(op: Op, x: Node, number: Any, flipped: bool, t: np.dtype) -> Node:
+    """Compare with a Python int that the dtype `t` cannot hold: the answer is the same for every entry."""
+    name = FLIPPED[op.name] if flipped else op.name  # x `name` number
+    high = number > 0
     truth = {"equal": False, "not_equal": True, "less": high, "less_equal": high}.get(name, not high)
-    return apply(ROWS["greater_equal" if truth else "less"], x, int(np.iinfo(loop[1 - k]).min))
+    return apply(ROWS["greater_equal" if truth else "less"], x, int(np.iinfo(t).min))
 
 
 def _compare_signs(op: Op, x: Node, y: Node) -> Node:
     """Compare int64 with uint64 exactly, as NumPy does: a negative number is below every other."""
-    if x.dtype != np.int64:
+    if x.dtype is not int and x.dtype.kind == "u":
         return _compare_signs(ROWS[FLIPPED[op.name]], y, x)
     as_unsigned = Apply(op, (cast(x, np.dtype(np.uint64)), y), (y.dtype, y.dtype), BOOL)
     if op.name in ("less", "less_equal", "not_equal"):
@@ -232,7 +262,9 @@ def _dense(op: Op, xp: Any, *arrays: Any) -> Any:
         return function(*arrays)
     if op.compose is not None:
         return op.compose(xp, *arrays)
-    raise UnsupportedError(f"{type(first).__module__} has no {op.name}, and the array API has no function to compose it of.")
+    raise UnsupportedError(
+        f"{type(first).__module__} has no {op.name}, and the array API has no function to compose it of."
+    )
 
 
 def _like(xp: Any, number: Any, arrays: tuple) -> Any:
@@ -252,7 +284,9 @@ def _scipy(op: Op) -> Callable | None:
     try:
         import scipy.special
     except ImportError as error:
-        raise ImportError(f"{op.name} of NumPy arrays, computed by array functions, is scipy.special.{op.scipy}. Install SciPy.") from error
+        raise ImportError(
+            f"{op.name} of NumPy arrays, computed by array functions, is scipy.special.{op.scipy}. Install SciPy."
+        ) from error
     return getattr(scipy.special, op.scipy)
 
 
@@ -263,13 +297,17 @@ def _polygamma(xp: Any, n: Any, x: Any) -> Any:
 def _cast_dense(xp: Any, x: Any, name: str) -> Any:
     if isinstance(x, (np.ndarray, np.generic)):
         with np.errstate(all="ignore"):
-            return x.real.astype(dtype_of(name)) if x.dtype.kind == "c" and dtype_of(name).kind in "iuf" else x.astype(dtype_of(name))
+            return (
+                x.real.astype(dtype_of(name))
+                if x.dtype.kind == "c" and dtype_of(name).kind in "iuf"
+                else x.astype(dtype_of(name))
+            )
     return xp.astype(x, getattr(xp, name))
 
 
 # -- the table ---------------------------------------------------------------------------------------------------------
 
-CLIP = np._core.umath.clip  # what ndarray.clip hands to __array_ufunc__
+CLIP = np._core.umath.clip  # type: ignore[attr-defined]  # what ndarray.clip hands to __array_ufunc__
 POSITIVE, UNIT, ABOVE_ONE = (0.1, 3), (-0.9, 0.9), (1.1, 3)
 INTEGERS = (-8, 8)
 
@@ -394,8 +432,8 @@ TABLE: tuple[Op, ...] = (
     Op("bitwise_right_shift", lambda S, x, y: S.bitwise_right_shift(x, y), np.right_shift, "bitwise_right_shift", domain=(INTEGERS, (0, 8)),
        aliases=(np.bitwise_right_shift, "right_shift")),
     # complex numbers
-    Op("real", lambda S, z: S.real(z), np.real, None, types=to_real, compose=lambda xp, z: xp.real(z)),
-    Op("imag", lambda S, z: S.imag(z), np.imag, None, types=to_real, compose=lambda xp, z: xp.imag(z)),
+    Op("real", lambda S, z: S.real(z), np.real, "real", types=to_real, dense=lambda xp, z: xp.real(z) if xp.isdtype(z.dtype, "complex floating") else z),
+    Op("imag", lambda S, z: S.imag(z), np.imag, "imag", types=to_real, dense=lambda xp, z: xp.imag(z) if xp.isdtype(z.dtype, "complex floating") else xp.zeros_like(z)),
     Op("conj", lambda S, z: S.conj(z), np.conjugate, "conj_physical", aliases=(np.conj, "conjugate")),
     Op("angle", lambda S, z: S.angle(z), np.angle, "angle", types=to_angle,
        compose=lambda xp, z: xp.atan2(xp.imag(z), xp.real(z)) if xp.isdtype(z.dtype, "complex floating") else xp.atan2(xp.zeros_like(z), z)),
@@ -409,7 +447,7 @@ TABLE: tuple[Op, ...] = (
     Op("logit", lambda S, x: S.logit(x), None, "special.logit", types=real_floating, domain=(0.1, 0.9), scipy="logit"),
     Op("lgamma", lambda S, x: S.lgamma(x), None, "special.gammaln", types=real_floating, domain=POSITIVE, scipy="gammaln", aliases=("gammaln",)),
     Op("digamma", lambda S, x: S.digamma(x), None, "special.digamma", types=real_floating, domain=POSITIVE, scipy="digamma", aliases=("psi",)),
-    Op("i0", lambda S, x: S.i0(x), np.i0, "special.i0", types=times_pi, scipy="i0", dense=lambda xp, x: _i0(xp, x)),
+    Op("i0", lambda S, x: S.i0(x), np.i0, "special.i0", types=real_times_pi, scipy="i0"),
     Op("i0e", lambda S, x: S.i0e(x), None, "special.i0e", types=real_floating, scipy="i0e"),
     Op("i1", lambda S, x: S.i1(x), None, "special.i1", types=real_floating, scipy="i1"),
     Op("i1e", lambda S, x: S.i1e(x), None, "special.i1e", types=real_floating, scipy="i1e"),
@@ -467,11 +505,6 @@ def _frexp(xp: Any, x: Any) -> Any:
     raise UnsupportedError(f"{type(x).__module__} has no frexp.")
 
 
-def _i0(xp: Any, x: Any) -> Any:
-    """np.i0 is good to 1e-7 only for what it computes in float32, and makes an array of a scalar."""
-    return np.i0(x).reshape(np.shape(x)) if isinstance(x, (np.ndarray, np.generic)) else _torch(ROWS["i0"], x)(x)  # type: ignore[misc]
-
-
 def _ndtr(xp: Any, x: Any) -> Any:
     return ROWS["ndtr"].dense(xp, x)
 
@@ -512,10 +545,14 @@ def clip(x: Any, low: Any = None, high: Any = None) -> Node:
     return call("clamp", x, low, high)
 
 
-def round(x: Node, decimals: int = 0) -> Node:  # noqa: A001
+def round(x: Node, decimals: int = 0) -> Node:
     """x to this many decimals, half to even, as np.round."""
     if _is_complex(x):
-        return call("complex", round(call("real", x), decimals), round(call("imag", x), decimals)) if decimals else call("rint", x)
+        return (
+            call("complex", round(call("real", x), decimals), round(call("imag", x), decimals))
+            if decimals
+            else call("rint", x)
+        )
     kind = getattr(x.dtype, "kind", "f")
     if kind in "biu":
         if kind == "b" or decimals >= 0:
@@ -542,7 +579,11 @@ def nan_to_num(x: Node, nan: float = 0.0, posinf: float | None = None, neginf: f
 
 def isclose(x: Any, y: Any, rtol: float = 1e-05, atol: float = 1e-08, equal_nan: bool = False) -> Node:
     """|x - y| <= atol + rtol |y|, or equal; as np.isclose."""
-    near = call("less_equal", call("abs", call("subtract", x, _inexact(y))), call("add", call("multiply", call("abs", _inexact(y)), rtol), atol))
+    near = call(
+        "less_equal",
+        call("abs", call("subtract", x, _inexact(y))),
+        call("add", call("multiply", call("abs", _inexact(y)), rtol), atol),
+    )
     out = call("logical_or", call("logical_and", near, call("isfinite", _inexact(y))), call("equal", x, y))
     return call("logical_or", out, call("logical_and", call("isnan", x), call("isnan", y))) if equal_nan else out
 
@@ -556,14 +597,16 @@ def _inexact(y: Any) -> Any:
 def select(conditions: Sequence[Any], choices: Sequence[Any], default: Any = 0) -> Node:
     """The first choice whose condition holds, as np.select."""
     if len(conditions) != len(choices) or not conditions:
-        raise ValueError(f"select takes as many choices as conditions, at least one; got {len(choices)} and {len(conditions)}.")
+        raise ValueError(
+            f"select takes as many choices as conditions, at least one; got {len(choices)} and {len(conditions)}."
+        )
     out = default
     for condition, choice in zip(reversed(conditions), reversed(choices), strict=True):
         out = call("where", condition, choice, out)
     return out
 
 
-def divmod(x: Any, y: Any) -> tuple[Node, Node]:  # noqa: A001
+def divmod(x: Any, y: Any) -> tuple[Node, Node]:
     return call("floor_divide", x, y), call("remainder", x, y)
 
 

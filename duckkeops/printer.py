@@ -110,7 +110,7 @@ class KernelPrinter(C99CodePrinter):
     def emptyPrinter(self, expr: Any) -> str:  # noqa: N802
         raise TypeError(f"no C for {type(expr).__name__}: {expr}")
 
-    # -- arithmetic ----------------------------------------------------------------------------------------------------
+    # -- arithmetic: in the order of the operands, with parentheses wherever C would associate otherwise ---------------
 
     def parenthesize(self, item: Any, level: int, strict: bool = False) -> str:
         if isinstance(item, sympy.Symbol):
@@ -141,7 +141,7 @@ class KernelPrinter(C99CodePrinter):
         out = self.parenthesize(terms[0], PRECEDENCE["Add"])
         for a in terms[1:]:
             minus = a.could_extract_minus_sign()
-            out += (" - " if minus else " + ") + self.parenthesize(_negated(a) if minus else a, PRECEDENCE["Add"], strict=minus)
+            out += (" - " if minus else " + ") + self.parenthesize(_negated(a) if minus else a, PRECEDENCE["Add"], strict=True)
         return out
 
     def _print_Mul(self, e: Any) -> str:
@@ -158,7 +158,7 @@ class KernelPrinter(C99CodePrinter):
         elif len(factors) == 1 and not under:
             return sign + self.parenthesize(factors[0], PRECEDENCE["Mul"], strict=bool(sign))
         else:
-            text = "*".join(self.parenthesize(a, PRECEDENCE["Mul"]) for a in factors)
+            text = "*".join(self.parenthesize(a, PRECEDENCE["Mul"], strict=n > 0) for n, a in enumerate(factors))
         if under and not any(a.free_symbols for a in factors):
             text = self.splat(sympy.Mul(*factors))
         for b in under:
@@ -394,7 +394,7 @@ class Prelude:
             if own == "row":
                 return f"r{'[k].' if scope == 'pair' else '->'}{self.field(a)}"
             if scope == own:
-                return f"{self.field(a)}"
+                return self.name(a) if a not in self.lower.by_sym and not self.plan.features(self.lower.idx(a)) else self.load(a, scope)
             at = "[q]." if own == self.inner else "->"
             return f"splat_{t}(c_{own}{at}{self.field(a)})"
         return self.load(a, scope)
@@ -562,7 +562,9 @@ class Prelude:
                 return a.name, PRECEDENCE["Atom"]
             temp = self.lower.by_sym.get(a)
             if a in inlined and temp is not None:
-                prec = PRECEDENCE["Func"] if temp.expr.is_Function or temp.expr.is_Symbol else precedence(temp.expr)
+                if temp.expr.is_Symbol:
+                    return operand(temp.expr)
+                prec = PRECEDENCE["Func"] if temp.expr.is_Function else precedence(temp.expr)
                 if temp.dtype.kind == "c":
                     prec = PRECEDENCE["Func"]
                 return printer.text(temp.expr, self._loop(temp)), prec
@@ -597,6 +599,10 @@ class Prelude:
         local: list[str] = []
         for a, dtype, features in loads:
             pad = "    "
+            if scope != "row" and not features:  # the statements below may read it too
+                local.append(f"{pad}const v{_v(dtype)} {self.name(a)} = {self.load(a, scope)};")
+                local.append(f"{pad}{store(self.field(a), self.name(a), dtype)}")
+                continue
             for c in features:
                 local.append(f"{pad}for (int {c} = 0; {c} < {self.p.sizes[c]}; ++{c})")
                 pad += "    "
@@ -717,7 +723,7 @@ class Writer:
                         note(t.expr, t)
                 else:
                     for t in step.temps:
-                        if step.kind == "fold":
+                        if step.kind == "fold" and self.pair:
                             self.tiles.add(t.sym)
                     count[0] += 1
                     visit(step.steps)

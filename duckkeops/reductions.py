@@ -134,8 +134,8 @@ def astype(xp: Any, x: Any, dtype: np.dtype) -> Any:
     own = native(xp, dtype)
     if x.dtype == own:
         return x
-    if xp.isdtype(x.dtype, "complex floating") and dtype.kind not in "cb":
-        x = xp.real(x)
+    if xp.isdtype(x.dtype, "complex floating") and dtype.kind != "c":
+        x = x != 0 if dtype.kind == "b" else xp.real(x)
     return xp.astype(x, own)
 
 
@@ -430,7 +430,7 @@ def _order(xp: Any, v: Any, params: Params) -> Any:
         order = v.shape[-1] - 1 - np.argsort(v[..., ::-1], axis=-1, stable=True)[..., ::-1]
     else:
         order = np.argsort(v, axis=-1, stable=True)
-    return order[..., : parameter(params, "k")]
+    return order[..., : min(parameter(params, "k"), v.shape[-1])]
 
 
 def _topk_finish(xp: Any, state: State, n: int, params: Params) -> tuple[Any, Any]:

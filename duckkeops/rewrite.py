@@ -1,10 +1,11 @@
-"""Nodes rebuilt with one thing changed: other arguments, other roles, axes split and merged, weights left to one pass."""
+"""Nodes rebuilt with one thing changed: other arguments, other roles, axes split and merged; softmax as one node."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -43,10 +44,15 @@ def unfused(node: Softmax) -> Node:
 
 def _view_softmax(node: Softmax, how: expr.View, memo: dict) -> Node:
     """A view that keeps the axes of the sum whole leaves a Softmax."""
-    places = {e[0][0]: k for k, e in enumerate(how.entries) if e is not None and e == expr.axis(e[0][0])}
+    places = {e[0][0]: k for k, e in enumerate(how.entries) if e is not None and _is_whole(e)}
     if all(a in places for a in node.axes):
         return Softmax(expr.view(node.args[0], how), tuple(places[a] for a in node.axes), node.dtype)
     return expr.view(unfused(node), how)
+
+
+def _is_whole(entry: expr.Entry) -> bool:
+    axes, (select, *_) = entry
+    return len(axes) == 1 and isinstance(select, slice) and select == expr.ALL
 
 
 expr.set_view(Softmax, _view_softmax)
@@ -126,7 +132,13 @@ def _leading(node: Node, ndim: int) -> Node:
 
 # -- axes split and merged ---------------------------------------------------------------------------------------------
 
-Group = tuple[tuple[int, ...], tuple[int, ...]]  # axes of the first lengths become axes of the second; equal products
+
+class Group(NamedTuple):
+    """Axes of some lengths that become axes of other lengths, of the same product."""
+
+    old: tuple[int, ...]
+    new: tuple[int, ...]
+    features: bool = False  # features only, so that an input that lacks some of them may be repeated to all
 
 
 def reshape(node: Node, shape: Sequence[int]) -> Node:
@@ -141,7 +153,7 @@ def reshape(node: Node, shape: Sequence[int]) -> Node:
     plain = expr.squeeze(node, ones) if ones else node
     wanted = tuple(n for n in shape if n != 1)
     if plain.shape != wanted:
-        plain = _regroup(plain, _groups(node.shape, plain.shape, shape, wanted), {})
+        plain = _regroup(plain, _groups(plain, node.shape, shape, wanted), {})
     places = [a for a, n in enumerate(shape) if n == 1]
     return expr.expand(plain, places) if places else plain
 
@@ -157,10 +169,13 @@ def _completed(old: tuple[int, ...], new: Sequence[int]) -> tuple[int, ...]:
     return complete
 
 
-def _groups(shape: Any, old: tuple[int, ...], wanted: Any, new: tuple[int, ...]) -> list[Group]:
-    """The smallest runs of old and new axes with equal products."""
+def _groups(plain: Node, shape: Any, wanted: Any, new: tuple[int, ...]) -> list[Group]:
+    """The smallest runs of old and new axes with equal products; `plain` and `new` have no axes of length 1."""
+    old = plain.shape
     if 0 in old:
-        raise ShapeError(f"cannot reshape an empty lazy array of shape {shape} into {wanted}.\n  Reshape its inputs instead.")
+        raise ShapeError(
+            f"cannot reshape an empty lazy array of shape {shape} into {wanted}.\n  Reshape its inputs instead."
+        )
     groups: list[Group] = []
     i = j = 0
     while i < len(old):
@@ -172,7 +187,8 @@ def _groups(shape: Any, old: tuple[int, ...], wanted: Any, new: tuple[int, ...])
             else:
                 j += 1
                 b *= new[j]
-        groups.append((old[start : i + 1], new[first : j + 1]))
+        its = plain.roles[start : i + 1]
+        groups.append(Group(old[start : i + 1], new[first : j + 1], set(its) == {FEATURE}))
         i, j = i + 1, j + 1
     return groups
 
@@ -192,8 +208,8 @@ def _regroup_apply(node: Node, groups: list[Group], memo: dict) -> Node:
 
 
 def _regroup_broadcast(node: Broadcast, groups: list[Group], memo: dict) -> Node:
-    roles = "".join(_role(r, len(new)) for r, (_, new) in zip(_runs(node.roles, groups), groups, strict=True))
-    shape = tuple(n for _, lengths in groups for n in lengths)
+    roles = "".join(_role(r, len(g.new)) for r, g in zip(_runs(node.roles, groups), groups, strict=True))
+    shape = tuple(n for g in groups for n in g.new)
     if isinstance(node.args[0], Scalar):
         return Broadcast(node.args[0], shape, roles)
     return Broadcast(_regroup(_leading(node.args[0], node.ndim), groups, memo), shape, roles)
@@ -201,8 +217,8 @@ def _regroup_broadcast(node: Broadcast, groups: list[Group], memo: dict) -> Node
 
 def _runs(roles: str, groups: list[Group]) -> list[str]:
     """The roles, cut as the groups are."""
-    ends = np.cumsum([0] + [len(old) for old, _ in groups]).tolist()
-    return [roles[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+    ends = np.cumsum([0] + [len(g.old) for g in groups]).tolist()
+    return [roles[a:b] for a, b in itertools.pairwise(ends)]
 
 
 def _role(its: str, times: int) -> str:
@@ -214,7 +230,7 @@ def _role(its: str, times: int) -> str:
 def _regroup_reduce(node: Reduce, groups: list[Group], memo: dict) -> Node:
     n = len(node.whole)
     kept = [a for a in range(n) if a not in node.axes]
-    groups = groups + [((node.whole[a],), (node.whole[a],)) for a in node.axes]
+    groups = groups + [Group((node.whole[a],), (node.whole[a],)) for a in node.axes]
     args = [_leading(a, n) for a in node.args]
     args = [a if isinstance(a, Scalar) else _regroup(expr.permute(a, [*kept, *node.axes]), groups, memo) for a in args]
     m = max(a.ndim for a in args)
@@ -223,13 +239,16 @@ def _regroup_reduce(node: Reduce, groups: list[Group], memo: dict) -> Node:
 
 def _regroup_concat(node: Concat, groups: list[Group], memo: dict) -> Node:
     axis = _whole_axis(node.axis, groups)
-    if axis is None:
-        raise ShapeError(
-            f"cannot reshape {node.shape} lazily: axis {node.axis} was concatenated.\n  Reshape the parts before you concatenate them."
-        )
     k = _group_of(node.axis, groups)
+    if axis is None:  # the others first, and this one component by component
+        whole = [Group((n,), (n,)) for n in groups[k].old]
+        return expr.reshape(
+            _regroup(node, [*groups[:k], *whole, *groups[k + 1 :]], memo), tuple(n for g in groups for n in g.new)
+        )
     lengths = [(a.shape[node.axis],) for a in node.args]
-    parts = [_regroup(a, [*groups[:k], (n, n), *groups[k + 1 :]], memo) for a, n in zip(node.args, lengths, strict=True)]
+    parts = [
+        _regroup(a, [*groups[:k], Group(n, n), *groups[k + 1 :]], memo) for a, n in zip(node.args, lengths, strict=True)
+    ]
     return Concat(tuple(parts), axis, node.dtype)
 
 
@@ -241,8 +260,8 @@ def _regroup_softmax(node: Softmax, groups: list[Group], memo: dict) -> Node:
 
 
 def _group_of(axis: int, groups: list[Group]) -> int:
-    for k, (old, _) in enumerate(groups):
-        axis -= len(old)
+    for k, g in enumerate(groups):
+        axis -= len(g.old)
         if axis < 0:
             return k
     raise AssertionError(axis)
@@ -251,20 +270,20 @@ def _group_of(axis: int, groups: list[Group]) -> int:
 def _whole_axis(axis: int, groups: list[Group]) -> int | None:
     """Where an axis is afterwards, if it is neither split nor merged."""
     k = _group_of(axis, groups)
-    old, new = groups[k]
-    return sum(len(m) for _, m in groups[:k]) if len(old) == len(new) == 1 else None
+    return sum(len(g.new) for g in groups[:k]) if len(groups[k].old) == len(groups[k].new) == 1 else None
 
 
 def _regroup_input(node: Input, groups: list[Group], memo: dict) -> Node:
     held: list[int] = []  # the shape before: that of the input, but whole where feature axes are merged
     shape: list[int] = []
     roles = ""
-    for (old, new), its in zip(groups, _runs(node.roles, groups), strict=True):
+    for (old, new, features), its in zip(groups, _runs(node.roles, groups), strict=True):
         have = node.shape[len(held) : len(held) + len(old)]
         alone = math.prod(have) == 1
-        if not alone and have != old and not set(its) <= {FEATURE, NEUTRAL}:
+        if not alone and have != old and not features:
             raise ShapeError(
-                f"cannot merge axes of lengths {old} of a lazy array: an input of shape {node.shape} has only some of them.\n"
+                f"cannot merge axes of lengths {old} of a lazy array: an input of shape {node.shape} has "
+                "only some of them.\n"
                 "  Only axes that the inputs hold together can be merged; concatenate or reshape the inputs instead."
             )
         held.extend(have if alone else old)

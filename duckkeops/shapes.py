@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -36,6 +37,7 @@ def matrix_transpose(a: Node) -> Node:
 
 
 def swapaxes(a: Node, axis1: int, axis2: int) -> Node:
+    """Two axes swapped."""
     order = list(range(a.ndim))
     i, j = normalize_axis_index(axis1, a.ndim), normalize_axis_index(axis2, a.ndim)
     order[i], order[j] = j, i
@@ -55,6 +57,7 @@ def moveaxis(a: Node, source: Any, destination: Any) -> Node:
 
 
 def rollaxis(a: Node, axis: int, start: int = 0) -> Node:
+    """An axis moved before another place."""
     axis = normalize_axis_index(axis, a.ndim)
     start = normalize_axis_index(start + a.ndim if start < 0 else start, a.ndim + 1)
     order = [n for n in range(a.ndim) if n != axis]
@@ -63,11 +66,13 @@ def rollaxis(a: Node, axis: int, start: int = 0) -> Node:
 
 
 def expand_dims(a: Node, axis: Any) -> Node:
+    """New axes of length 1 at these places of the result."""
     axes = axis if isinstance(axis, tuple | list) else (axis,)
     return expr.expand(a, normalize_axis_tuple(axes, a.ndim + len(axes)))
 
 
 def squeeze(a: Node, axis: Any = None) -> Node:
+    """Without these axes of length 1, or without all of them."""
     if axis is None:
         axes: Sequence[int] = [n for n, length in enumerate(a.shape) if length == 1]
     else:
@@ -91,6 +96,7 @@ def reshape(a: Node, /, shape: Any = None, order: str = "C", *, copy: bool | Non
 
 
 def ravel(a: Node, order: str = "C") -> Any:
+    """All axes as one: of what inputs hold together."""
     return reshape(a, (-1,) if 0 not in a.shape else (0,), order)
 
 
@@ -111,6 +117,7 @@ def each_at_least(ndim: int) -> Callable[..., Any]:
 
 
 def broadcast_to(array: Node, shape: Any, subok: bool = False) -> Node:
+    """Repeated to a shape, without a copy."""
     shape = tuple(shape) if isinstance(shape, tuple | list) else (operator.index(shape),)
     if len(shape) < array.ndim:
         raise ShapeError(f"cannot broadcast an array of shape {array.shape} to {shape}: that has fewer axes.")
@@ -118,6 +125,7 @@ def broadcast_to(array: Node, shape: Any, subok: bool = False) -> Node:
 
 
 def broadcast_arrays(*args: Any, subok: bool = False) -> tuple[Node, ...]:
+    """All repeated to their common shape."""
     nodes = [node_of(a) for a in args]
     shape = np.broadcast_shapes(*(n.shape for n in nodes))
     return tuple(broadcast_to(n, shape) for n in nodes)
@@ -161,7 +169,9 @@ def _needs(a: Node, ndim: int, what: str) -> None:
 # -- side by side ------------------------------------------------------------------------------------------------------
 
 
-def concatenate(arrays: Any, /, axis: int | None = 0, out: Any = None, *, dtype: Any = None, casting: str = "same_kind") -> Any:
+def concatenate(
+    arrays: Any, /, axis: int | None = 0, out: Any = None, *, dtype: Any = None, casting: str = "same_kind"
+) -> Any:
     """Arrays one after the other along an axis: along features for virtual arrays."""
     refuse_out("concatenate", out)
     nodes = [node_of(a) for a in arrays]
@@ -182,7 +192,8 @@ def concatenate(arrays: Any, /, axis: int | None = 0, out: Any = None, *, dtype:
     virtual = next((n for n in nodes if expr.is_virtual(n)), None)
     if virtual is not None:
         raise ShapeError(
-            f"cannot concatenate virtual arrays along axis {axis}, a {expr.ROLE_NAMES[like.roles[axis]]} axis of d: {virtual.shape}.\n"
+            f"cannot concatenate virtual arrays along axis {axis}, a {expr.ROLE_NAMES[like.roles[axis]]} "
+            f"axis of d: {virtual.shape}.\n"
             "  Concatenate the inputs before combining them, or reduce the parts and combine the results."
         )
     xp = namespace_of(like)
@@ -198,7 +209,8 @@ def _same_but(axis: int, nodes: Sequence[Node]) -> None:
         for a in range(n.ndim):
             if a != axis and n.shape[a] != first.shape[a]:
                 raise ShapeError(
-                    f"cannot concatenate along axis {axis}: axis {a} has {first.shape[a]} entries in array 0 and {n.shape[a]} in array {k}.\n"
+                    f"cannot concatenate along axis {axis}: axis {a} has {first.shape[a]} entries in array 0 "
+                    f"and {n.shape[a]} in array {k}.\n"
                     "  All axes but that one must be equal; numpy.broadcast_arrays makes them so."
                 )
 
@@ -213,24 +225,29 @@ def stack(arrays: Any, axis: int = 0, out: Any = None, *, dtype: Any = None, cas
 
 
 def hstack(tup: Any, *, dtype: Any = None, casting: str = "same_kind") -> Any:
+    """One after the other along the second axis, or the first of vectors."""
     nodes = [atleast(1, node_of(a)) for a in tup]
     return concatenate(nodes, 0 if nodes[0].ndim == 1 else 1, dtype=dtype, casting=casting)
 
 
 def vstack(tup: Any, *, dtype: Any = None, casting: str = "same_kind") -> Any:
+    """One after the other along the first axis."""
     return concatenate([atleast(2, node_of(a)) for a in tup], 0, dtype=dtype, casting=casting)
 
 
 def dstack(tup: Any) -> Any:
+    """One after the other along the third axis."""
     return concatenate([atleast(3, node_of(a)) for a in tup], 2)
 
 
 def column_stack(tup: Any) -> Any:
+    """Vectors as columns, matrices as they are, side by side."""
     nodes = [node_of(a) for a in tup]
     return concatenate([n if n.ndim > 1 else expr.expand(atleast(1, n), (1,)) for n in nodes], 1)
 
 
 def append(arr: Any, values: Any, axis: int | None = None) -> Any:
+    """`values` after `arr` along an axis."""
     return concatenate([arr, values], axis)
 
 
@@ -246,10 +263,11 @@ def array_split(ary: Node, indices_or_sections: Any, axis: int = 0) -> list[Node
         cuts = np.cumsum([0] + more * [each + 1] + (sections - more) * [each]).tolist()
     else:
         cuts = [0, *(int(c) for c in indices_or_sections), length]
-    return [_piece(ary, axis, slice(a, b)) for a, b in zip(cuts, cuts[1:], strict=False)]
+    return [_piece(ary, axis, slice(a, b)) for a, b in itertools.pairwise(cuts)]
 
 
 def split(ary: Node, indices_or_sections: Any, axis: int = 0) -> list[Node]:
+    """Equal slices along an axis, or cut at these places."""
     if isinstance(indices_or_sections, int | np.integer):
         length = ary.shape[normalize_axis_index(axis, ary.ndim)]
         if indices_or_sections < 1 or length % indices_or_sections:
@@ -310,22 +328,40 @@ def full_scalar(like: Node, value: Any, dtype: Any) -> Input:
     return input_of(constant(like, np.asarray(value).astype(dtype)), bare=True)
 
 
-def full_like(a: Node, fill_value: Any, dtype: Any = None, order: str = "K", subok: bool = True, shape: Any = None, *, device: Any = None) -> Any:
+def full_like(
+    a: Node,
+    fill_value: Any,
+    dtype: Any = None,
+    order: str = "K",
+    subok: bool = True,
+    shape: Any = None,
+    *,
+    device: Any = None,
+) -> Any:
     """A constant of the shape and roles of `a`, not stored; a genuine array if `shape` is given."""
     dtype = a.dtype if dtype is None else np.dtype(dtype)
     if is_array(fill_value) and fill_value.ndim:
-        raise ShapeError(f"full_like of a lazy array takes one number, and got shape {fill_value.shape}. Use numpy.broadcast_to(values, d.shape).")
+        raise ShapeError(
+            f"full_like of a lazy array takes one number, and got shape {fill_value.shape}. Use "
+            "numpy.broadcast_to(values, d.shape)."
+        )
     one = np.full((1,) * a.ndim if shape is None else shape, fill_value, dtype)
     if shape is not None:
         return constant(a, one)
     return broadcast_to(Input(constant(a, one), np.dtype(dtype), a.roles), a.shape)
 
 
-def zeros_like(a: Node, dtype: Any = None, order: str = "K", subok: bool = True, shape: Any = None, *, device: Any = None) -> Any:
+def zeros_like(
+    a: Node, dtype: Any = None, order: str = "K", subok: bool = True, shape: Any = None, *, device: Any = None
+) -> Any:
+    """Zeros of the shape and roles of `a`, not stored."""
     return full_like(a, 0, dtype, shape=shape)
 
 
-def ones_like(a: Node, dtype: Any = None, order: str = "K", subok: bool = True, shape: Any = None, *, device: Any = None) -> Any:
+def ones_like(
+    a: Node, dtype: Any = None, order: str = "K", subok: bool = True, shape: Any = None, *, device: Any = None
+) -> Any:
+    """Ones of the shape and roles of `a`, not stored."""
     return full_like(a, 1, dtype, shape=shape)
 
 
@@ -336,17 +372,22 @@ def astype(x: Node, dtype: Any, /, *, copy: bool = True, device: Any = None, cas
     if x.dtype.kind == "c" and dtype.kind not in "cb":
         import warnings
 
-        warnings.warn("Casting complex values to real discards the imaginary part", np.exceptions.ComplexWarning, stacklevel=4)
+        warnings.warn(
+            "Casting complex values to real discards the imaginary part", np.exceptions.ComplexWarning, stacklevel=4
+        )
     return ops.cast(x, dtype)
 
 
 def _castable(have: Any, want: np.dtype, casting: Any, what: str) -> None:
     if isinstance(have, np.dtype) and not np.can_cast(have, want, casting):
-        raise DtypeError(f"{what}: cannot cast from {have} to {want} by the rule {casting!r}.\n  Say casting='unsafe' to allow it.")
+        raise DtypeError(
+            f"{what}: cannot cast from {have} to {want} by the rule {casting!r}.\n  Say casting='unsafe' to allow it."
+        )
 
 
 def refuse_out(what: str, out: Any) -> None:
     if out is not None and out != (None,):
         raise UnsupportedError(
-            f"numpy.{what}(out=) of a lazy array has nothing to write: the result is lazy.\n  Leave out= away, and reduce the result, as in d.sum(axis=1)."
+            f"numpy.{what}(out=) of a lazy array has nothing to write: the result is lazy.\n"
+            "  Leave out= away, and reduce the result, as in d.sum(axis=1)."
         )

@@ -26,7 +26,9 @@ def topk(a: Any, k: int, axis: int = -1, largest: bool = True) -> tuple[Any, Any
     k = operator.index(k)
     if k < 0:
         raise ValueError(f"topk(k={k}): k is the number of entries wanted, at least 0.")
-    reduce = reductions.reduce(statistics.ROWS["topk"], (node,), (axis,), k=min(k, node.shape[axis]), largest=bool(largest))
+    reduce = reductions.reduce(
+        statistics.ROWS["topk"], (node,), (axis,), k=min(k, node.shape[axis]), largest=bool(largest)
+    )
     if not expr.is_evaluated(reduce):
         raise _refused("topk", node, axis)
     values, index = evaluated(reduce)
@@ -37,8 +39,16 @@ def topk(a: Any, k: int, axis: int = -1, largest: bool = True) -> tuple[Any, Any
 
 def _refused(what: str, node: Node, axis: int) -> UnsupportedError:
     if node.roles[axis] in (FEATURE, NEUTRAL):
-        return unsupported(f"{what} over axis {axis}, a feature axis,", node, "Sort over a point axis, or take min and max over the features.")
-    return unsupported(f"{what} over axis {axis} that leaves a virtual array", node, "Reduce one more point axis first, as in d.min(axis=1).")
+        return unsupported(
+            f"{what} over axis {axis}, a feature axis,",
+            node,
+            "Sort over a point axis, or take min and max over the features.",
+        )
+    return unsupported(
+        f"{what} over axis {axis} that leaves a virtual array",
+        node,
+        "Reduce one more point axis first, as in d.min(axis=1).",
+    )
 
 
 class Ordered:
@@ -49,7 +59,16 @@ class Ordered:
 
     __slots__ = ("_axis", "_back", "_kth", "_node", "_positions", "_stable", "_what")
 
-    def __init__(self, what: str, node: Node, axis: int, positions: bool, kth: int | None = None, stable: bool = False, back: bool = False):
+    def __init__(
+        self,
+        what: str,
+        node: Node,
+        axis: int,
+        positions: bool,
+        kth: int | None = None,
+        stable: bool = False,
+        back: bool = False,
+    ):
         self._what, self._node, self._axis, self._positions = what, node, axis, positions
         self._kth, self._stable, self._back = kth, stable, back
 
@@ -88,7 +107,9 @@ class Ordered:
             key = (*key[:place], *[slice(None)] * (self.ndim - len(key) + 1), *key[place + 1 :])
         keys = [k if isinstance(k, slice) else self._index(k) for k in key]
         if len(keys) > self.ndim:
-            raise IndexError(f"too many indices for array: {self._what} has {self.ndim} axes, but {len(keys)} were indexed")
+            raise IndexError(
+                f"too many indices for array: {self._what} has {self.ndim} axes, but {len(keys)} were indexed"
+            )
         keys += [slice(None)] * (self.ndim - len(keys))
         if any(isinstance(k, int) for n, k in enumerate(keys) if n != self._axis):
             raise self._refuse()
@@ -119,8 +140,11 @@ class Ordered:
             ranks = range(n - 1 - ranks.start, n - 1 - ranks.stop, -ranks.step)
         if self._kth is not None and len(ranks) and not (max(ranks) <= self._kth or min(ranks) >= self._kth):
             raise ShapeError(
-                f"numpy.{self._what}(d, {self._kth}) orders only what is before and after rank {self._kth}, and ranks {min(ranks)} to {max(ranks)} "
-                f"were asked for.\n  Partition at the number of entries that you take: numpy.{self._what}(d, k, axis={self._axis}){self._example()}."
+                f"numpy.{self._what}(d, {self._kth}) orders only what is before and after rank {self._kth}, "
+                f"and ranks {min(ranks)} to {max(ranks)} "
+                "were asked for.\n"
+                f"  Partition at the number of entries that you take: numpy.{self._what}(d, k, "
+                f"axis={self._axis}){self._example()}."
             )
         return ranks
 
@@ -130,7 +154,8 @@ class Ordered:
         largest = last < first
         if largest and self._stable and self._positions:
             raise UnsupportedError(
-                f"numpy.{self._what}(kind='stable') of d: {describe(node)} gives only its first entries lazily: of equals the last "
+                f"numpy.{self._what}(kind='stable') of d: {describe(node)} gives only its first entries "
+                "lazily: of equals the last "
                 "would come last.\n  Leave kind= away, or sort -d and take the first k."
             )
         which = topk(node, min(first, last), self._axis, largest)[int(self._positions)]
@@ -144,7 +169,11 @@ class Ordered:
         return f"[{before}:k]"
 
     def _refuse(self) -> UnsupportedError:
-        return unsupported(f"all of numpy.{self._what}(d, axis={self._axis})", self._node, f"Take the first or last k entries: numpy.{self._what}(d, axis={self._axis}){self._example()}.")
+        return unsupported(
+            f"all of numpy.{self._what}(d, axis={self._axis})",
+            self._node,
+            f"Take the first or last k entries: numpy.{self._what}(d, axis={self._axis}){self._example()}.",
+        )
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         raise VirtualArrayError(str(self._refuse()))
@@ -181,16 +210,20 @@ def _ordered(what: str, a: Node, axis: int | None, kind: Any, stable: Any, posit
 
 
 def sort(a: Node, axis: int | None = -1, kind: Any = None, order: Any = None, *, stable: Any = None) -> Any:
+    """The entries in order along an axis: of a virtual array, to be sliced to the first or last k."""
     return _ordered("sort", a, axis, kind, stable, False)
 
 
 def argsort(a: Node, axis: int | None = -1, kind: Any = None, order: Any = None, *, stable: Any = None) -> Any:
+    """The positions that sort along an axis: of a virtual array, to be sliced to the first or last k."""
     return _ordered("argsort", a, axis, kind, stable, True)
 
 
 def partition(a: Node, kth: Any, axis: int | None = -1, kind: Any = "introselect", order: Any = None) -> Any:
+    """As sort, where order only matters before and after rank `kth`."""
     return _ordered("partition", a, axis, None, None, False, kth)
 
 
 def argpartition(a: Node, kth: Any, axis: int | None = -1, kind: Any = "introselect", order: Any = None) -> Any:
+    """As argsort, where order only matters before and after rank `kth`."""
     return _ordered("argpartition", a, axis, None, None, True, kth)

@@ -29,7 +29,12 @@ Axis = int | Sequence[int] | None
 
 def axes_of(a: Node, axis: Axis) -> tuple[int, ...]:
     """The axes meant, counted from the front, in order."""
-    return tuple(range(a.ndim)) if axis is None else tuple(sorted(normalize_axis_tuple(axis, a.ndim)))
+    n = len(a.shape)
+    if axis is None:
+        return tuple(range(n))
+    if type(axis) is int and -n <= axis < n:
+        return (axis % n,)
+    return tuple(sorted(normalize_axis_tuple(axis, n)))
 
 
 def fold(name: str, args: Sequence[Node], axes: tuple[int, ...], keepdims: Any = False, **params: Any) -> Any:
@@ -45,7 +50,11 @@ def fold(name: str, args: Sequence[Node], axes: tuple[int, ...], keepdims: Any =
     else:
         out = None if row.lazy is None else row.lazy(args, axes, node.params)
         if out is None:
-            raise unsupported(f"{name} over axes {axes} that leaves a virtual array", args[0], "Reduce over a point axis, of two of them.")
+            raise unsupported(
+                f"{name} over axes {axes} that leaves a virtual array",
+                args[0],
+                "Reduce over a point axis, of two of them.",
+            )
     return expand(out, axes) if _true(keepdims) else out
 
 
@@ -76,28 +85,66 @@ def _out_dtype(a: Node, dtype: Any, out: Any) -> Any:
 # -- sums, products, extremes ------------------------------------------------------------------------------------------
 
 
-def sum(a: Any, axis: Axis = None, dtype: Any = None, out: Any = None, keepdims: Any = False, initial: Any = MISSING, where: Any = True) -> Any:  # noqa: A001
+def sum(
+    a: Any,
+    axis: Axis = None,
+    dtype: Any = None,
+    out: Any = None,
+    keepdims: Any = False,
+    initial: Any = MISSING,
+    where: Any = True,
+) -> Any:
+    """The sum over axes."""
     return _numeric("sum", "add", 0, node_of(a), axis, dtype, out, keepdims, initial, where)
 
 
-def prod(a: Any, axis: Axis = None, dtype: Any = None, out: Any = None, keepdims: Any = False, initial: Any = MISSING, where: Any = True) -> Any:
+def prod(
+    a: Any,
+    axis: Axis = None,
+    dtype: Any = None,
+    out: Any = None,
+    keepdims: Any = False,
+    initial: Any = MISSING,
+    where: Any = True,
+) -> Any:
+    """The product over axes."""
     return _numeric("prod", "multiply", 1, node_of(a), axis, dtype, out, keepdims, initial, where)
 
 
-def min(a: Any, axis: Axis = None, out: Any = None, keepdims: Any = False, initial: Any = MISSING, where: Any = True) -> Any:  # noqa: A001
+def min(
+    a: Any, axis: Axis = None, out: Any = None, keepdims: Any = False, initial: Any = MISSING, where: Any = True
+) -> Any:
+    """The least entry over axes; NaN if there is one."""
     return _numeric("min", "minimum", initial, node_of(a), axis, None, out, keepdims, initial, where)
 
 
-def max(a: Any, axis: Axis = None, out: Any = None, keepdims: Any = False, initial: Any = MISSING, where: Any = True) -> Any:  # noqa: A001
+def max(
+    a: Any, axis: Axis = None, out: Any = None, keepdims: Any = False, initial: Any = MISSING, where: Any = True
+) -> Any:
+    """The greatest entry over axes; NaN if there is one."""
     return _numeric("max", "maximum", initial, node_of(a), axis, None, out, keepdims, initial, where)
 
 
-def _numeric(name: str, combine: str, identity: Any, a: Node, axis: Axis, dtype: Any, out: Any, keepdims: Any, initial: Any, where: Any) -> Any:
+def _numeric(
+    name: str,
+    combine: str,
+    identity: Any,
+    a: Node,
+    axis: Axis,
+    dtype: Any,
+    out: Any,
+    keepdims: Any,
+    initial: Any,
+    where: Any,
+) -> Any:
     axes = axes_of(a, axis)
     dtype = _out_dtype(a, dtype, out)
     if where is not True and where is not MISSING:
         if identity is MISSING:
-            raise ValueError(f"reduction operation '{combine}' does not have an identity, so to use a where mask one has to specify 'initial'")
+            raise ValueError(
+                f"reduction operation '{combine}' does not have an identity, so to use a where mask one has "
+                "to specify 'initial'"
+            )
         a = ops.call("where", node_of(where), a, full_scalar(a, identity, a.dtype))
     if not axes:
         return _put(out, _of_no_axes(name, a, dtype, initial, combine))
@@ -191,10 +238,12 @@ def trace(a: Node, offset: int = 0, axis1: int = 0, axis2: int = 1, dtype: Any =
 
 
 def argmin(a: Any, axis: int | None = None, out: Any = None, *, keepdims: Any = False) -> Any:
+    """The position of the least entry along an axis, or of all; of equals the first, NaN before all."""
     return _arg("argmin", node_of(a), axis, out, keepdims)
 
 
 def argmax(a: Any, axis: int | None = None, out: Any = None, *, keepdims: Any = False) -> Any:
+    """The position of the greatest entry along an axis, or of all; of equals the first, NaN before all."""
     return _arg("argmax", node_of(a), axis, out, keepdims)
 
 
@@ -211,14 +260,16 @@ def _arg(name: str, a: Node, axis: int | None, out: Any, keepdims: Any) -> Any:
 # -- truth and counts --------------------------------------------------------------------------------------------------
 
 
-def any(a: Any, axis: Axis = None, out: Any = None, keepdims: Any = False, *, where: Any = True) -> Any:  # noqa: A001
+def any(a: Any, axis: Axis = None, out: Any = None, keepdims: Any = False, *, where: Any = True) -> Any:
+    """Is any entry true?"""
     a = ops.cast(node_of(a), np.dtype(bool))
     if where is not True and where is not MISSING:
         a = ops.call("logical_and", a, node_of(where))
     return _put(out, _truth("any", a, axis, keepdims))
 
 
-def all(a: Any, axis: Axis = None, out: Any = None, keepdims: Any = False, *, where: Any = True) -> Any:  # noqa: A001
+def all(a: Any, axis: Axis = None, out: Any = None, keepdims: Any = False, *, where: Any = True) -> Any:
+    """Are all entries true?"""
     a = ops.cast(node_of(a), np.dtype(bool))
     if where is not True and where is not MISSING:
         a = ops.call("logical_or", a, ops.call("logical_not", node_of(where)))
@@ -233,6 +284,7 @@ def _truth(name: str, a: Node, axis: Axis, keepdims: Any) -> Any:
 
 
 def count_nonzero(a: Any, axis: Axis = None, *, keepdims: Any = False) -> Any:
+    """How many entries are not zero."""
     a = node_of(a)
     axes = axes_of(a, axis)
     return fold("count_nonzero", (a,), axes, keepdims) if axes else np.intp(bool(dense(a)))
@@ -253,7 +305,10 @@ def _count(where: Any, a: Node, axes: tuple[int, ...], keepdims: Any) -> Any:
 # -- moments -----------------------------------------------------------------------------------------------------------
 
 
-def mean(a: Any, axis: Axis = None, dtype: Any = None, out: Any = None, keepdims: Any = False, *, where: Any = True) -> Any:
+def mean(
+    a: Any, axis: Axis = None, dtype: Any = None, out: Any = None, keepdims: Any = False, *, where: Any = True
+) -> Any:
+    """The mean over axes."""
     a = node_of(a)
     axes = axes_of(a, axis)
     dtype = _out_dtype(a, dtype, out)
@@ -313,7 +368,7 @@ def _var_of_some(a: Node, axes: tuple[int, ...], dtype: Any, ddof: float, keepdi
     real = _wider(squares.dtype)
     total = sum(squares, axes, real, keepdims=keepdims, where=where)
     divisor = call("maximum", call("subtract", _count(where, a, axes, keepdims), ddof), 0)
-    return cast(call("divide", total, divisor), squares.dtype if dtype is None else np.empty(0, wanted).real.dtype)
+    return cast(call("divide", total, divisor), squares.dtype if dtype is None else np.real(np.zeros(1, wanted)).dtype)
 
 
 def std(
@@ -330,7 +385,9 @@ def std(
 ) -> Any:
     """The square root of `var`."""
     a = node_of(a)
-    squared = var(a, axis, _out_dtype(a, dtype, out), None, ddof, keepdims, where=where, mean=mean, correction=correction)
+    squared = var(
+        a, axis, _out_dtype(a, dtype, out), None, ddof, keepdims, where=where, mean=mean, correction=correction
+    )
     return _put(out, call("sqrt", squared))
 
 
@@ -364,7 +421,10 @@ def _aligned_weights(a: Node, axis: Axis, axes: tuple[int, ...], w: Node) -> Nod
         raise TypeError(f"Axis must be specified when shapes of a and weights differ: {a.shape} and {w.shape}.")
     order = normalize_axis_tuple(axis, a.ndim)
     if w.shape != tuple(a.shape[k] for k in order):
-        raise ValueError(f"Shape of weights must be consistent with shape of a along specified axis: {w.shape} and {a.shape}, axis {axis}.")
+        raise ValueError(
+            f"Shape of weights must be consistent with shape of a along specified axis: {w.shape} and "
+            f"{a.shape}, axis {axis}."
+        )
     w = expr.permute(w, sorted(range(len(order)), key=order.__getitem__))
     return expr.expand(w, [k for k in range(a.ndim) if k not in axes])
 
@@ -395,6 +455,7 @@ def softmax_sum(a: Any, values: Any, axis: Axis = -1, keepdims: Any = False) -> 
 
 
 def log_softmax(a: Any, axis: Axis = -1) -> Node:
+    """a less its logsumexp along `axis`: lazy."""
     a = node_of(a)
     return ops.call("subtract", a, node_of(logsumexp(a, axis, True)))
 
@@ -417,15 +478,36 @@ def _both(where: Any, mask: Node | None) -> Any:
     return mask if where is True or where is MISSING else ops.call("logical_and", mask, node_of(where))
 
 
-def nansum(a: Any, axis: Axis = None, dtype: Any = None, out: Any = None, keepdims: Any = False, initial: Any = MISSING, where: Any = True) -> Any:
+def nansum(
+    a: Any,
+    axis: Axis = None,
+    dtype: Any = None,
+    out: Any = None,
+    keepdims: Any = False,
+    initial: Any = MISSING,
+    where: Any = True,
+) -> Any:
+    """The sum, NaN counting as 0."""
     return sum(_without_nan(a, 0)[0], axis, dtype, out, keepdims, initial, where)
 
 
-def nanprod(a: Any, axis: Axis = None, dtype: Any = None, out: Any = None, keepdims: Any = False, initial: Any = MISSING, where: Any = True) -> Any:
+def nanprod(
+    a: Any,
+    axis: Axis = None,
+    dtype: Any = None,
+    out: Any = None,
+    keepdims: Any = False,
+    initial: Any = MISSING,
+    where: Any = True,
+) -> Any:
+    """The product, NaN counting as 1."""
     return prod(_without_nan(a, 1)[0], axis, dtype, out, keepdims, initial, where)
 
 
-def nanmean(a: Any, axis: Axis = None, dtype: Any = None, out: Any = None, keepdims: Any = False, *, where: Any = True) -> Any:
+def nanmean(
+    a: Any, axis: Axis = None, dtype: Any = None, out: Any = None, keepdims: Any = False, *, where: Any = True
+) -> Any:
+    """The mean of the entries that are not NaN."""
     a = node_of(a)
     return mean(a, axis, dtype, out, keepdims, where=_both(where, _without_nan(a, 0)[1]))
 
@@ -434,23 +516,35 @@ def nanvar(
     a: Any, axis: Axis = None, dtype: Any = None, out: Any = None, ddof: float = 0, keepdims: Any = False,
     *, where: Any = True, mean: Any = MISSING, correction: Any = MISSING,
 ) -> Any:  # fmt: skip
+    """The variance of the entries that are not NaN."""
     a = node_of(a)
-    return var(a, axis, dtype, out, ddof, keepdims, where=_both(where, _without_nan(a, 0)[1]), mean=mean, correction=correction)
+    return var(
+        a, axis, dtype, out, ddof, keepdims, where=_both(where, _without_nan(a, 0)[1]), mean=mean, correction=correction
+    )
 
 
 def nanstd(
     a: Any, axis: Axis = None, dtype: Any = None, out: Any = None, ddof: float = 0, keepdims: Any = False,
     *, where: Any = True, mean: Any = MISSING, correction: Any = MISSING,
 ) -> Any:  # fmt: skip
+    """The standard deviation of the entries that are not NaN."""
     a = node_of(a)
-    return std(a, axis, dtype, out, ddof, keepdims, where=_both(where, _without_nan(a, 0)[1]), mean=mean, correction=correction)
+    return std(
+        a, axis, dtype, out, ddof, keepdims, where=_both(where, _without_nan(a, 0)[1]), mean=mean, correction=correction
+    )
 
 
-def nanmin(a: Any, axis: Axis = None, out: Any = None, keepdims: Any = False, initial: Any = MISSING, where: Any = True) -> Any:
+def nanmin(
+    a: Any, axis: Axis = None, out: Any = None, keepdims: Any = False, initial: Any = MISSING, where: Any = True
+) -> Any:
+    """The least entry that is not NaN."""
     return _put(out, _nan_extreme(min, math.inf, node_of(a), axis, keepdims, initial, where))
 
 
-def nanmax(a: Any, axis: Axis = None, out: Any = None, keepdims: Any = False, initial: Any = MISSING, where: Any = True) -> Any:
+def nanmax(
+    a: Any, axis: Axis = None, out: Any = None, keepdims: Any = False, initial: Any = MISSING, where: Any = True
+) -> Any:
+    """The greatest entry that is not NaN."""
     return _put(out, _nan_extreme(max, -math.inf, node_of(a), axis, keepdims, initial, where))
 
 
@@ -460,15 +554,23 @@ def _nan_extreme(extreme: Any, worst: float, a: Node, axis: Axis, keepdims: Any,
     if mask is None or _given(initial):
         return value
     some = any(mask, axis, keepdims=keepdims)
-    nan = full_scalar(a, math.nan, a.dtype) if isinstance(value, Node) else value.dtype.type(math.nan) if hasattr(value.dtype, "type") else math.nan
+    nan = (
+        full_scalar(a, math.nan, a.dtype)
+        if isinstance(value, Node)
+        else value.dtype.type(math.nan)
+        if hasattr(value.dtype, "type")
+        else math.nan
+    )
     return call("where", some, value, nan)
 
 
 def nanargmin(a: Any, axis: int | None = None, out: Any = None, *, keepdims: Any = False) -> Any:
+    """The position of the least entry that is not NaN. Raises ValueError where all are NaN."""
     return _nan_arg(argmin, math.inf, node_of(a), axis, out, keepdims)
 
 
 def nanargmax(a: Any, axis: int | None = None, out: Any = None, *, keepdims: Any = False) -> Any:
+    """The position of the greatest entry that is not NaN. Raises ValueError where all are NaN."""
     return _nan_arg(argmax, -math.inf, node_of(a), axis, out, keepdims)
 
 
@@ -485,10 +587,12 @@ def _nan_arg(arg: Any, worst: float, a: Node, axis: int | None, out: Any, keepdi
 
 
 def allclose(a: Any, b: Any, rtol: float = 1e-05, atol: float = 1e-08, equal_nan: bool = False) -> bool:
+    """Is every pair of entries close, as in isclose?"""
     return _bool("allclose", all(ops.isclose(node_of(a), node_of(b), rtol, atol, equal_nan)))
 
 
 def array_equal(a1: Any, a2: Any, equal_nan: bool = False) -> bool:
+    """Do two arrays have one shape and equal entries?"""
     x, y = node_of(a1), node_of(a2)
     if x.shape != y.shape:
         return False
@@ -499,6 +603,7 @@ def array_equal(a1: Any, a2: Any, equal_nan: bool = False) -> bool:
 
 
 def array_equiv(a1: Any, a2: Any) -> bool:
+    """Are two arrays equal once broadcast?"""
     x, y = node_of(a1), node_of(a2)
     try:
         np.broadcast_shapes(x.shape, y.shape)

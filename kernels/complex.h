@@ -57,13 +57,15 @@ typedef double _Complex z128;
   INL void store_##C(void *p, C z) { __builtin_memcpy(p, &z, sizeof z); } \
   INL vb b1_from_##C(v##C z) { return not_equal_##T(z.re, (v##T){}) | not_equal_##T(z.im, (v##T){}); } \
   INL v##C C##_from_b1(vb m) { return complex_##T(T##_from_b1(m), (v##T){}); } \
-  INL v##C sign_##C(v##C z) { /* z / |z|; 0 and infinities apart */ \
+  INL v##C sign_##C(v##C z) { /* z / |z|; 0 for 0; one infinite part wins, two are undefined */ \
     v##T r = abs_##C(z), x = copysign_##T(splat_##T(1), z.re), y = copysign_##T(splat_##T(1), z.im), zero = {}; \
-    v##I flat = (v##I)(r == splat_##T(INFINITE(T))), re_inf = (v##I)(abs_##T(z.re) == splat_##T(INFINITE(T))); \
-    v##I im_inf = (v##I)(abs_##T(z.im) == splat_##T(INFINITE(T))), none = (v##I)(r == zero); \
-    v##T re = choose_##T(flat, choose_##T(re_inf, x, zero), choose_##T(none, zero, z.re / r)); \
-    v##T im = choose_##T(flat, choose_##T(im_inf, y, zero), choose_##T(none, zero, z.im / r)); \
-    return complex_##T(re, im); }
+    v##I re_inf = (v##I)(abs_##T(z.re) == splat_##T(INFINITE(T))), im_inf = (v##I)(abs_##T(z.im) == splat_##T(INFINITE(T))); \
+    v##I none = (v##I)(r == zero), both = re_inf & im_inf, one = re_inf ^ im_inf; \
+    v##T re = choose_##T(one, choose_##T(re_inf, x, zero), choose_##T(none, zero, z.re / r)); \
+    v##T im = choose_##T(one, choose_##T(im_inf, y, zero), choose_##T(none, zero, z.im / r)); \
+    v##T undefined = splat_##T(UNDEFINED(T)); \
+    v##I bad = both | (v##I)(r != r); \
+    return complex_##T(choose_##T(bad, undefined, re), choose_##T(bad, undefined, im)); }
 
 #define COMPLEX_LANE1(name, C, Z, f) INL v##C name##_##C(v##C z) { \
     C t[V]; v##C r = z; \

@@ -408,8 +408,8 @@ EACH(BOUNDS, )
 // -- integers ---------------------------------------------------------------------------------------------------------
 
 #define SIGNED(T) ((T)-1 < (T)1)
-#define LEAST(T) ((T)((T)1 << (sizeof(T) * 8 - 1)))
-// Scalars first: division has no vector instruction. The sign of zero for y == 0 is NumPy's answer.
+#define LEAST(T) ((T)((u64)1 << (sizeof(T) * 8 - 1)))
+// Division has no vector instruction, so the scalar functions come first. x // 0, x % 0 and fmod(x, 0) are 0.
 #define INTEGER(T, I, U, _) \
   INL T floor_divide_one_##T(T x, T y) { \
     if (y == 0) return 0; \
@@ -429,7 +429,7 @@ EACH(BOUNDS, )
   INL T left_shift_one_##T(T x, T y) { return (U)y < sizeof(T) * 8 ? (T)((U)x << y) : 0; } \
   INL T right_shift_one_##T(T x, T y) { return (U)y < sizeof(T) * 8 ? (T)(x >> y) : x < 0 ? (T)-1 : 0; } \
   INL T reciprocal_one_##T(T x) { \
-    return x == 1 || (SIGNED(T) && x == (T)-1) ? x : x == 0 && ((SIGNED(T) && sizeof(T) >= 4) || sizeof(T) == 8) ? LEAST(T) : 0; } \
+    return x == 1 || (SIGNED(T) && x == (T)-1) ? x : x == 0 && SIGNED(T) && sizeof(T) >= 4 ? LEAST(T) : 0; } \
   LANE2(floor_divide, T, floor_divide_one_##T) LANE2(remainder, T, remainder_one_##T) LANE2(fmod, T, fmod_one_##T) \
   LANE2(power, T, power_one_##T) LANE2(bitwise_left_shift, T, left_shift_one_##T) \
   LANE2(bitwise_right_shift, T, right_shift_one_##T) LANE1(integer_reciprocal, T, reciprocal_one_##T) \
@@ -473,6 +473,7 @@ EACH_INT(INTEGER, )
   INL v##T modf_fraction_##T(v##T a) { \
     v##T f = choose_##T((v##I)(abs_##T(a) == splat_##T(INFINITE(T))), (v##T){}, a - trunc_##T(a)); return copysign_##T(f, a); } \
   INL v##T rsqrt_##T(v##T a) { return (T)1 / sqrt_##T(a); } \
+  INL v##T rsqrt0_##T(v##T a) { return choose_##T((v##I)(a == (v##T){}), (v##T){}, (T)1 / sqrt_##T(a)); } \
   INL v##T angle_##T(v##T a) { \
     v##T s = choose_##T((v##I)a < (v##I){}, splat_##T((T)3.14159265358979323846), (v##T){}); \
     return choose_##T((v##I)(a != a), a, s); }
@@ -500,7 +501,7 @@ EACH_FLOAT(FLOATBITS, )
   LANE1(asin, T, __builtin_asin##s) LANE1(acos, T, __builtin_acos##s) LANE1(atan, T, __builtin_atan##s) \
   LANE1(sinh, T, __builtin_sinh##s) LANE1(cosh, T, __builtin_cosh##s) LANE1(asinh, T, __builtin_asinh##s) \
   LANE1(acosh, T, __builtin_acosh##s) LANE1(atanh, T, __builtin_atanh##s) LANE1(cbrt, T, __builtin_cbrt##s) \
-  LANE1(erf, T, __builtin_erf##s) LANE1(erfc, T, __builtin_erfc##s) LANE1(slow_sin, T, __builtin_sin##s) \
+  LANE1(erfc, T, __builtin_erfc##s) LANE1(slow_sin, T, __builtin_sin##s) \
   LANE1(slow_cos, T, __builtin_cos##s) \
   INL vi32 frexp_exponent_##T(v##T a) { i32 t[V]; vi32 r; LANES t[l] = frexp_exponent_one_##T(a[l]); \
     __builtin_memcpy(&r, t, sizeof r); return r; }
@@ -669,6 +670,45 @@ LOGARITHMS(f64, i64, log_poly_f64, 0.6931471805592082091607153, 7.37100256516779
     v##T y = choose_##T((v##I)(a == (v##T){}), (v##T){}, -a * log_##T(a)); \
     return choose_##T((v##I)(a < (v##T){}), splat_##T(-INFINITE(T)), y); }
 EACH_FLOAT(COMPOUND, )
+
+// -- the error function: x times a polynomial in x^2 up to 0.92, 1 - exp(-polynomial in |x|) beyond: both by chebyfit --------
+
+#define ERF(T, I, U, top) \
+  INL v##T erf_##T(v##T x) { \
+    v##T a = lesser_of_##T(splat_##T(top), abs_##T(x)), far = copysign_##T((T)1 - exp_##T(-erf_far_##T(a)), x); \
+    return choose_##T((v##I)(a < (T)0.92), x * erf_near_##T(x * x), far); }
+#if VB / V >= 4
+INL vf32 erf_near_f32(vf32 z) {
+  return (((((0.000083997777947041542096f * z - 0.00081500504875543657124f) * z + 0.0052017145691098889432f)
+           * z - 0.026859690654925650771f) * z + 0.11283701170206815882f) * z - 0.37612634139700897582f)
+           * z + 1.1283791666845073373f;
+}
+INL vf32 erf_far_f32(vf32 a) {
+  return (((((((-1.643569653603832662e-6f * a + 0.000046177912790400042213f) * a - 0.00059774347196061107593f)
+           * a + 0.0047635752491493492424f) * a - 0.026431017603369227328f) * a + 0.11009448082764899356f)
+           * a + 0.63181451665938417775f) * a + 1.1302376163746712255f) * a - 0.00032044153127726644838f;
+}
+FLOAT32(ERF, 4)
+#endif
+#if VB / V >= 8
+INL vf64 erf_near_f64(vf64 z) {
+  return ((((((((((-8.3553590296307424094e-10 * z + 1.3991163028791848003e-8) * z - 1.6265217135070095144e-7)
+           * z + 1.6454133176577999852e-6) * z - 0.000014925229256877962431) * z + 0.00012055318099555519183)
+           * z - 0.00085483266763308434401) * z + 0.0052239776203006570013) * z - 0.026866170644681349787)
+           * z + 0.11283791670953089854) * z - 0.37612638903183716352) * z + 1.1283791670955125728;
+}
+INL vf64 erf_far_f64(vf64 a) {
+  return ((((((((((((((((((((((5.6360447007161907687e-18 * a - 4.8587263201886747116e-16) * a + 1.9904841907651327622e-14)
+           * a - 5.1563204046889581648e-13) * a + 9.4805719606698863746e-12) * a - 1.3162859319799331711e-10)
+           * a + 1.4331828808109569724e-9) * a - 1.2540807947573743079e-8) * a + 8.9607367927741175787e-8)
+           * a - 5.2778825261247265173e-7) * a + 2.5711693173305733921e-6) * a - 0.000010317362515091540655)
+           * a + 0.000033549341007793879681) * a - 0.000084677430301613511574) * a + 0.0001457899024482145253)
+           * a - 0.000072132100814281412636) * a - 0.00049432994083587641759) * a + 0.001621272355375354545)
+           * a - 0.00016328351805458445039) * a - 0.019149755963284145868) * a + 0.10277971008491301789)
+           * a + 0.63661821670608840538) * a + 1.1283793532632782441) * a - 7.1622202443081361868e-9;
+}
+FLOAT64(ERF, 6)
+#endif
 
 // -- sine and cosine: quarter turns in four parts; beyond `far`, or without fused multiply-add, the C library's --------
 

@@ -233,7 +233,9 @@ def _cut(x: Node, k: int, s: slice) -> Node:
 def views(draw: st.DrawFn, shape: tuple[int, ...]) -> View:
     entries: list[Any] = []
     dropped: dict[int, int] = {}
-    joint = draw(st.sets(st.integers(0, len(shape) - 1), min_size=2)) if len(shape) > 1 and draw(st.booleans()) else set()
+    joint = (
+        draw(st.sets(st.integers(0, len(shape) - 1), min_size=2)) if len(shape) > 1 and draw(st.booleans()) else set()
+    )
     joint = joint if all(shape[a] for a in joint) else set()
     for a, n in enumerate(shape):
         if a not in joint:

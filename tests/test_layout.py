@@ -36,6 +36,7 @@ ORDER = (
     "tidy",
     "functions",
     "rewrite",
+    "gradients",
     "reductions",
     "ops",
     "operands",

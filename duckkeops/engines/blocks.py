@@ -39,8 +39,10 @@ def dense(node: Node, xp: Any = None, tile_bytes: int = TILE_BYTES) -> Any:
         return out
 
 
-def to_dense(node: Node, out: Any, tile_bytes: int = TILE_BYTES) -> Any:
-    """Write all entries of a node into `out`, an array of its shape, and return `out`."""
+def to_dense(node: Node, out: Any = None, tile_bytes: int = TILE_BYTES) -> Any:
+    """All entries of a node, written into `out`, an array of its shape, if one is given."""
+    if out is None:
+        return dense(node, tile_bytes=tile_bytes)
     with np.errstate(all="ignore"):
         _fill(_Work.of(node, None), node, out, tile_bytes)
     return out
@@ -125,9 +127,7 @@ def _room(work: _Work, state: Any, n: int, shape: tuple[int, ...]) -> Any:
     return work.xp.empty((*shape, *state.shape[n:]), dtype=state.dtype, **work.where)
 
 
-def _tile_lengths(
-    whole: Sequence[int], axes: Sequence[int], cost: Callable[[Box], float], limit: float
-) -> list[int]:
+def _tile_lengths(whole: Sequence[int], axes: Sequence[int], cost: Callable[[Box], float], limit: float) -> list[int]:
     """Lengths of a tile along each axis, halved until its cost is within the limit.
 
     Of the reduced `axes`, the first ones are cut up first, so that the columns of a tile lie next to each other in C
