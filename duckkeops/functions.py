@@ -98,6 +98,34 @@ def step_like(name: str, arguments: int = 1, **kw: Any) -> Any:
     return function(name, *[lambda *args: ZERO] * arguments, **kw)
 
 
+class Along(Elementwise):
+    """A function without a complex derivative: `along(z, dz)` is its change along a change dz of a complex z."""
+
+    nargs = 1
+    along: Callable
+
+    def _eval_derivative(self, s: Any) -> Any:
+        dz = self.args[0].diff(s)
+        return ZERO if dz == 0 else type(self).along(self.args[0], dz)
+
+
+def along(name: str, rule: Callable, **properties: Any) -> Any:
+    return type(Along)(name, (Along,), {"along": staticmethod(rule), "__module__": __name__, **properties})
+
+
+def is_complex(e: Any) -> bool:
+    """May this be other than real? Told by its symbols, the imaginary unit, and the functions around them."""
+    if isinstance(e, cast):
+        return e.args[1].name.startswith("complex")
+    if isinstance(e, Symbol):
+        return not e.is_real and not isinstance(e, IndexSymbol)
+    if isinstance(e, complex):
+        return True
+    if getattr(e, "result", "same") not in ("same", "last"):
+        return False
+    return e is sympy.I or any(is_complex(a) for a in e.args)
+
+
 # -- choices -----------------------------------------------------------------------------------------------------------
 
 
@@ -141,10 +169,21 @@ isposinf, isneginf = (step_like(n, result="bool") for n in ("isposinf", "isnegin
 
 # -- steps, and what has corners ---------------------------------------------------------------------------------------
 
-floor, ceil, trunc, rint, sign = (step_like(n) for n in ("floor", "ceil", "trunc", "rint", "sign"))
+floor, ceil, trunc, rint = (step_like(n) for n in ("floor", "ceil", "trunc", "rint"))
 step = step_like("step", nonnegative=True)  # 0 where x <= 0, else 1 (NaN too, as in torch's relu)
 share = step_like("share", 2, nonnegative=True)  # 0 where x < y, 1/2 where equal, else 1: torch's share of a maximum
-abs = function("abs", lambda x: sign(x), result="real", nonnegative=True)
+abs = along(
+    "abs",
+    lambda z, dz: real(conj(sign(z)) * dz) if is_complex(z) else sign(z) * dz,
+    result="real",
+    is_nonnegative=True,
+)
+sign = along(  # z/|z|; constant along the reals
+    "sign",
+    lambda z, dz: (
+        where(equal(z, ZERO), ZERO, sympy.I * sign(z) * imag(conj(sign(z)) * dz) / abs(z)) if is_complex(z) else ZERO
+    ),
+)
 relu = function("relu", lambda x: step(x), nonnegative=True)
 maximum = function("maximum", lambda x, y: share(x, y), lambda x, y: share(y, x))
 minimum = function("minimum", lambda x, y: share(y, x), lambda x, y: share(x, y))
@@ -222,10 +261,10 @@ hypot = function(  # SymPy: 0/0 at the origin
 )
 atan2 = function("atan2", lambda y, x: x / (x**2 + y**2), lambda y, x: -y / (x**2 + y**2))
 sinc = function("sinc", lambda x: where(equal(x, ZERO), ZERO, (cos(pi * x) - sinc(x)) / x))
-real = function("real", lambda z: ONE, result="real")
-imag = function("imag", lambda z: ZERO, result="real")
-conj = function("conj", lambda z: ONE)
-angle = step_like("angle", result="real")
+real = along("real", lambda z, dz: real(dz) if is_complex(dz) else dz, result="real")
+imag = along("imag", lambda z, dz: imag(dz) if is_complex(dz) else ZERO, result="real")
+conj = along("conj", lambda z, dz: conj(dz) if is_complex(dz) else dz)
+angle = along("angle", lambda z, dz: imag(dz / z) if is_complex(z) else ZERO, result="real")
 complex = function("complex", lambda a, b: ONE, lambda a, b: sympy.I, result="complex")
 
 erf = function("erf", lambda x: 2 / sqrt(pi) * exp(-(x**2)))

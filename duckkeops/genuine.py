@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from duckkeops import evaluate, expr, ops
-from duckkeops.expr import Node, Reduce
+from duckkeops.expr import Input, Node, Reduce
 from duckkeops.operands import namespace_of, node_of, refuse_dense
 from duckkeops.rewrite import rebuild, settle
 
@@ -16,7 +16,13 @@ from duckkeops.rewrite import rebuild, settle
 def evaluated(node: Reduce) -> Any:
     """The value of a reduction, an array of the inputs' library; of all axes of a NumPy array, a NumPy scalar."""
     node = rebuild(node, [settled(a) for a in node.args])  # type: ignore[assignment]
-    return plain(evaluate.evaluate(node))
+    value = evaluate.evaluate(node)
+    return tuple(map(_own, value)) if isinstance(value, tuple) else plain(_own(value))
+
+
+def _own(value: Any) -> Any:
+    """The array itself, or a copy of one that may not be written to, such as a broadcast row."""
+    return value.copy() if isinstance(value, np.ndarray) and not value.flags.writeable else value
 
 
 def settled(node: Node) -> Node:
@@ -31,7 +37,7 @@ def plain(value: Any) -> Any:
 
 def dense(node: Node) -> Any:
     """All entries of a node that is not virtual."""
-    return evaluate.dense(settled(node))
+    return node.array if isinstance(node, Input) else _own(evaluate.dense(settled(node)))
 
 
 def all_entries(what: str, node: Node) -> Any:

@@ -68,6 +68,24 @@ def same(dtypes: tuple) -> Resolved:
     return (t,) * len(dtypes), t
 
 
+def real_same(dtypes: tuple) -> Resolved:
+    """As `same`, of numbers that have an order."""
+    t = common(dtypes)
+    if t.kind == "c":
+        raise TypeError("complex numbers have no order.")
+    if t.kind == "b":
+        raise TypeError("booleans are no numbers here; cast them first.")
+    return (t,) * len(dtypes), t
+
+
+def integers(dtypes: tuple) -> Resolved:
+    """As np.reciprocal, of integers only."""
+    t = np.reciprocal.resolve_dtypes((common(dtypes), None))[0]
+    if t.kind not in "iu":
+        raise TypeError(f"{t} is no integer.")
+    return (t,), t
+
+
 def floating(dtypes: tuple) -> Resolved:
     """All in the floating-point dtype that np.exp would compute the common one in."""
     t = np.exp.resolve_dtypes((common(dtypes), None))[0]
@@ -335,7 +353,7 @@ TABLE: tuple[Op, ...] = (
        compose=lambda xp, x: xp.sign(x) * xp.pow(xp.abs(x), xp.ones_like(x) / 3)),
     Op("rsqrt", lambda S, x: 1 / S.sqrt(x), None, "rsqrt", types=np.sqrt, domain=POSITIVE, compose=lambda xp, x: 1 / xp.sqrt(x)),
     Op("reciprocal", lambda S, x: 1 / x, np.reciprocal, "reciprocal", domain=POSITIVE, instead=(("iu", "integer_reciprocal"),)),
-    Op("integer_reciprocal", lambda S, x: S.integer_reciprocal(x), None, types=np.reciprocal, domain=(1, 5),
+    Op("integer_reciprocal", lambda S, x: S.integer_reciprocal(x), None, types=integers, domain=(1, 5),
        compose=lambda xp, x: np.reciprocal(x) if xp is np else xp.where(x == 1, x, xp.where(x == -1, x, xp.zeros_like(x)))),
     Op("hypot", lambda S, x, y: S.hypot(x, y), np.hypot, "hypot"),
     Op("lerp", lambda S, a, b, w: S.where(S.less(S.abs(w), S.half), a + w * (b - a), b - (b - a) * (1 - w)), None, "lerp", types=floating,
@@ -394,7 +412,7 @@ TABLE: tuple[Op, ...] = (
     Op("ceil", lambda S, x: S.ceil(x), np.ceil, "ceil"),
     Op("trunc", lambda S, x: S.trunc(x), np.trunc, "trunc", aliases=(np.fix, "fix")),
     Op("rint", lambda S, x: S.rint(x), np.rint, "round", compose=lambda xp, x: xp.round(x)),
-    Op("frac", lambda S, x: x - S.trunc(x), None, "frac", types=np.trunc, compose=lambda xp, x: x - xp.trunc(x)),
+    Op("frac", lambda S, x: x - S.trunc(x), None, "frac", types=real_same, compose=lambda xp, x: x - xp.trunc(x)),
     Op("modf_fraction", lambda S, x: S.modf_fraction(x), None, types=np.modf,
        compose=lambda xp, x: xp.copysign(xp.where(xp.isinf(x), xp.zeros_like(x), x - xp.trunc(x)), x)),
     Op("modf_whole", lambda S, x: S.trunc(x), None, types=np.modf, compose=lambda xp, x: xp.trunc(x)),
@@ -459,7 +477,7 @@ TABLE: tuple[Op, ...] = (
     # activations; parameters are arguments, so that a new slope does not recompile
     Op("log_sigmoid", lambda S, x: S.log_sigmoid(x), None, "nn.functional.logsigmoid", types=real_floating, scipy="log_expit",
        aliases=("logsigmoid",), compose=lambda xp, x: -xp.logaddexp(-x, xp.zeros_like(x))),
-    Op("relu", lambda S, x: S.relu(x), None, "relu", types=np.positive, compose=lambda xp, x: xp.maximum(x, xp.zeros_like(x))),
+    Op("relu", lambda S, x: S.relu(x), None, "relu", types=real_same, compose=lambda xp, x: xp.maximum(x, xp.zeros_like(x))),
     Op("gelu_erf", lambda S, x: x * S.ndtr(x), None, "nn.functional.gelu", types=real_floating, compose=lambda xp, x: x * _ndtr(xp, x)),
     Op("gelu_tanh", lambda S, x, c: x / 2 * (1 + S.tanh(S.sqrt(2 / S.pi) * (x + c * x**3))), None, types=real_floating,
        compose=lambda xp, x, c: x / 2 * (1 + xp.tanh(math.sqrt(2 / math.pi) * (x + c * x**3)))),
@@ -476,7 +494,7 @@ TABLE: tuple[Op, ...] = (
        compose=lambda xp, x, a: xp.where(x > 0, x, a * x)),
     Op("softplus_beta", lambda S, x, b, t: S.where(S.greater(b * x, t), x, S.log1p(S.exp(b * x)) / b), None, types=real_floating,
        domain=((-2, 2), POSITIVE, (1, 2)), compose=lambda xp, x, b, t: xp.where(b * x > t, x, xp.log1p(xp.exp(b * x)) / b)),
-    Op("hardtanh_range", lambda S, x, a, b: S.hardtanh(x, a, b), None, types=same, domain=((-2, 2), (-1, 0), (0, 1)),
+    Op("hardtanh_range", lambda S, x, a, b: S.hardtanh(x, a, b), None, types=real_same, domain=((-2, 2), (-1, 0), (0, 1)),
        compose=lambda xp, x, a, b: xp.minimum(xp.maximum(x, a), b)),
     Op("hardsigmoid", lambda S, x: S.hardtanh(x + 3, 0, 6) / 6, None, "nn.functional.hardsigmoid", types=real_floating,
        compose=lambda xp, x: xp.minimum(xp.maximum(x + 3, xp.zeros_like(x)), 6 * xp.ones_like(x)) / 6),
@@ -488,7 +506,7 @@ TABLE: tuple[Op, ...] = (
        compose=lambda xp, x, a: xp.where(x > a, x - a, xp.where(x < -a, x + a, 0 * x))),
     Op("hardshrink_width", lambda S, x, a: S.where(S.logical_and(S.greater_equal(x, -a), S.less_equal(x, a)), 0, x), None, types=real_floating,
        domain=((-2, 2), POSITIVE), compose=lambda xp, x, a: xp.where((x >= -a) & (x <= a), xp.zeros_like(x), x)),
-    Op("threshold_value", lambda S, x, t, v: S.where(S.less_equal(x, t), v, x), None, types=same,
+    Op("threshold_value", lambda S, x, t, v: S.where(S.less_equal(x, t), v, x), None, types=real_same,
        compose=lambda xp, x, t, v: xp.where(x <= t, v, x)),
 )
 # fmt: on

@@ -241,7 +241,8 @@ class Program:
 
     def cast(self, e: Any, dtype: np.dtype) -> Any:
         """e in another dtype; numbers have none."""
-        return e if self.dtype_of(e) in (None, dtype) else fn.cast(e, sympy.Symbol(dtype.name))
+        own = self.dtype_of(e)
+        return e if own is None or own == dtype else fn.cast(e, sympy.Symbol(dtype.name))
 
     def times(self, a: Any, b: Any) -> Any:
         """a*b, in their common dtype: the links of a chain rule may compute in different ones."""
@@ -311,7 +312,7 @@ class Program:
         if a.is_real:
             de = derivative(e, a)
             return lambda c: self.times(de, c)
-        t, w = sympy.Symbol("step", real=True), elem("change", ())  # abs and real have no complex derivative
+        t, w = sympy.Symbol("step", real=True), elem("change", (), real=False)  # abs and real have no complex derivative
         de = e.xreplace({a: a + t * w}).diff(t).xreplace({t: sympy.S.Zero})
         return lambda c: de.xreplace({w: self.cast(c, self.types[a.base])})
 

@@ -791,6 +791,14 @@ def test_half_precision_and_complex():
     same(lambda x, y: np.conj(x[:, None, 0] * y[None, :, 0]).T @ X, complex_x, complex_y, exactly_lazy=False)
 
 
+@pytest.mark.parametrize("engine", ["auto", "blocks"])
+def test_results_may_be_written_to(engine):
+    lazy, _ = lazies()
+    with config(engine=engine):
+        for result in (lazy.sum(1), lazy @ V, lazy.argmin(0), *lazy.topk(2), lazy[[0, 1], [2, 3]], lazy.mean(1, keepdims=True)):
+            result += 1
+
+
 def test_results_under_both_engines_agree():
     lazy, _ = lazies()
     with config(engine="blocks"):
