@@ -407,7 +407,7 @@ def launch(node: Reduce, settings: Settings) -> tuple[Any, ...]:
     arguments = np.array(_arguments(kernel, node, numbers, outs, keep), np.uint64).view(np.int64)
     blocks_of_rows = math.prod(outer) * -(-rows // (kernel.rows * lanes))
     threads = cpu.thread_count(settings.threads)
-    cpu.run(cpu.load(kernel.text, kernel.formula), arguments, blocks_of_rows, kernel.fixed_columns, plan.seconds(node, lanes, 1), threads)
+    cpu.run(cpu.load(kernel.text, kernel.formula, settings.precision == "exact"), arguments, blocks_of_rows, kernel.fixed_columns, plan.seconds(node, lanes, 1), threads)
     return tuple(_in_order(out, node, axes, extra) for out, (_, extra) in zip(outs, kernel.components, strict=True))
 
 
@@ -468,7 +468,7 @@ def _in_order(out: np.ndarray, node: Reduce, axes: plan.LoopAxes, extra: tuple[i
     order = [have.index(a) for a in [*first, *(a for a in kept if a in have)]]
     out = out.transpose(*order, *range(len(have), out.ndim))
     shape = [node.whole[a] for a in [*first, *kept]]
-    return out.reshape(*shape, *extra)
+    return out.reshape((*shape, *extra))
 
 
 def _merged(node: Reduce, parts: tuple[np.ndarray, ...], xp: Any) -> tuple[Any, ...]:

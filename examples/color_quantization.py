@@ -51,7 +51,7 @@ class KMeans(ClusterMixin, BaseEstimator):
 
 def main(path):
     picture = load_sample_image("china.jpg")
-    pixels = picture.reshape(-1, 3) / 255.0
+    pixels = picture.reshape(-1, 3).astype(float)
     models = {}
     for name, X in {"array": pixels, "LazyArray": LazyArray(pixels)}.items():
         start = time.perf_counter()
@@ -61,8 +61,8 @@ def main(path):
     lazy, dense = models["LazyArray"], models["array"]
     print(f"same labels: {np.array_equal(lazy.labels_, dense.labels_)}, for {lazy.labels_.size} pixels")
     painted = lazy.cluster_centers_[lazy.labels_]
-    print(f"mean square error: {np.mean((painted - pixels) ** 2):.5f}")
-    Image.fromarray(np.uint8(255 * painted + 0.5).reshape(picture.shape)).save(path)
+    print(f"mean square error: {np.mean((painted - pixels) ** 2):.2f}")
+    Image.fromarray(np.uint8(painted + 0.5).reshape(picture.shape)).save(path)
     print(f"wrote {path}: {np.unique(lazy.labels_).size} colours")
 
 

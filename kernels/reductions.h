@@ -278,7 +278,7 @@ INL vval online_raise(const int nj, Online *o, vval v[][NI], int k) {
     UNROLL for (int q = 0; q < nj; ++q) max = VAL_(where)(VAL_(greater)(v[q][k], max), v[q][k], max);
     if (any_b1(VAL_(greater)(max, o->max[k]))) {
         const vval ref = VAL_(where)(VAL_(isinf)(max), VAL_(splat)(0), max);
-        scale = VAL_(exp)(o->ref[k] - ref);
+        scale = VAL_(where)(VAL_(equal)(o->max[k], VAL_(smallest)()), VAL_(splat)(0), VAL_(exp)(o->ref[k] - ref));
         o->sum[k] *= scale;
         o->ref[k] = ref;
         o->max[k] = max;

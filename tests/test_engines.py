@@ -240,6 +240,28 @@ def test_infinities_and_nan(dtype: str) -> None:
             np.testing.assert_allclose(got, reference(y.T, axis=1), rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.parametrize("offset", [-1e6, -1000.0, 0.0, 1000.0, 1e6])
+def test_logsumexp_far_from_zero(offset: float) -> None:
+    """The reference moves with the values: no exponential of a large number."""
+    x, y = rng.random((5, 1)), rng.random((1, 70)) * 50 + offset
+    node, dense = ops.call("add", points(x), points(y)), x + y
+    with config(engine="cpu"):
+        got = evaluate.evaluate(reductions.reduce(reductions.BY_NAME["logsumexp"], [node], (1,)))
+        row = reductions.BY_NAME["softmax_sum"]
+        mean = evaluate.evaluate(reductions.reduce(row, [node, points(y)], (1,)))
+    weights = np.exp(dense - dense.max(1, keepdims=True))
+    np.testing.assert_allclose(got, np.logaddexp.reduce(dense, axis=1), rtol=1e-12)
+    np.testing.assert_allclose(mean, (weights * y).sum(1) / weights.sum(1), rtol=1e-12)
+
+
+def test_exact_precision_rounds_as_numpy() -> None:
+    """precision="exact" fuses nothing: squared distances are NumPy's, bit by bit."""
+    x, y = rng.random((40, 3)), rng.random((50, 3))
+    with config(engine="cpu", precision="exact"):
+        got = evaluate.evaluate(reductions.reduce(reductions.BY_NAME["min"], [squared_distances(x, y)], (1,)))
+    np.testing.assert_array_equal(got, ((x[:, None] - y) ** 2).sum(-1).min(1))
+
+
 def test_nothing_is_cancelled() -> None:
     """x - x, x * 0, x / x and comparisons of equal values keep NaN, as NumPy does."""
     x = np.array([1.0, np.inf, np.nan, 0.0])[:, None]

@@ -28,6 +28,7 @@ ORDER = (
     "engines/__init__",
     "engines/cpu",
     "engines/blocks",
+    "generate",
     "plan",
     "source",
     "printer",
@@ -35,6 +36,8 @@ ORDER = (
     "symbolic",
     "tidy",
     "functions",
+    "display",
+    "pickling",
     "rewrite",
     "gradients",
     "reductions",
@@ -45,7 +48,7 @@ ORDER = (
     "errors",
 )
 # May be imported when first needed, since they need SymPy:
-DEFERRED = {"source", "printer", "lower", "symbolic", "tidy", "functions"}
+DEFERRED = {"generate", "source", "printer", "lower", "symbolic", "tidy", "functions"}
 HEAVY = {"sympy", "torch", "cupy", "scipy", "dask", "array_api_compat", "tqdm"}
 WRITES_C = {"printer", "source"}
 C_TEXT = re.compile(

@@ -29,7 +29,8 @@ from duckkeops.errors import CompileError, CompilerNotFoundError
 
 log = logging.getLogger("duckkeops")
 
-SAFE_FLAGS = ("-O2", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fPIC", "-shared", "-w")
+SAFE_FLAGS = ("-O2", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared", "-w")
+CONTRACT = ("-ffp-contract=off", "-ffp-contract=fast")  # precision="exact" rounds every product, as NumPy does
 
 
 @dataclass(frozen=True)
@@ -141,10 +142,13 @@ class Library:
 _libraries: dict[str, Library] = {}
 
 
-def load(text: str, formula: str) -> Library:
-    """The compiled form of a source, from memory, from the cache, or from the compiler."""
+def load(text: str, formula: str, exact: bool) -> Library:
+    """The compiled form of a source, from memory, from the cache, or from the compiler.
+
+    `exact`: no product and sum are fused into one rounding.
+    """
     command, version = compiler()
-    flags = (*SAFE_FLAGS, *target().flags)
+    flags = (*SAFE_FLAGS, CONTRACT[not exact], *target().flags)
     name = source.digest(text, " ".join(command), version, " ".join(flags), sys.platform, platform.machine())
     if name not in _libraries:
         path = source.cached(f"{name}.so", lambda part: _compile(command, flags, text, formula, name, part))
