@@ -34,11 +34,12 @@ def evaluate(node: Reduce) -> Any:
 def state(node: Reduce, xp: Any) -> tuple[Any, ...]:
     """The reduction's state, not finished: what partial results are merged from."""
     settings = current()
-    if any(isinstance(n, Vjp) for n in walk(node)):
+    kinds = set(map(type, walk(node)))
+    if Vjp in kinds:
         return _gradient_state(node, settings, xp)
     if settings.engine == "blocks" or not reductions.is_numpy(xp) or is_plain(node):
         return blocks.reduce(node)
-    if any(isinstance(n, Concat) for n in walk(node)):
+    if Concat in kinds:
         return _cut_state(node, xp)
     node = _for_kernels(node)
     if node.row.name in ("var", "std") and node.args[0].dtype.kind == "c":
@@ -332,16 +333,18 @@ def _static(n: Reduce, root: bool) -> tuple:
 
 
 def is_constant(value: complex) -> bool:
-    """Is this Python number part of the formula's text? Small integers and halves are."""
-    return not isinstance(value, (bool, complex)) and abs(value) <= 16 and float(2 * value).is_integer()
+    """Is this Python number part of the formula's text? Small integers and halves are; -0.0 is not, as it equals 0.0."""
+    if isinstance(value, (bool, complex)) or not abs(value) <= 16 or not float(2 * value).is_integer():
+        return False
+    return value != 0 or math.copysign(1.0, value) > 0
 
 
 # -- kernels -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass
 class Built:
-    """A kernel as it is kept: text, and how to fill its argument array."""
+    """A kernel as it is kept: text, and how to fill its argument array; compiled when first launched."""
 
     text: str
     formula: str
@@ -349,7 +352,8 @@ class Built:
     rows: int
     lane_bytes: int
     fixed_columns: bool
-    components: tuple[tuple[str, tuple[int, ...]], ...]  # dtype and trailing shape of each output array
+    components: tuple[tuple[np.dtype, tuple[int, ...]], ...]  # dtype and trailing shape of each output array
+    library: cpu.Library | None = None
 
 
 _kernels: dict[tuple, Built] = {}
@@ -390,7 +394,7 @@ def _generate(node: Reduce, axes: plan.LoopAxes, numbers: dict[int, int], settin
 def _read(text: str) -> Built:
     d = json.loads(text)
     entries = tuple(tuple(e) for e in d["entries"])
-    components = tuple((name, tuple(extra)) for name, extra in d["components"])
+    components = tuple((expr.dtype_of(name), tuple(extra)) for name, extra in d["components"])
     return Built(d["text"], d["formula"], entries, d["rows"], d["lane_bytes"], d["fixed_columns"], components)
 
 
@@ -402,21 +406,19 @@ def launch(node: Reduce, settings: Settings) -> tuple[Any, ...]:
     rows = 1 if axes.lane is None else node.whole[axes.lane]
     outer = [node.whole[a] for a in axes.outer]
     features = [node.whole[a] for a in axes.features]
-    outs = [np.empty((*outer, rows, *features, *extra), expr.dtype_of(t)) for t, extra in kernel.components]
+    outs = [np.empty((*outer, rows, *features, *extra), t) for t, extra in kernel.components]
     keep: list[Any] = []
     arguments = np.array(_arguments(kernel, node, numbers, outs, keep), np.uint64).view(np.int64)
     blocks_of_rows = math.prod(outer) * -(-rows // (kernel.rows * lanes))
     threads = cpu.thread_count(settings.threads)
-    cpu.run(cpu.load(kernel.text, kernel.formula, settings.precision == "exact"), arguments, blocks_of_rows, kernel.fixed_columns, plan.seconds(node, lanes, 1), threads)
+    if kernel.library is None:
+        kernel.library = cpu.load(kernel.text, kernel.formula, settings.precision == "exact")
+    cpu.run(kernel.library, arguments, blocks_of_rows, kernel.fixed_columns, plan.seconds(node, lanes, 1), threads)
     return tuple(_in_order(out, node, axes, extra) for out, (_, extra) in zip(outs, kernel.components, strict=True))
 
 
 def _arguments(kernel: Built, node: Reduce, numbers: dict[int, int], outs: list, keep: list) -> list[int]:
-    nodes = {n: None for n in ()}
-    by_number: dict[int, Any] = {}
-    for n in walk(node):
-        by_number[numbers[id(n)]] = n
-    del nodes
+    by_number: list[Any] = walk(node)
     arrays: dict[int, np.ndarray] = {}
 
     def array(number: int) -> np.ndarray:

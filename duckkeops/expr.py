@@ -377,18 +377,26 @@ def _operands(args: Sequence[Node]) -> str:
 # -- walking -----------------------------------------------------------------------------------------------------------
 
 
-def walk(*roots: Node) -> Iterator[Node]:
+def walk(*roots: Node) -> list[Node]:
     """Every node below the roots once, arguments first."""
+    out: list[Node] = []
     seen: set[int] = set()
-    stack: list[tuple[Node, bool]] = [(r, False) for r in reversed(roots)]
+    stack: list[Node | None] = list(reversed(roots))
     while stack:
-        node, done = stack.pop()
-        if done:
-            yield node
-        elif id(node) not in seen:
-            seen.add(id(node))
-            stack.append((node, True))
-            stack.extend((a, False) for a in reversed(node.args))
+        node = stack.pop()
+        if node is None:  # the arguments of the node below it are done
+            out.append(stack.pop())  # type: ignore[arg-type]
+            continue
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        args = node.args
+        if args:
+            stack += (node, None)
+            stack += reversed(args)
+        else:
+            out.append(node)
+    return out
 
 
 def inputs(*roots: Node) -> list[Input]:

@@ -103,14 +103,32 @@ class Along(Elementwise):
 
     nargs = 1
     along: Callable
+    of_number: Callable | None = None  # its value for numbers, where derivatives bring in the imaginary unit
+
+    @classmethod
+    def eval(cls, z: Any) -> Any:
+        return cls.of_number(z) if cls.of_number and z.is_number else None
 
     def _eval_derivative(self, s: Any) -> Any:
         dz = self.args[0].diff(s)
         return ZERO if dz == 0 else type(self).along(self.args[0], dz)
 
 
-def along(name: str, rule: Callable, **properties: Any) -> Any:
-    return type(Along)(name, (Along,), {"along": staticmethod(rule), "__module__": __name__, **properties})
+def along(name: str, rule: Callable, of_number: Callable | None = None, **properties: Any) -> Any:
+    functions = {"along": staticmethod(rule), "of_number": staticmethod(of_number) if of_number else None}
+    return type(Along)(name, (Along,), {**functions, "__module__": __name__, **properties})
+
+
+def real_part(e: Any) -> Any:
+    return real(e) if is_complex(e) else e
+
+
+def imaginary_part(e: Any) -> Any:
+    return imag(e) if is_complex(e) else ZERO
+
+
+def conjugate(e: Any) -> Any:
+    return conj(e) if is_complex(e) else e
 
 
 def is_complex(e: Any) -> bool:
@@ -261,10 +279,10 @@ hypot = function(  # SymPy: 0/0 at the origin
 )
 atan2 = function("atan2", lambda y, x: x / (x**2 + y**2), lambda y, x: -y / (x**2 + y**2))
 sinc = function("sinc", lambda x: where(equal(x, ZERO), ZERO, (cos(pi * x) - sinc(x)) / x))
-real = along("real", lambda z, dz: real(dz) if is_complex(dz) else dz, result="real")
-imag = along("imag", lambda z, dz: imag(dz) if is_complex(dz) else ZERO, result="real")
-conj = along("conj", lambda z, dz: conj(dz) if is_complex(dz) else dz)
-angle = along("angle", lambda z, dz: imag(dz / z) if is_complex(z) else ZERO, result="real")
+real = along("real", lambda z, dz: real_part(dz), sympy.re, result="real")
+imag = along("imag", lambda z, dz: imaginary_part(dz), sympy.im, result="real")
+conj = along("conj", lambda z, dz: conjugate(dz), sympy.conjugate)
+angle = along("angle", lambda z, dz: imaginary_part(dz / z), result="real")
 complex = function("complex", lambda a, b: ONE, lambda a, b: sympy.I, result="complex")
 
 erf = function("erf", lambda x: 2 / sqrt(pi) * exp(-(x**2)))

@@ -162,6 +162,9 @@ class Lower:
         if what is None:
             return a
         dtype = self.p.types[a.base]
+        if isinstance(what, Fold) and not what.over:  # over one entry: opaque to SymPy, so that sqrt(s) stays a root
+            out = self(what.body, dtype)
+            return self._literal(out, dtype) if out.is_number else out
         if isinstance(what, Fold):
             body_dtype = self.dtype_of_terms(what.body) or dtype
             body = self(what.body, body_dtype)

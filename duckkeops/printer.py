@@ -53,9 +53,9 @@ def lane_bytes(dtype: np.dtype) -> int:
 class KernelPrinter(C99CodePrinter):
     """Prints expressions over operands; `operand` gives the C text of a symbol and says if it is an atom."""
 
-    def __init__(self, lower: Lower, operand: Any):
+    def __init__(self, lower: Lower, operand: Any, across: Iterable[str] = ()):
         super().__init__()
-        self.lower, self.operand = lower, operand
+        self.lower, self.operand, self.across = lower, operand, frozenset(across)
         self.t = "f32"  # the dtype that numbers are printed in
 
     def text(self, e: Any, dtype: np.dtype) -> str:
@@ -215,8 +215,11 @@ class KernelPrinter(C99CodePrinter):
         return f"{SUFFIX[to.name]}_from_{suffix(source)}({self._argument(x, source)})"
 
     def _print_delta(self, e: Any) -> str:
-        a, b = (x.name for x in e.args)
-        return f"splat_{self.t}({a} == {b})"
+        across = [x for x in e.args if x.name in self.across]  # lanes count up along this index
+        a, b = (self.operand(x)[0] for x in (e.args if not across else (across[0], *(set(e.args) - set(across)))))
+        t = {"c64": "f32", "c128": "f64"}.get(self.t, self.t)
+        out = f"unit_{t}({b} - {a})" if across else f"splat_{t}({a} == {b})"
+        return out if t == self.t else f"{self.t}_from_{t}({out})"
 
 
 def _known(name: str) -> Any:
@@ -559,7 +562,7 @@ class Prelude:
     def _printer(self, scope: str, inlined: dict[Any, Temp], tiles: set[Any]) -> KernelPrinter:
         def operand(a: Any) -> tuple[str, int]:
             if isinstance(a, fn.IndexSymbol):
-                return a.name, PRECEDENCE["Atom"]
+                return self._index(a.name, scope), PRECEDENCE["Atom"]
             temp = self.lower.by_sym.get(a)
             if a in inlined and temp is not None:
                 if temp.expr.is_Symbol:
@@ -578,8 +581,17 @@ class Prelude:
                 return f"{self.name(a)}{at}{'[q][k]' if scope == 'pair' else ''}", PRECEDENCE["Atom"]
             return f"{self.name(a)}{'[q][k]' if a in tiles else ''}", PRECEDENCE["Atom"]
 
-        printer = KernelPrinter(self.lower, operand)
+        printer = KernelPrinter(self.lower, operand, {LANE, scope})
         return printer
+
+    def _index(self, c: str, scope: str) -> str:
+        """The value of a loop index; of one along the lanes, that of the first lane."""
+        if c == LANE or c == scope:
+            return "i[k]" if scope == "pair" else "first"
+        if c in self.columns and scope == "pair":
+            n = self.columns.index(c)
+            return f"(c[{n}] + q)" if c == self.inner else f"c[{n}]"
+        return c
 
     def _loop(self, t: Temp) -> np.dtype:
         """The dtype that the operation of `t` computes in."""
@@ -871,12 +883,13 @@ class Writer:
             value = self.printer.text(t.expr, dtype)
         vector = f"splat_{suffix(dtype)}({value})" if t.expr.is_number and "splat" not in value else value
         if t.fold in ("argmin", "argmax"):
-            body, best = suffix(dtype), f"{self._accumulator_name(t)}_best{at}"
+            own = self._accumulator_name(t)
+            body, best = suffix(dtype), f"{own}_best{at}"
             return [
-                f"const v{_v(dtype)} v = {vector};",
-                f"const vb better = {'first_less' if t.fold == 'argmin' else 'first_greater'}_{body}(v, {best});",
-                f"{best} = where_{body}(better, v, {best});",
-                f"{name} = where_{s}(better, splat_{s}({position}), {name});",
+                f"const v{_v(dtype)} {own}_value = {vector};",
+                f"const vb {own}_wins = {'first_less' if t.fold == 'argmin' else 'first_greater'}_{body}({own}_value, {best});",
+                f"{best} = where_{body}({own}_wins, {own}_value, {best});",
+                f"{name} = where_{s}({own}_wins, splat_{s}({position}), {name});",
             ]
         if t.fold in ("min", "max"):
             return [f"{name} = {t.fold}imum_{s}({name}, {vector});"]
@@ -906,7 +919,8 @@ def formula(program: Program, value: Any, limit: int = 400) -> str:
         for a in e.free_symbols:
             what = program.definition(a) if isinstance(a, Elem) else None
             if isinstance(what, Fold):
-                named[a] = sympy.Symbol(f"{what.op}_{','.join(what.over)}({text(what.body)})")
+                body = text(what.body)
+                named[a] = sympy.Symbol(f"{what.op}_{','.join(what.over)}({body})" if what.over else f"({body})")
         return str(e.xreplace(named))
 
     out = text(value)

@@ -12,6 +12,8 @@ Measured for one Gaussian over three features: an element as a Symbol makes (x -
 
 from __future__ import annotations
 
+import math
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -138,15 +140,10 @@ class Program:
         return self._renamed_fold(what, sub, a.idx)
 
     def _renamed_fold(self, what: Fold, sub: dict[str, str], idx: Index) -> Fold:
-        body, over = what.body, what.over
-        clash = [c for c in over if c in idx]
-        if clash:  # do not capture: the bound index makes way
-            away: dict[str, str] = {}
-            for c in clash:
-                away[c] = self.fresh_like(c, set(idx) | set(over) | self.bound(body) | set(away.values()))
-            body = self.rename(body, away)
-            over = tuple(away.get(c, c) for c in over)
-        return Fold(what.op, over, self.rename(body, sub), idx)
+        taken = {*idx, *what.over, *indices(what.body), *self.bound(what.body)}
+        away = self._fresh((c for c in what.over if c in idx), taken)  # do not capture: the bound index makes way
+        over = tuple(away.get(c, c) for c in what.over)
+        return Fold(what.op, over, self.rename(what.body, sub | away), idx)
 
     def bound(self, e: Any) -> set[str]:
         """All indices that folds inside e bind."""
@@ -206,11 +203,11 @@ class Program:
     # -- algebra -------------------------------------------------------------------------------------------------------
 
     def inline(self, e: Any) -> Any:
-        """e with all Lets replaced by what they stand for: only inputs and folds are left, and SymPy may do its algebra."""
+        """e with all Lets replaced by what they stand for: inputs and folds are left, and SymPy may do its algebra."""
         while True:
-            new = {a: self.definition(a).expr for a in elems(e) if isinstance(self.defs.get(a.base), Let)}  # type: ignore[union-attr]
+            new = {a: what.expr for a in elems(e) if isinstance(what := self.definition(a), Let)}
             if not new:
-                return e
+                return ours(e)
             e = e.xreplace(new)
 
     def depends(self, e: Any, leaf: str) -> bool:
@@ -350,10 +347,9 @@ class Program:
 
     def _others(self, over: Index, body: Any, dtype: np.dtype) -> Any:
         away = self._fresh(over, {*over, *indices(body), *self.bound(body)})
-        same = sympy.Mul(*(fn.delta(fn.IndexSymbol(c), fn.IndexSymbol(d)) for c, d in away.items()))
-        other = self.rename(body, away)
-        kept = fn.where(fn.equal(same, sympy.S.One), sympy.S.One, other)
-        return self.fold("prod", tuple(away.values()), kept, dtype)
+        same = functools.reduce(fn.logical_and, (fn.delta(*map(fn.IndexSymbol, pair)) for pair in away.items()))
+        other = fn.where(same, sympy.S.One, self.rename(body, away))
+        return self.fold("prod", tuple(away.values()), other, dtype)
 
     def collapse(self, index: str, c: Any, pairs: tuple, dtype: np.dtype) -> tuple[Any, tuple]:
         """The sum over `index`: a bound index that must meet a target index is renamed to it, and the sum is gone."""
@@ -365,11 +361,16 @@ class Program:
         return self.sum(index, c, dtype), pairs
 
 
+def ours(e: Any) -> Any:
+    """Without SymPy's own Abs, into which sqrt(x**2) evaluates: its second derivative is a Dirac delta."""
+    return e.replace(sympy.Abs, fn.abs) if e.has(sympy.Abs) else e
+
+
 def derivative(e: Any, a: Elem) -> Any:
     """d e / d a of an inlined scalar, in its cheapest form, with 0/0 at a = 0 settled."""
     de = e.diff(a)
     if not de.is_Atom:
-        de = tidy(de, indices)
+        de = ours(tidy(de, indices))
     return settle(e, de, a)
 
 
@@ -506,12 +507,16 @@ class Translator:
                 taken.add(c)
                 over.append(c)
                 whole.append(c)
-        loop = node.row.types([x.dtype for x in node.args], dict(node.params))[0]
+        loop = node.row.types(tuple(x.dtype for x in node.args), node.params)[0]
+        name = node.row.name
         body = self.argument(node.args[0], tuple(whole)[len(whole) - node.args[0].ndim :], loop[0])
+        if loop[0].kind == "b":  # truth has no order in C
+            name = {"min": "all", "max": "any", "sum": "any", "prod": "all"}.get(name, name)
+            body = self.cast(body, np.dtype(np.uint8)) if name.startswith("arg") else body
         dtype = compute_dtype(node.dtype)
         if not over:
-            return self.cast(body, dtype) if isinstance(body, Elem) else p.let(body, dtype)
-        return p.fold(node.row.name, tuple(over), body, dtype)
+            body = self.cast(body, dtype) if isinstance(body, Elem) else p.let(body, dtype)
+        return p.fold(name, tuple(over), body, dtype)
 
     def fold_index(self, node: Reduce | Vjp, a: int, size: int, taken: set[str]) -> str:
         if node.whole_roles[a] in "fn":
@@ -579,8 +584,10 @@ class Translator:
 
 
 def is_constant(value: complex) -> bool:
-    """Is this Python number part of the formula's text? Small integers and halves are."""
-    return not isinstance(value, (bool, complex)) and abs(value) <= 16 and float(2 * value).is_integer()
+    """Is this Python number part of the formula's text? Small integers and halves are; -0.0 is not, as it equals 0.0."""
+    if isinstance(value, (bool, complex)) or not abs(value) <= 16 or not float(2 * value).is_integer():
+        return False
+    return value != 0 or math.copysign(1.0, value) > 0
 
 
 def axis_source(node: Node, axis: int, numbers: dict[int, int]) -> tuple[int, int]:

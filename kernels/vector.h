@@ -78,9 +78,11 @@ typedef lane vb __attribute__((vector_size(V * sizeof(lane))));
 #define VECTOR(T, I, U, _) \
   typedef T v##T __attribute__((vector_size(V * sizeof(T)))); \
   typedef T loose_##T __attribute__((vector_size(V * sizeof(T)), aligned(1), may_alias)); \
-  INL v##T splat_##T(T s) { return s - (v##T){}; }
+  INL v##T splat_##T(T s) { return s - (v##T){}; } \
+  INL v##T unit_##T(i64 l) { v##T r = {}; if (l >= 0 && l < V) r[l] = 1; return r; } /* 1 in lane l */
 EACH(VECTOR, )
 INL vb splat_b1(int s) { return (lane)(s ? -1 : 0) - (vb){}; }
+INL vb unit_b1(i64 l) { vb r = {}; if (l >= 0 && l < V) r[l] = -1; return r; }
 
 // -- conversions ------------------------------------------------------------------------------------------------------
 

@@ -116,9 +116,14 @@ def references() -> dict[str, functools.partial]:
     }  # fmt: skip
 
 
-def pairwise(dtype: str) -> tuple[Node, np.ndarray]:
-    """x_i op y_j of a dtype, virtual, with many ties; and its dense values."""
+def pairwise(dtype: str, name: str) -> tuple[Node, np.ndarray]:
+    """x_i op y_j of a dtype, virtual, with many ties; and its dense values. Few are zero for `all`, most for `any`."""
     x, y = draw(dtype, (-2, 2), (M, 1)), draw(dtype, (-2, 2), (1, N))
+    if name in ("all", "any", "count_nonzero"):
+        x, y = x * 0 + (np.arange(M)[:, None] != 3), y * 0 + (np.arange(N) > (N // 2 if name == "count_nonzero" else -1))
+        x, y = (1 - x if name == "any" else x).astype(dtype), y.astype(dtype)
+        node = ops.call("multiply", points(x), points(y))
+        return node, x * y
     name = "logical_xor" if dtype == "bool" else "multiply"
     if np.dtype(dtype).kind in "iu":
         x, y = np.sign(x).astype(dtype), y // 2
@@ -134,7 +139,7 @@ def pairwise(dtype: str) -> tuple[Node, np.ndarray]:
 @pytest.mark.parametrize("name", references())
 def test_reductions(name: str, dtype: str) -> None:
     """Each reduction over j, over i and over both: compiled, in tiles, and dense."""
-    node, dense = pairwise(dtype)
+    node, dense = pairwise(dtype, name)
     for axis in (1, 0, None):
         axes = (0, 1) if axis is None else (axis,)
         try:
@@ -160,6 +165,50 @@ def test_reductions(name: str, dtype: str) -> None:
                 np.testing.assert_allclose(got, want, rtol=tol, atol=tol * max(1.0, float(np.abs(want).max())))
             else:
                 np.testing.assert_array_equal(got, want)
+
+
+KINDS = {"batch": (0,), "rows": (1,), "columns": (2,), "feature": (3,), "both": (1, 2), "batch and columns": (0, 2),
+         "columns and feature": (2, 3), "batch and both": (0, 1, 2), "all": (0, 1, 2, 3)}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", references())
+def test_kinds_of_axis(name: str, kind: str) -> None:
+    """Each reduction over batch, point and feature axes, and over several of them."""
+    x, y = np.round(rng.random((2, 5, 1, 3)) * 4), np.round(rng.random((1, 1, 7, 3)) * 4)
+    node, dense = ops.call("subtract", Input(x, x.dtype, "bppf"), Input(y, y.dtype, "bppf")), x - y
+    root = reductions.reduce(reductions.BY_NAME[name], [node], KINDS[kind])
+    rest = [a for a in range(4) if a not in KINDS[kind]]
+    flat = dense.transpose(*rest, *KINDS[kind]).reshape(*(dense.shape[a] for a in rest), -1)
+    want = np.asarray(references()[name](flat, axis=-1))
+    for engine in ("cpu", "blocks"):
+        with config(engine=engine):
+            got = np.asarray(evaluate.evaluate(root))
+        assert got.shape == want.shape
+        np.testing.assert_allclose(got, want, rtol=1e-11, atol=1e-12, err_msg=engine)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_folds(dtype: str) -> None:
+    """Each fold over features: compiled, in tiles, and NumPy's own, for every dtype."""
+    x, y = draw(dtype, (-2, 2), (M, 1, 3)), draw(dtype, (-2, 2), (1, N, 3))
+    node = ops.call("logical_xor" if dtype == "bool" else "multiply", Input(x, x.dtype, "ppf"), Input(y, y.dtype, "ppf"))
+    wide = {"float16": "float32"}.get(dtype, dtype)
+    dense = (np.logical_xor if dtype == "bool" else np.multiply)(x.astype(wide), y.astype(wide))
+    by_dtype: dict[np.dtype, list[tuple[Node, np.ndarray]]] = {}
+    for name in ("sum", "prod", "min", "max", "argmin", "argmax", "any", "all"):
+        fold, want = reductions.reduce(reductions.BY_NAME[name], [node], (2,)), getattr(np, name)(dense, axis=2)
+        if fold.dtype.kind == "c":
+            for part in ("real", "imag"):
+                one = ops.call(part, fold)
+                by_dtype.setdefault(one.dtype, []).append((one, getattr(want, part)))
+        else:
+            by_dtype.setdefault(fold.dtype, []).append((fold, want))
+    for kind, pairs in by_dtype.items():
+        for (fold, want), got in zip(pairs, all_entries([f for f, _ in pairs]), strict=True):
+            for one in (got, blocks.dense(fold)):
+                assert one.dtype == kind
+                np.testing.assert_allclose(one, want, rtol=tolerance(kind), atol=tolerance(kind), err_msg=repr(fold))
 
 
 @pytest.mark.parametrize("k", [1, 3, N])
@@ -225,11 +274,11 @@ def squared_distances(x: np.ndarray, y: np.ndarray) -> Node:
 def test_infinities_and_nan(dtype: str) -> None:
     """NaN is found by min, max and argmin; all -inf gives -inf in logsumexp; +inf gives inf; a NaN gives NaN."""
     inf, nan = np.inf, np.nan
-    y = np.array([[1, 2, -inf, 0], [nan, 1, nan, 2], [-inf] * 4, [inf, 1, 2, -inf], [inf, nan, 0, 0]], dtype).T
-    index = points(np.arange(5)[:, None])
-    rows = [points(np.ascontiguousarray(y[:, k])[None]) for k in range(5)]
+    y = np.array([[1, 2, -inf, 0], [nan, 1, nan, 2], [-inf] * 4, [inf, 1, 2, -inf], [inf, nan, 0, 0], [inf] * 4], dtype).T
+    index = points(np.arange(6)[:, None])
+    rows = [points(np.ascontiguousarray(y[:, k])[None]) for k in range(6)]
     node: Node = rows[0]
-    for k in range(1, 5):
+    for k in range(1, 6):
         node = ops.call("where", ops.call("equal", index, k), rows[k], node)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -29,7 +29,7 @@ from duckkeops.errors import CompileError, CompilerNotFoundError
 
 log = logging.getLogger("duckkeops")
 
-SAFE_FLAGS = ("-O2", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared", "-w")
+SAFE_FLAGS = ("-O2", "-fwrapv", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared", "-w")
 CONTRACT = ("-ffp-contract=off", "-ffp-contract=fast")  # precision="exact" rounds every product, as NumPy does
 
 
