@@ -136,9 +136,9 @@ class LazyArray:
         return "\n".join(display.lines(self._node))
 
     def _repr_latex_(self) -> str:
-        from duckkeops import symbolic
+        from duckkeops.latex import latex
 
-        return "$\\displaystyle " + symbolic.latex(settle(self._node, None)).strip("$") + "$"
+        return "$\\displaystyle " + latex(settle(self._node, None)).strip("$") + "$"
 
     def _repr_html_(self) -> str:
         return display.html(self._node, self._repr_latex_())

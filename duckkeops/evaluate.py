@@ -44,10 +44,15 @@ def state(node: Reduce, xp: Any) -> tuple[Any, ...]:
     node = _for_kernels(node)
     if node.row.name in ("var", "std") and node.args[0].dtype.kind == "c":
         return _complex_var(node, xp)
-    if settings.engine == "auto" and not cpu.is_available():
-        _warn_no_compiler()
+    try:
+        cpu.compiler()  # before SymPy is loaded
+        parts = launch(node, settings)
+    except CompilerNotFoundError as error:
+        if settings.engine == "cpu":
+            raise
+        _warn_no_compiler(error)
         return blocks.reduce(node)
-    return _merged(node, launch(node, settings), xp)
+    return _merged(node, parts, xp)
 
 
 def _gradient_state(node: Reduce, settings: Settings, xp: Any) -> tuple[Any, ...]:
@@ -91,14 +96,11 @@ def is_plain(node: Reduce) -> bool:
 _warned = False
 
 
-def _warn_no_compiler() -> None:
+def _warn_no_compiler(error: CompilerNotFoundError) -> None:
     global _warned
     if not _warned:
         _warned = True
-        try:
-            cpu.compiler()
-        except CompilerNotFoundError as error:
-            log.warning("computing in tiles of the array library, 10 to 50 times slower than compiled C: %s", error)
+        log.warning("computing in tiles of the array library, 10 to 50 times slower than compiled C: %s", error)
 
 
 # -- what kernels do not take as it is ---------------------------------------------------------------------------------
@@ -369,7 +371,7 @@ def built(node: Reduce, axes: plan.LoopAxes, settings: Settings) -> tuple[Built,
     if found is None:
         name = source.digest(_version(), repr(full))
         path = source.cached(f"{name}.json", lambda part: _generate(node, axes, numbers, settings, wide, part))
-        found = _kernels[full] = _read(path.read_text())
+        found = _kernels[full] = _read(source.content(path))
     return found, numbers
 
 
@@ -413,7 +415,7 @@ def launch(node: Reduce, settings: Settings) -> tuple[Any, ...]:
     threads = cpu.thread_count(settings.threads)
     if kernel.library is None:
         kernel.library = cpu.load(kernel.text, kernel.formula, settings.precision == "exact")
-    cpu.run(kernel.library, arguments, blocks_of_rows, kernel.fixed_columns, plan.seconds(node, lanes, 1), threads)
+    cpu.run(kernel.library, arguments, blocks_of_rows, kernel.fixed_columns, plan.seconds(node, lanes, 1), threads, (outs, keep))
     return tuple(_in_order(out, node, axes, extra) for out, (_, extra) in zip(outs, kernel.components, strict=True))
 
 

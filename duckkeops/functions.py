@@ -103,11 +103,7 @@ class Along(Elementwise):
 
     nargs = 1
     along: Callable
-    of_number: Callable | None = None  # its value for numbers, where derivatives bring in the imaginary unit
-
-    @classmethod
-    def eval(cls, z: Any) -> Any:
-        return cls.of_number(z) if cls.of_number and z.is_number else None
+    of_number: Callable | None = None  # its value for numbers: derivatives bring in the imaginary unit
 
     def _eval_derivative(self, s: Any) -> Any:
         dz = self.args[0].diff(s)
@@ -117,6 +113,14 @@ class Along(Elementwise):
 def along(name: str, rule: Callable, of_number: Callable | None = None, **properties: Any) -> Any:
     functions = {"along": staticmethod(rule), "of_number": staticmethod(of_number) if of_number else None}
     return type(Along)(name, (Along,), {**functions, "__module__": __name__, **properties})
+
+
+def evaluated(e: Any) -> Any:
+    """e, with the real and imaginary parts and conjugates of numbers computed."""
+    return e.replace(
+        lambda n: isinstance(n, Along) and n.of_number is not None and n.args[0].is_number,
+        lambda n: n.of_number(n.args[0]),
+    )
 
 
 def real_part(e: Any) -> Any:

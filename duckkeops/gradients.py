@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from duckkeops import reductions
+from duckkeops import expr, reductions
 from duckkeops.errors import UnsupportedError
 from duckkeops.expr import FEATURE, NEUTRAL, Broadcast, Concat, Input, Node, Reduce, Vjp, walk
 
@@ -113,3 +113,13 @@ def _whole(node: Node, at: Place) -> Iterator[int | None]:
         yield from (None if n == 1 else a for a, n in zip(at[shift:], node.args[0].shape, strict=True))
     else:
         yield from at
+
+
+def _no_view(node: Vjp, how: expr.View, memo: dict) -> Node:
+    raise UnsupportedError(
+        f"a gradient that is not summed yet, of shape {node.shape}, cannot be indexed or transposed.\n"
+        "  Index the arrays it is made of, or sum it first."
+    )
+
+
+expr.set_view(Vjp, _no_view)

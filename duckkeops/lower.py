@@ -20,7 +20,7 @@ import numpy as np
 import sympy
 
 from duckkeops import functions as fn
-from duckkeops.symbolic import Elem, Fold, Program, elems
+from duckkeops.symbolic import Elem, Fold, Memo, Program, elems
 
 LANE = "i"
 
@@ -58,7 +58,7 @@ class Lower:
         self.p, self.lane, self.columns, self.outer, self.fast = program, lane, columns, frozenset(outer), fast
         self.temps: list[Temp] = []
         self.by_sym: dict[Any, Temp] = {}
-        self._memo: dict[Any, Any] = {}
+        self._memo = Memo(self._visit)
         self._numbered: dict[Any, Elem] = {}
 
     # -- operands ------------------------------------------------------------------------------------------------------
@@ -116,10 +116,7 @@ class Lower:
 
     def __call__(self, e: Any, dtype: np.dtype) -> Any:
         """The operand for e; `dtype` is that of its numbers."""
-        key = (e, dtype if not isinstance(e, Elem) else None)
-        if key not in self._memo:
-            self._memo[key] = self._visit(e, dtype)
-        return self._memo[key]
+        return self._memo((e, dtype if not isinstance(e, Elem) else None), e, dtype)
 
     def _visit(self, e: Any, dtype: np.dtype) -> Any:
         if isinstance(e, Elem):

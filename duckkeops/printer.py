@@ -18,7 +18,7 @@ from sympy.printing.precedence import PRECEDENCE, precedence
 
 from duckkeops import functions as fn
 from duckkeops.lower import LANE, Lower, Nest, Root, Scheduler, Straight, Temp
-from duckkeops.symbolic import Elem, Fold, Program
+from duckkeops.symbolic import Elem, Fold, Let, Program, elems
 
 SUFFIX = {
     "bool": "b1",
@@ -39,6 +39,8 @@ SUFFIX = {
 }
 UNROLL_UP_TO = 4  # features; beyond it full unrolling makes gcc spill
 INLINE_DEPTH = 3
+FORMULA_DEPTH = 30  # operations in each other that the title of a kernel writes out
+STACK_BYTES = 65536  # of one array of a kernel
 
 
 def suffix(dtype: np.dtype) -> str:
@@ -621,10 +623,8 @@ class Prelude:
             local.append(f"{pad}{store(self.field(a), self.load(a, scope), dtype)}")
         writer = Writer(self, scope)
         steps = writer.steps(table.steps, "    ")
-        for t in table.arrays:
-            dims = "".join(f"[{self.p.sizes[c]}]" for c in self.plan.features(t.idx))
-            local.append(f"    v{_v(t.dtype)} {self.name(t.sym)}{dims};")
-        out += [*local, *steps]
+        arrays = [self._array(t) for t in table.arrays]
+        out += [*local, *(declared for declared, _ in arrays), *steps]
         for a, dtype, features in table.fields:
             if a in self.lower.by_sym:
                 pad = "    "
@@ -632,7 +632,18 @@ class Prelude:
                     out.append(f"{pad}for (int {c} = 0; {c} < {self.p.sizes[c]}; ++{c})")
                     pad += "    "
                 out.append(f"{pad}{store(self.field(a), self.field(a), dtype)}")
-        return [*out, "}", ""]
+        return [*out, *(freed for _, freed in arrays if freed), "}", ""]
+
+    def _array(self, t: Temp, tile: str = "", copies: int = 1) -> tuple[str, str]:
+        """The declaration of a temporary with features, and how to free it: a large one does not fit on a thread's stack."""
+        features = self.plan.features(t.idx)
+        vector, name = f"v{_v(t.dtype)}", self.name(t.sym)
+        dims = [f"[{self.p.sizes[c]}]" for c in features]
+        if self._size(features) * copies * self.vector_bytes <= STACK_BYTES:
+            return f"    {vector} {name}{''.join(dims)}{tile};", ""
+        entry = "".join(dims[1:]) + tile
+        room = f"char *{name}_room = __builtin_malloc(sizeof({vector}{''.join(dims)}{tile}) + 64)"
+        return f"    {room}; {vector} (*{name}){entry} = (void *)({name}_room + (-(i64){name}_room & 63));", f"    __builtin_free({name}_room);"
 
     def _storer(self, scope: str) -> Any:
         def store(field: str, value: str, dtype: np.dtype) -> str:
@@ -655,14 +666,13 @@ class Prelude:
             out.append(f"    const struct Col_{name} *c_{name} = cols->{name} + c[{m}];")
         writer = Writer(self, "pair", roots=self.plan.values)
         table = self.plan.scopes["pair"]
-        for t in table.arrays:
-            dims = "".join(f"[{self.p.sizes[x]}]" for x in self.plan.features(t.idx))
-            out.append(f"    v{_v(t.dtype)} {self.name(t.sym)}{dims}[NJ][NI];")
+        arrays = [self._array(t, "[NJ][NI]", self.rows * self.cols) for t in table.arrays]
+        out += [declared for declared, _ in arrays]
         together = list(table.steps) if len(self.roots) == 1 and not self._features() else []
         if not together:
             out += writer.steps(table.steps, "    ")
         out += self._take(writer, together)
-        return [*out, "}", ""]
+        return [*out, *(freed for _, freed in arrays if freed), "}", ""]
 
     def _take(self, writer: Writer, together: list[Any]) -> list[str]:
         """Hand the values of the tile to the reduction; `together`: the steps that end in the value itself."""
@@ -911,10 +921,14 @@ class Writer:
 
 
 def formula(program: Program, value: Any, limit: int = 400) -> str:
-    """The formula as text: folds written out, `sum_d(...)`."""
+    """The formula as text: folds written out, `sum_d(...)`; the beginning of a long one, whose rest stays `t7[i,j]`."""
 
     def text(e: Any) -> str:
-        e = program.inline(e)
+        for _ in range(FORMULA_DEPTH):  # shared values written out grow exponentially
+            new = {a: what.expr for a in elems(e) if isinstance(what := program.definition(a), Let)}
+            if not new or e.count_ops() > limit:
+                break
+            e = e.xreplace(new)
         named: dict[Any, Any] = {}
         for a in e.free_symbols:
             what = program.definition(a) if isinstance(a, Elem) else None

@@ -12,8 +12,8 @@ Measured for one Gaussian over three features: an element as a Symbol makes (x -
 
 from __future__ import annotations
 
-import math
 import functools
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -69,7 +69,7 @@ def indices(e: Any) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class Let:
-    """One operation over Elems; `keep`: never merged with an equal one."""
+    """One operation over Elems."""
 
     expr: Any
     idx: Index
@@ -108,26 +108,24 @@ class Program:
         return tuple(sorted(idx, key=rank.__getitem__))
 
     def let(self, expr: Any, dtype: np.dtype, keep: bool = False) -> Any:
-        """The symbol that stands for `expr`."""
+        """The symbol that stands for `expr`; one that is kept never merges with an equal one."""
         if isinstance(expr, Elem) and not keep and self.types[expr.base] == dtype:
             return expr
-        return self._define(Let(expr, self.order(indices(expr))), dtype, "u" if keep else "t", expr.is_nonnegative, keep)
+        what = Let(expr, self.order(indices(expr)))
+        return self._define(what, dtype, "u" if keep else "t", bool(expr.is_nonnegative), keep)
 
     def fold(self, op: str, over: Index, body: Any, dtype: np.dtype) -> Any:
-        sign = op in ("sum", "min", "max", "prod") and bool(self.nonnegative(body))
+        sign = op in ("sum", "min", "max", "prod") and bool(body.is_nonnegative)
         return self._define(Fold(op, over, body, self.order(indices(body) - set(over))), dtype, "s", sign)
 
-    def _define(self, what: Let | Fold, dtype: np.dtype, letter: str, nonnegative: bool | None, keep: bool = False) -> Elem:
+    def _define(self, what: Let | Fold, dtype: np.dtype, letter: str, nonnegative: bool, keep: bool = False) -> Elem:
         key = (what, dtype, len(self.defs) if keep else None)
         if key not in self._names:
             base = f"{letter}{len(self.defs)}"
             self.defs[base], self.types[base] = what, dtype
             real = dtype.kind != "c"
-            self._names[key] = elem(base, what.idx, bool(nonnegative) and real, real)
+            self._names[key] = elem(base, what.idx, nonnegative and real, real)
         return self._names[key]
-
-    def nonnegative(self, e: Any) -> bool:
-        return bool(e.is_nonnegative)
 
     def definition(self, a: Elem) -> Let | Fold | None:
         """What `a` stands for, in a's own indices; None for an input."""
@@ -179,7 +177,7 @@ class Program:
         taken = set(taken)
         for n in range(len(self.sizes) + len(FEATURE_LETTERS) + 1):
             name = FEATURE_LETTERS[n] if n < len(FEATURE_LETTERS) else f"d{n}"
-            if name not in taken and self.sizes.get(name, size) == size and (name in self.sizes or name not in taken):
+            if name not in taken and self.sizes.get(name, size) == size:
                 self.sizes[name] = size
                 return name
         raise AssertionError("an index name is always left")
@@ -250,7 +248,7 @@ class Program:
         return self.cast(a, common) * self.cast(b, common)
 
     def sum(self, index: str, body: Any, dtype: np.dtype) -> Any:
-        """sum over an index, of algebra: what does not depend on the index leaves the sum. `dtype` is that of numbers."""
+        """The sum over an index; what does not depend on the index leaves it. `dtype` is that of bare numbers."""
         terms = []
         for outside, inside in self._split(index, body):
             size = self.sizes[index]
@@ -273,7 +271,8 @@ class Program:
                 return [(outside, sympy.Add(*inside)) for outside, inside in groups.items()]
             if len({abs(outside) for outside in groups}) == 1:  # 2*x - 2*y is 2*(x - y)
                 c = next(iter(groups))
-                return [(c, sympy.Add(*(i if outside == c else -i for outside, inside in groups.items() for i in inside)))]
+                signed = (i if outside == c else -i for outside, inside in groups.items() for i in inside)
+                return [(c, sympy.Add(*signed))]
         if e.is_Mul:
             pairs = [(sympy.S.One, sympy.S.One)]
             for factor in e.args:
@@ -291,7 +290,9 @@ class Program:
         """
         found: dict[tuple, Any] = {}
         fixed = frozenset(fixed)
-        for a in elems(e := self.inline(e)):
+        e = self.inline(e)
+        own = self.dtype_of(e)
+        for a in elems(e):
             if a.base == leaf:
                 pairs = tuple((p, t) for p, t in zip(a.idx, target, strict=True) if p != t)
                 inner = [(seed, pairs)] if fixed.isdisjoint(t for _, t in pairs) else []
@@ -301,7 +302,8 @@ class Program:
                 continue
             along = self._along(e, a)
             for c, pairs in inner:
-                found[pairs] = found.get(pairs, 0) + along(c)
+                change = along(c) if own is None else self.cast(along(c), own)
+                found[pairs] = found.get(pairs, 0) + change
         return [(c, pairs) for pairs, c in found.items() if c != 0]
 
     def _along(self, e: Any, a: Elem) -> Callable[[Any], Any]:
@@ -309,13 +311,13 @@ class Program:
         if a.is_real:
             de = derivative(e, a)
             return lambda c: self.times(de, c)
-        t, w = sympy.Symbol("step", real=True), elem("change", (), real=False)  # abs and real have no complex derivative
+        t, w = sympy.Symbol("step", real=True), elem("change", (), real=False)  # real has no complex derivative
         de = e.xreplace({a: a + t * w}).diff(t).xreplace({t: sympy.S.Zero})
-        return lambda c: de.xreplace({w: self.cast(c, self.types[a.base])})
+        return lambda c: fn.evaluated(de.xreplace({w: self.cast(c, self.types[a.base])}))
 
     def _fold_terms(self, a: Elem, leaf: str, target: Index, fixed: frozenset[str], seed: Any) -> Terms:
         f = self.definition(a)
-        if f is None or not self.depends(a, leaf) or f.op in ("argmin", "argmax", "any", "all"):
+        if not isinstance(f, Fold) or not self.depends(a, leaf) or f.op in ("argmin", "argmax", "any", "all"):
             return []
         body, over = self._out_of_the_way(f, target)
         dtype = self.types[a.base]
@@ -336,7 +338,8 @@ class Program:
 
     def _out_of_the_way(self, f: Fold, target: Index) -> tuple[Any, Index]:
         """The fold's body and its indices, none of them one of the target's."""
-        away = self._fresh([c for c in f.over if c in target], {*target, *f.over, *indices(f.body), *self.bound(f.body)})
+        taken = {*target, *f.over, *indices(f.body), *self.bound(f.body)}
+        away = self._fresh((c for c in f.over if c in target), taken)
         return self.rename(f.body, away), tuple(away.get(c, c) for c in f.over)
 
     def _fresh(self, names: Iterable[str], taken: set[str]) -> dict[str, str]:
@@ -347,7 +350,7 @@ class Program:
 
     def _others(self, over: Index, body: Any, dtype: np.dtype) -> Any:
         away = self._fresh(over, {*over, *indices(body), *self.bound(body)})
-        same = functools.reduce(fn.logical_and, (fn.delta(*map(fn.IndexSymbol, pair)) for pair in away.items()))
+        same = functools.reduce(fn.logical_and, (met(c, d) for c, d in away.items()))
         other = fn.where(same, sympy.S.One, self.rename(body, away))
         return self.fold("prod", tuple(away.values()), other, dtype)
 
@@ -359,6 +362,11 @@ class Program:
             c = self.rename(c, {index: here[0]})
             return c, rest + tuple((here[0], t) for t in here[1:])
         return self.sum(index, c, dtype), pairs
+
+
+def met(c: str, d: str) -> Any:
+    """1 where two indices are equal, else 0."""
+    return fn.delta(fn.IndexSymbol(c), fn.IndexSymbol(d))
 
 
 def ours(e: Any) -> Any:
@@ -418,19 +426,58 @@ def compute_dtype(dtype: np.dtype) -> np.dtype:
     return np.dtype(np.float32) if dtype.itemsize == 2 and dtype.kind not in "iub" else dtype
 
 
+class _Below(Exception):  # noqa: N818
+    """Too deep: this call's value is needed first."""
+
+
+class Memo:
+    """Values of a recursive function, by key. A long chain is walked in stretches, so that it needs no deep stack.
+
+    The function may be started again after a call of itself: what it does before must be the same twice.
+    """
+
+    STRETCH = 40
+
+    def __init__(self, function: Callable):
+        self.function, self.known, self.depth = function, {}, 0
+
+    def __call__(self, key: Any, *args: Any) -> Any:
+        if key not in self.known:
+            if self.depth == self.STRETCH:
+                raise _Below(key, args)
+            if self.depth:
+                self._compute(key, args)
+            else:
+                self._start(key, args)
+        return self.known[key]
+
+    def _compute(self, key: Any, args: tuple) -> None:
+        self.depth += 1
+        try:
+            self.known[key] = self.function(*args)
+        finally:
+            self.depth -= 1
+
+    def _start(self, key: Any, args: tuple) -> None:
+        todo = [(key, args)]
+        while todo:
+            try:
+                self._compute(*todo[-1])
+                todo.pop()
+            except _Below as below:
+                todo.append(below.args)  # type: ignore[arg-type]
+
+
 class Translator:
     """Translates nodes under an environment: the index name of each axis, None where nothing depends on it."""
 
     def __init__(self, numbers: dict[int, int]):
         self.program = Program()
         self.numbers = numbers  # id(node) -> number, in the order of the walk
-        self.memo: dict[tuple[int, Env], Any] = {}
+        self.memo = Memo(lambda node, env: self._visit[type(node)](self, node, env))
 
     def __call__(self, node: Node, env: Env) -> Any:
-        key = (id(node), env)
-        if key not in self.memo:
-            self.memo[key] = self._visit[type(node)](self, node, env)
-        return self.memo[key]
+        return self.memo((id(node), env), node, env)
 
     def input(self, node: Input, env: Env) -> Any:
         n = self.numbers[id(node)]
@@ -444,22 +491,22 @@ class Translator:
     def scalar(self, node: Scalar, env: Env) -> Any:
         raise AssertionError("a scalar is translated by the operation that uses it")
 
-    def constant(self, node: Scalar, dtype: np.dtype) -> Any:
-        """A small integer or half stays a number; any other value is a parameter, so that changing it compiles nothing."""
+    def constant(self, node: Scalar, dtype: np.dtype, opaque: bool = False) -> Any:
+        """A small integer or half stays a number; any other is a parameter, so that changing it compiles nothing."""
         value = node.value
-        if is_constant(value):
-            return sympy.Rational(int(2 * value), 2)
+        if is_constant(value) and not opaque:
+            return sympy.Rational(int(2 * value.real), 2)
         n = self.numbers[id(node)]
         base = f"p{n}{dtype.name}"
         self.program.types[base] = dtype
         self.program.inputs[base] = (n, ())
         return elem(base, (), False, dtype.kind != "c")
 
-    def argument(self, arg: Node, env: Env, dtype: np.dtype) -> Any:
-        """The argument in the dtype that the operation computes in."""
+    def argument(self, arg: Node, env: Env, dtype: np.dtype, opaque: bool = False) -> Any:
+        """The argument in the dtype that the operation computes in. `opaque`: SymPy sees no number."""
         dtype = compute_dtype(dtype)
         if isinstance(arg, Scalar):
-            return self.constant(arg, dtype)
+            return self.constant(arg, dtype, opaque)
         a = self(arg, env[len(env) - arg.ndim :])
         return self.cast(a, dtype)
 
@@ -475,6 +522,9 @@ class Translator:
         args = [self.argument(a, env, t) for a, t in zip(node.args, node.loop, strict=True)]
         loop = [compute_dtype(t) for t in node.loop]
         e = node.op.form(S, *args)
+        if e.has(sympy.zoo, sympy.nan) or all(isinstance(a, Scalar) for a in node.args):  # x / 0; isfinite(1)
+            args = [self.argument(a, env, t, opaque=True) for a, t in zip(node.args, node.loop, strict=True)]
+            e = node.op.form(S, *args)
         if self._lost(node, args, e):
             args = [p.let(a, t, keep=True) for a, t in zip(args, loop, strict=True)]
             e = node.op.form(S, *args)
@@ -537,7 +587,8 @@ class Translator:
         e = self(value, inner[len(inner) - value.ndim :])
         g = p.inline(self(cotangent, inner[len(inner) - cotangent.ndim :]))
         new = iter(env[left:])
-        names = [next(new) if at is None else inner[at] for at, n in zip(node.place, wrt.shape, strict=True) if n != 1]
+        axes = [at for at, n in zip(node.place, wrt.shape, strict=True) if n != 1]
+        names = [next(new) if at is None else inner[at] for at in axes]
         fixed = [inner[at] for at in node.place if at is not None]
         base, dtype = f"x{self.numbers[id(wrt)]}", compute_dtype(node.dtype)
 
@@ -549,7 +600,7 @@ class Translator:
                 for index in reversed([c for c in over if c]):
                     c, pairs = p.collapse(index, c, pairs, dtype)
                 if all(a in names for a, _ in pairs):  # the others belong to another place of wrt
-                    total += c * sympy.Mul(*(fn.delta(fn.IndexSymbol(a), fn.IndexSymbol(t)) for a, t in pairs))
+                    total += c * sympy.Mul(*(met(a, t) for a, t in pairs))
             return total
 
         out = share(sympy.S.One)
@@ -584,7 +635,7 @@ class Translator:
 
 
 def is_constant(value: complex) -> bool:
-    """Is this Python number part of the formula's text? Small integers and halves are; -0.0 is not, as it equals 0.0."""
+    """Is this number part of the formula's text? Small integers and halves are; -0.0 is not, as it equals 0.0."""
     if isinstance(value, (bool, complex)) or not abs(value) <= 16 or not float(2 * value).is_integer():
         return False
     return value != 0 or math.copysign(1.0, value) > 0

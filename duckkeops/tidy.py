@@ -1,7 +1,7 @@
 """Simplification that cannot hurt: of scalar derivatives only, over opaque symbols, and the cheapest form wins.
 
-`expand`, `factor` or `simplify` on a formula would trade accuracy for beauty (they cancel in floating point); here they see
-symbols for everything that the pair loop does not compute, and what they return is kept only if it is cheaper.
+`expand`, `factor` or `simplify` on a formula would trade accuracy for beauty (they cancel in floating point); here the
+passes see symbols for all that the pair loop does not compute, and what they return is kept only if it is cheaper.
 """
 
 from __future__ import annotations

@@ -13,12 +13,13 @@
 
 enum { ROWS_A_BLOCK = NI * V, LOCAL = sizeof(Acc) * OUTPUTS <= 2048 };
 
-// Bytes of scratch memory for the records of all columns, and for one thread's row block.
+// Bytes of scratch memory for the records of all columns, and for one thread's row block. Par may be large: a matrix.
+enum { PAR_BYTES = sizeof(struct Par) + 64, PAR_LOCAL = sizeof(struct Par) <= 4096 };
 i64 record_bytes(const i64 *a) {
     struct Cols cols;
-    return columns_at(a, 0, &cols) + 64;
+    return columns_at(a, 0, &cols) + PAR_BYTES + 64;
 }
-i64 work_bytes(void) { return NI * (i64)sizeof(struct Row) + 2 * (i64)sizeof(Acc) * OUTPUTS + 192; }
+i64 work_bytes(void) { return PAR_BYTES + NI * (i64)sizeof(struct Row) + 2 * (i64)sizeof(Acc) * OUTPUTS + 192; }
 
 INL char *aligned(char *p) { return p + (-(i64)p & 63); }
 
@@ -35,12 +36,11 @@ INL void fill_columns(const i64 *a, const struct At *at, const struct Par *p, st
 // Compute the records of the columns, where they are the same for all outer indices.
 void pack(const i64 *a, char *records) {
     struct At at;
-    struct Par par;
     struct Cols cols;
-    columns_at(a, aligned(records), &cols);
+    struct Par *const par = (struct Par *)(aligned(records) + columns_at(a, aligned(records), &cols));
     locate(a, 0, &at);
-    fill_par(a, &at, &par);
-    fill_columns(a, &at, &par, &cols);
+    fill_par(a, &at, par);
+    fill_columns(a, &at, par, &cols);
 }
 
 // Row blocks first .. last - 1, counted over all outer indices. `packed`: the records hold the columns already.
@@ -48,9 +48,9 @@ void reduce(const i64 *a, char *records, char *work, i64 packed, i64 first, i64 
     const i64 rows = row_count(a), blocks = (rows + ROWS_A_BLOCK - 1) / ROWS_A_BLOCK;
     i64 here = -1, sizes[COLUMN_AXES];
     struct At at;
-    struct Par par;
     struct Cols cols;
-    struct Row *r = (struct Row *)aligned(work);
+    struct Par near_par[PAR_LOCAL], *const par = PAR_LOCAL ? near_par : (struct Par *)aligned(work);
+    struct Row *r = (struct Row *)aligned(work + PAR_BYTES);
     Acc near[LOCAL ? 2 * OUTPUTS : 1];
     Acc *const acc = LOCAL ? near : (Acc *)aligned((char *)(r + NI));
     Acc *const part = BLOCK < 1 << 30 ? acc + OUTPUTS : acc;
@@ -62,8 +62,8 @@ void reduce(const i64 *a, char *records, char *work, i64 packed, i64 first, i64 
         const i64 outer = block / blocks, top = block % blocks * ROWS_A_BLOCK;
         if (outer != here) {
             locate(a, outer, &at);
-            fill_par(a, &at, &par);
-            if (!packed) fill_columns(a, &at, &par, &cols);
+            fill_par(a, &at, par);
+            if (!packed) fill_columns(a, &at, par, &cols);
             here = outer;
         }
         i64 i[NI];
@@ -72,7 +72,7 @@ void reduce(const i64 *a, char *records, char *work, i64 packed, i64 first, i64 
             const i64 left = rows - (top + k * V);
             i[k] = left > 0 ? top + k * V : rows - 1;
             n[k] = left >= V ? V : left > 0 ? (int)left : 1;
-            fill_row(a, &at, &par, i[k], n[k], r + k);
+            fill_row(a, &at, par, i[k], n[k], r + k);
         }
         Head head;
         start_head(&head);
@@ -87,11 +87,11 @@ void reduce(const i64 *a, char *records, char *work, i64 packed, i64 first, i64 
                     for (int e = 0; e < OUTPUTS; ++e) start(part + e);
                 for (; j + NJ <= end; j += NJ) {
                     c[COLUMN_AXES - 1] = j;
-                    pairs(NJ, a, &at, &par, r, i, n, &cols, c, index + j, &head, part);
+                    pairs(NJ, a, &at, par, r, i, n, &cols, c, index + j, &head, part);
                 }
                 for (; j < end; ++j) {
                     c[COLUMN_AXES - 1] = j;
-                    pairs(1, a, &at, &par, r, i, n, &cols, c, index + j, &head, part);
+                    pairs(1, a, &at, par, r, i, n, &cols, c, index + j, &head, part);
                 }
                 if (part != acc)
                     for (int e = 0; e < OUTPUTS; ++e) merge(acc + e, part + e);

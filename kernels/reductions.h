@@ -357,10 +357,22 @@ INL int precedes(VAL a, VAL b) {
 INL void insert(VAL *value, IDX *at, i64 filled, VAL v, IDX index) {
     i64 m = filled < TOPK ? filled : TOPK - 1;
     if (filled >= TOPK && !precedes(v, value[m])) return;
+#if TOPK > 64  // bisect, then move all at once
+    i64 low = 0;
+    for (i64 high = m; low < high;) {
+        const i64 middle = (low + high) / 2;
+        if (precedes(v, value[middle])) high = middle;
+        else low = middle + 1;
+    }
+    __builtin_memmove(value + low + 1, value + low, (m - low) * sizeof(VAL));
+    __builtin_memmove(at + low + 1, at + low, (m - low) * sizeof(IDX));
+    m = low;
+#else
     for (; m > 0 && precedes(v, value[m - 1]); --m) {
         value[m] = value[m - 1];
         at[m] = at[m - 1];
     }
+#endif
     value[m] = v;
     at[m] = index;
 }

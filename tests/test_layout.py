@@ -31,6 +31,7 @@ ORDER = (
     "generate",
     "plan",
     "source",
+    "latex",
     "printer",
     "lower",
     "symbolic",
@@ -48,7 +49,7 @@ ORDER = (
     "errors",
 )
 # May be imported when first needed, since they need SymPy:
-DEFERRED = {"generate", "source", "printer", "lower", "symbolic", "tidy", "functions"}
+DEFERRED = {"generate", "source", "latex", "printer", "lower", "symbolic", "tidy", "functions"}
 HEAVY = {"sympy", "torch", "cupy", "scipy", "dask", "array_api_compat", "tqdm"}
 WRITES_C = {"printer", "source"}
 C_TEXT = re.compile(

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from duckkeops import expr
-from duckkeops.expr import Apply, Broadcast, Concat, Input, Node, Reduce, Scalar
+from duckkeops.errors import UnsupportedError
+from duckkeops.expr import Apply, Broadcast, Concat, Input, Node, Reduce, Scalar, Vjp
 from duckkeops.reductions import astype, computed, native, result
 
 TILE_BYTES = 32 << 20
@@ -273,6 +274,11 @@ class _Work:
                 return self._joined(node, args)
             case Broadcast():
                 return self.xp.broadcast_to(self._array(node, args[0]), node.shape)
+        if isinstance(node, Vjp):
+            raise UnsupportedError(
+                f"a gradient of shape {node.shape} needs derivatives, and tiles know none.\n"
+                "  Reduce it with config(engine='cpu')."
+            )
         raise TypeError(f"the blocks engine has no value for a {type(node).__name__}. This is a bug in duckkeops.")
 
     def _applied(self, node: Apply, args: list[Any]) -> Any:

@@ -16,6 +16,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -83,32 +84,56 @@ def _cpu_flags() -> set[str]:
     return set()
 
 
-@functools.cache
+_broken: dict[tuple[str, ...], str] = {}  # compilers that answer but cannot build anything, and what they say
+
+
 def compiler() -> tuple[tuple[str, ...], str]:
     """The C compiler's command and what it says it is. Raises CompilerNotFoundError."""
+    found = _search()
+    if isinstance(found, str):
+        raise CompilerNotFoundError(found)
+    return found
+
+
+@functools.cache
+def _search() -> tuple[tuple[str, ...], str] | str:
+    """The first compiler that works, or why there is none."""
     tried = []
     for command in _candidates():
-        tried.append(command[0])
-        if shutil.which(command[0]) is None:
-            continue
-        try:
-            answer = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=60)
-        except (OSError, subprocess.TimeoutExpired):
-            continue
-        if answer.returncode == 0:
-            return command, answer.stdout.splitlines()[0] if answer.stdout else command[0]
-    raise CompilerNotFoundError(
-        f"no C compiler was found (tried {', '.join(dict.fromkeys(tried))}).\n"
-        "  Install gcc or clang, or pip install 'duckkeops[cc]', or set DUCKKEOPS_CC; config(engine='blocks') needs none."
+        name = " ".join(command)
+        why = _broken.get(command, "it is not there" if shutil.which(command[0]) is None else "")
+        if not why:
+            try:
+                answer = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=60)
+            except (OSError, subprocess.TimeoutExpired) as error:
+                why = str(error)
+            else:
+                if answer.returncode == 0:
+                    return command, answer.stdout.splitlines()[0] if answer.stdout else name
+                why = f"it failed: {answer.stderr.strip()[:200] or answer.returncode}"
+        tried.append(name)
+        if name == os.environ.get("DUCKKEOPS_CC", "").strip():
+            log.warning("DUCKKEOPS_CC=%s is not used: %s", name, why)
+    return (
+        f"no working C compiler was found (tried {', '.join(dict.fromkeys(tried))}).\n"
+        + "".join(f"  {' '.join(c)}: {why}\n" for c, why in _broken.items())
+        + "  Install gcc or clang, or pip install 'duckkeops[cc]', or set DUCKKEOPS_CC; config(engine='blocks') needs none."
     )
 
 
 def _candidates() -> list[tuple[str, ...]]:
-    named = [tuple(shlex.split(os.environ[v])) for v in ("DUCKKEOPS_CC", "CC") if os.environ.get(v)]
+    named = [_words(os.environ[v]) for v in ("DUCKKEOPS_CC", "CC") if os.environ.get(v, "").strip()]
     known: list[tuple[str, ...]] = [("gcc",), ("clang",), ("cc",)]
     if importlib.util.find_spec("ziglang") is not None:
         known.append((sys.executable, "-m", "ziglang", "cc"))
     return [*named, *known]
+
+
+def _words(command: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(command))
+    except ValueError:  # an open quotation
+        return (command,)
 
 
 def is_available() -> bool:
@@ -147,12 +172,36 @@ def load(text: str, formula: str, exact: bool) -> Library:
 
     `exact`: no product and sum are fused into one rounding.
     """
-    command, version = compiler()
-    flags = (*SAFE_FLAGS, CONTRACT[not exact], *target().flags)
+    while True:
+        command, version = compiler()
+        try:
+            return _load(command, version, (*SAFE_FLAGS, CONTRACT[not exact], *target().flags), text, formula)
+        except CompileError:
+            why = _fault(command)
+            if not why:
+                raise
+            _broken[command] = why  # try the next one
+            _search.cache_clear()
+
+
+def _load(command: tuple[str, ...], version: str, flags: tuple[str, ...], text: str, formula: str) -> Library:
     name = source.digest(text, " ".join(command), version, " ".join(flags), sys.platform, platform.machine())
     if name not in _libraries:
-        path = source.cached(f"{name}.so", lambda part: _compile(command, flags, text, formula, name, part))
-        _libraries[name] = Library(path, text)
+
+        def make(part: Path) -> None:
+            _compile(command, flags, text, formula, name, part)
+
+        try:
+            _libraries[name] = Library(source.cached(f"{name}.so", make), text)
+        except OSError as error:  # the folder may hold no programs (noexec)
+            if not source.temporary_folder.cache_info().currsize:
+                log.warning("compiled kernels cannot be loaded, and are built again in a temporary folder: %s", error)
+            try:
+                _libraries[name] = Library(source.cached(f"{name}.so", make, source.temporary_folder()), text)
+            except OSError as again:
+                raise CompilerNotFoundError(
+                    f"compiled kernels cannot be loaded: {again}.\n  Set DUCKKEOPS_CACHE_DIR to a folder from which programs may run."
+                ) from error
     return _libraries[name]
 
 
@@ -165,6 +214,17 @@ def _compile(command: tuple[str, ...], flags: tuple[str, ...], text: str, formul
             f"{command[0]} refused the kernel for {formula}.\n{answer.stderr[:2000]}\n"
             f"  This is a bug in duckkeops. Please report it with the source, {written}"
         )
+
+
+def _fault(command: tuple[str, ...]) -> str:
+    """What a compiler says that cannot build the smallest library: no headers or linker, or flags that it does not know."""
+    with tempfile.TemporaryDirectory(prefix="duckkeops-") as folder:
+        path = Path(folder, "one.c")
+        path.write_text("int one(void) { return 1; }\n")
+        answer = subprocess.run(
+            [*command, *SAFE_FLAGS, *target().flags, "-o", str(path.with_suffix(".so")), str(path), "-lm"], capture_output=True, text=True
+        )
+    return f"it cannot build a library: {answer.stderr.strip()[:500]}" if answer.returncode else ""
 
 
 # -- threads -----------------------------------------------------------------------------------------------------------
@@ -204,8 +264,11 @@ def thread_count(wanted: int | None) -> int:
     return os.cpu_count() or 1
 
 
-def run(library: Library, arguments: np.ndarray, blocks: int, fixed_columns: bool, seconds: float, threads: int) -> None:
-    """Call the kernel on all row blocks: inline when short, else in slices over threads. `seconds` is for one thread."""
+def run(library: Library, arguments: np.ndarray, blocks: int, fixed_columns: bool, seconds: float, threads: int, keep: Any = ()) -> None:
+    """Call the kernel on all row blocks: inline when short, else in slices over threads. `seconds` is for one thread.
+
+    `keep`: the arrays that `arguments` points to. An interruption does not wait for the slices that run: they hold them.
+    """
     a = arguments.ctypes.data
     record_bytes = library.record_bytes(a)
     if record_bytes < 0:
@@ -219,26 +282,25 @@ def run(library: Library, arguments: np.ndarray, blocks: int, fixed_columns: boo
         library.pack(a, shared.ctypes.data)
     local = threading.local()
 
-    def one(first: int, last: int) -> None:
+    def one(first: int, last: int, held: Any = (arguments, keep)) -> None:
         if not hasattr(local, "work"):
             local.work = np.empty(library.work_bytes, np.uint8)
             local.records = shared if fixed_columns else np.empty(record_bytes, np.uint8)
         library.reduce(a, local.records.ctypes.data, local.work.ctypes.data, int(fixed_columns), first, last)
 
-    if threads == 1:
+    if threads == 1 and seconds < 3 * slices * plan.SLICE_SECONDS:
         for first, last in zip(bounds, bounds[1:], strict=False):
             one(first, last)
         return
-    futures = [_pool(threads).submit(one, first, last) for first, last in zip(bounds, bounds[1:], strict=False)]
+    pool, futures = _pool(threads), []
     try:
+        for first, last in zip(bounds, bounds[1:], strict=False):
+            futures.append(pool.submit(one, first, last))
         for f in futures:
             f.result()
     except BaseException:
         for f in futures:
             f.cancel()
-        for f in futures:
-            if not f.cancelled():
-                f.exception()  # the kernels still running read and write our arrays
         raise
 
 

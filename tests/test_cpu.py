@@ -1,0 +1,224 @@
+"""The compiled engine where things go wrong: damaged caches, missing compilers, interruptions, forks, large records."""
+
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from duckkeops import LazyArray, config, source
+from duckkeops.engines import cpu
+
+pytestmark = pytest.mark.skipif(not cpu.is_available(), reason="no C compiler on this machine")
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPT = """
+import logging, sys
+logging.basicConfig(level=logging.WARNING)
+import numpy as np
+from duckkeops import LazyArray, config
+rng = np.random.default_rng(0)
+x, y = rng.random((50, 3)), rng.random((40, 3))
+D = ((LazyArray(x)[:, None] - LazyArray(y)[None]) ** 2).sum(-1)
+with config(engine=sys.argv[1]):
+    assert (D.argmin(1) == ((x[:, None] - y[None]) ** 2).sum(-1).argmin(1)).all()
+print("right", "with" if "sympy" in sys.modules else "without", "sympy")
+"""
+
+
+def run(cache: Path, engine: str = "auto", **environment: str) -> subprocess.CompletedProcess:
+    """The script in a fresh process, with this cache folder."""
+    env = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"], "DUCKKEOPS_CACHE_DIR": str(cache), **environment}
+    return subprocess.run([sys.executable, "-c", SCRIPT, engine], capture_output=True, text=True, env=env, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("filled")
+    assert run(folder).stdout == "right with sympy\n"
+    return folder
+
+
+def pairwise(x: np.ndarray, y: np.ndarray) -> LazyArray:
+    return ((LazyArray(x)[:, None] - LazyArray(y)[None]) ** 2).sum(-1)
+
+
+def test_a_hit_imports_no_sympy(filled: Path) -> None:
+    assert run(filled).stdout == "right without sympy\n"
+
+
+@pytest.mark.parametrize("suffix", [".json", ".so"])
+@pytest.mark.parametrize("damage", ["cut", "zeros", "empty"])
+def test_a_damaged_cache_is_made_again(filled: Path, tmp_path: Path, suffix: str, damage: str) -> None:
+    folder = Path(shutil.copytree(filled, tmp_path / "cache"))
+    for path in folder.glob(f"*{suffix}"):
+        size = path.stat().st_size
+        path.write_bytes({"cut": path.read_bytes()[: size // 2], "zeros": bytes(size), "empty": b""}[damage])
+    answer = run(folder)
+    assert answer.stdout.startswith("right"), answer.stderr
+    assert run(folder).stdout == "right without sympy\n"
+
+
+def test_a_cache_folder_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    answer = run(tmp_path / "file", TMPDIR=str(tmp_path))
+    assert answer.stdout.startswith("right") and "cannot be written" in answer.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]  # the temporary folder went with its process
+
+
+def test_a_cache_folder_that_vanishes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "_wanted_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr(source, "cache_folder", lambda: tmp_path / "cache")
+    assert source.content(source.cached("a.json", lambda part: part.write_text("[1]") and None)) == "[1]"
+    shutil.rmtree(tmp_path / "cache")
+    assert source.content(source.cached("a.json", lambda part: part.write_text("[2]") and None)) == "[2]"
+
+
+def test_threads_make_a_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "_wanted_folder", lambda: tmp_path)
+    monkeypatch.setattr(source, "cache_folder", lambda: tmp_path)
+    made = []
+
+    def make(part: Path) -> None:
+        made.append(part)
+        part.write_text("x" * 100_000)
+
+    threads = [threading.Thread(target=source.cached, args=("b.json", make)) for _ in range(8)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert len(made) == 1
+
+
+def test_no_compiler(tmp_path: Path) -> None:
+    answer = run(tmp_path, PATH=str(tmp_path), CC="", DUCKKEOPS_CC="")
+    if "ziglang" not in sys.modules and cpu._candidates()[-1][0] == sys.executable:
+        pytest.skip("ziglang is installed: there is always a compiler")
+    assert answer.stdout == "right without sympy\n"
+    assert answer.stderr.count("WARNING") == 1 and "no working C compiler" in answer.stderr
+    assert "CompilerNotFoundError" in run(tmp_path, "cpu", PATH=str(tmp_path)).stderr
+
+
+@pytest.mark.parametrize("command", ["/bin/false", "/no/such/compiler", "gcc -fnonsense", "'open"])
+def test_a_compiler_that_does_not_work_is_named_and_passed_over(tmp_path: Path, command: str) -> None:
+    answer = run(tmp_path, DUCKKEOPS_CC=command)
+    assert answer.stdout.startswith("right"), answer.stderr
+    assert f"DUCKKEOPS_CC={command} is not used" in answer.stderr
+
+
+def test_compilers_that_cannot_link_are_no_compilers(tmp_path: Path) -> None:
+    for name in ("gcc", "clang", "cc"):
+        path = tmp_path / name
+        path.write_text('#!/bin/sh\nif [ "$1" = --version ]; then echo fake; else echo "cannot find -lm" >&2; exit 1; fi\n')
+        path.chmod(path.stat().st_mode | stat.S_IEXEC)
+    if cpu._candidates()[-1][0] == sys.executable:
+        pytest.skip("ziglang is installed: there is always a compiler")
+    answer = run(tmp_path / "cache", PATH=str(tmp_path))
+    assert answer.stdout.startswith("right") and "cannot find -lm" in answer.stderr
+
+
+INTERRUPTED = """
+import os, signal, threading, time
+import numpy as np
+from duckkeops import LazyArray, config
+x = np.random.default_rng(0).random((100_000, 3)).astype("f4")
+def gauss(x, y):
+    return np.exp(-((LazyArray(x)[:, None] - LazyArray(y)[None]) ** 2).sum(-1)).sum(1)
+def on_press(number, frame):
+    while frame is not None:
+        if frame.f_code is gauss.__code__:
+            raise KeyboardInterrupt
+        frame = frame.f_back
+signal.signal(signal.SIGINT, on_press)
+def press():
+    for n in range(4):
+        time.sleep(0.2 if n == 0 else 0.002)
+        os.kill(os.getpid(), signal.SIGINT)
+expected = gauss(x[:200], x)
+gauss(x[:20_000], x)
+for _ in range(3):
+    thread = threading.Thread(target=press)
+    thread.start()
+    try:
+        with config(threads=4):
+            gauss(np.repeat(x, 10, 0), x)
+        print("not interrupted")
+    except KeyboardInterrupt:
+        pass
+    thread.join()
+    junk = [np.full(400_000, np.nan, "f4") for _ in range(8)]  # takes the memory that was given back
+    assert (gauss(x[:200], x) == expected).all()
+print("alive")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_interrupting_again_and_again_frees_nothing_in_use() -> None:
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    answer = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, env=env, timeout=300)
+    assert answer.returncode == 0 and answer.stdout == "alive\n", answer.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="fork")
+def test_a_forked_child_computes() -> None:
+    x = np.random.default_rng(0).random((20_000, 3))
+    with config(threads=2):
+        expected = pairwise(x, x[:5000]).argmin(1)
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if (pairwise(x, x[:5000]).argmin(1) == expected).all() else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_results_do_not_depend_on_threads() -> None:
+    x = np.random.default_rng(0).random((5000, 3)).astype(np.float32)
+    results = []
+    for threads in (1, 2, 7):
+        with config(threads=threads):
+            results.append(np.exp(-pairwise(x, x)).sum(1))
+    assert (results[0] == results[1]).all() and (results[0] == results[2]).all()
+
+
+@pytest.mark.parametrize("size", [20, 1100])
+def test_parameters_larger_than_a_stack(size: int) -> None:
+    rng = np.random.default_rng(0)
+    x, y, a = rng.random((3, size)), rng.random((2, size)), rng.random((size, size))
+    got = ((LazyArray(x)[:, None] - LazyArray(y)[None]) @ a).max(-1).sum(1)
+    assert np.allclose(got, ((x[:, None] - y[None]) @ a).max(-1).sum(1))
+
+
+def test_large_parameters_that_are_computed() -> None:
+    rng = np.random.default_rng(0)
+    x, y, a = rng.random((3, 400)), rng.random((2, 400)), rng.random((400, 400))
+    lazy = (LazyArray(x)[:, None] - LazyArray(y)[None]) @ np.exp(LazyArray(a, feature_ndim=2))
+    assert np.allclose(lazy.sum(-1).sum(1), ((x[:, None] - y[None]) @ np.exp(a)).sum(-1).sum(1))
+
+
+@pytest.mark.parametrize("k", [64, 65, 300])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32"])
+def test_many_neighbours(k: int, dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 20, (9, 2)).astype(dtype), rng.integers(0, 20, (700, 2)).astype(dtype)  # exact, with ties
+    if dtype != "int32":
+        y[::50] = np.nan
+    dense = ((x[:, None] - y[None]) ** 2).sum(-1)
+    lazy = pairwise(x, y)
+    assert np.array_equal(np.sort(lazy, axis=1)[:, :k], np.sort(dense, axis=1)[:, :k], equal_nan=dtype != "int32")
+    assert (np.argsort(lazy, axis=1)[:, :k] == np.argsort(dense, axis=1, kind="stable")[:, :k]).all()
+
+
+def test_lanes_run_over_points_when_batches_alone_are_left() -> None:
+    rng = np.random.default_rng(0)
+    for b, m, n in ((3, 70, 5), (70, 3, 5), (1, 70, 5)):
+        x, y = rng.random((b, m, 2)), rng.random((b, n, 2))
+        lazy = (LazyArray(x, batch_ndim=1)[:, :, None] - LazyArray(y, batch_ndim=1)[:, None]) ** 2
+        dense = (x[:, :, None] - y[:, None]) ** 2
+        assert np.allclose(lazy.sum(-1).sum((1, 2)), dense.sum(-1).sum((1, 2)))
+        assert np.allclose(lazy.sum(-1).max((1, 2)), dense.sum(-1).max((1, 2)))
+        assert np.allclose(lazy.sum((1, 2)), dense.sum((1, 2)))
