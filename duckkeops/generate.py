@@ -19,7 +19,7 @@ INT32, INT64, BOOL = np.dtype(np.int32), np.dtype(np.int64), np.dtype(bool)
 
 def kernel(node: Reduce, axes: plan.LoopAxes, numbers: dict[int, int], settings: Settings, wide: bool, target: Any) -> dict[str, Any]:
     """The kernel's text and how to call it, as JSON takes it."""
-    translator = Translator(numbers)
+    translator = Translator(walk(node))
     program = translator.program
     names, named = _names(node, axes, program)
     loops, _ = node.row.types(tuple(a.dtype for a in node.args), node.params)
@@ -149,6 +149,8 @@ def _title(node: Reduce, program: Any, values: list[Any], columns: dict[str, int
     over = ", ".join(columns)
     value = ", ".join(formula(program, v) for v in values)
     lines = [f"{node.row.name} over {over} of {value}"]
-    for base, (number, axes) in sorted(program.inputs.items(), key=lambda item: int(item[1][0])):
-        lines.append(f"{base}: {program.types[base].name}, node {number}, axes {list(axes)}")
+    kinds = {number: n for number, n in enumerate(walk(node)) if isinstance(n, Input)}
+    for base, (number, _) in sorted(program.inputs.items(), key=lambda item: item[1][0]):
+        n = kinds.get(number)
+        lines.append(f"  {base}: {program.types[base].name} number" if n is None else f"  {base}: {n.dtype.name}, {n.ndim} axes")
     return "\n".join(lines)

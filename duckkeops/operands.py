@@ -75,7 +75,7 @@ def _checked(array: Any) -> tuple[Any, np.dtype]:
         array = array.astype(array.dtype.newbyteorder("="))
     if array.dtype not in _known_dtypes():
         _dtype_named(array.dtype.name)
-    return array, array.dtype
+    return array.view(), array.dtype  # a view: x.shape = ... of the user's array must not reach us
 
 
 @functools.cache

@@ -935,6 +935,7 @@ def formula(program: Program, value: Any, limit: int = 400) -> str:
             if isinstance(what, Fold):
                 body = text(what.body)
                 named[a] = sympy.Symbol(f"{what.op}_{','.join(what.over)}({body})" if what.over else f"({body})")
+        named |= {a: sympy.Symbol(a.base) for a in elems(e) if not a.idx and a not in named}
         return str(e.xreplace(named))
 
     out = text(value)

@@ -78,7 +78,12 @@ def reduce(row: Reduction, args: Sequence[Node], axes: Sequence[int], **params: 
     topk k= and largest=. Raises AxisError, DtypeError, and ShapeError if an empty axis has no answer.
     """
     if "dtype" in params and params["dtype"] is not None:
-        params["dtype"] = np.dtype(params["dtype"])
+        wanted = params["dtype"] = np.dtype(params["dtype"])
+        if wanted.kind in "fc" and wanted.itemsize > (16 if wanted.kind == "c" else 8):
+            raise DtypeError(
+                f"{row.name} was asked for dtype={wanted}, which duckkeops does not know.\n"
+                "  Use float64 or complex128 at most."
+            )
     pairs = tuple(sorted((k, v) for k, v in params.items() if v is not None))
     loops, result = row.types(tuple(_dtype(a) for a in args), pairs)
     args = tuple(cast_to(a, t) for a, t in zip(args, loops, strict=True))

@@ -145,7 +145,7 @@ def _numeric(
                 f"reduction operation '{combine}' does not have an identity, so to use a where mask one has "
                 "to specify 'initial'"
             )
-        a = ops.call("where", node_of(where), a, full_scalar(a, identity, a.dtype))
+        a = ops.call("where", _mask(where, a), a, full_scalar(a, identity, a.dtype))
     if not axes:
         return _put(out, _of_no_axes(name, a, dtype, initial, combine))
     if _given(initial) and 0 in [a.shape[k] for k in axes] and name in ("min", "max"):
@@ -157,8 +157,22 @@ def _numeric(
     return _put(out, value)
 
 
+def _mask(where: Any, a: Node) -> Node:
+    """The node of where=: booleans that broadcast to the shape of `a`."""
+    mask = node_of(where)
+    if mask.dtype != bool:
+        raise TypeError(f"where= takes booleans, and got {describe(mask)}.\n  Compare first, as in where=w != 0.")
+    if mask.ndim > a.ndim or np.broadcast_shapes(mask.shape, a.shape) != a.shape:
+        raise ValueError(
+            f"where= of shape {mask.shape} does not broadcast to d: {describe(a)}.\n"
+            "  Give d the axes that it lacks first, as in d[None]."
+        )
+    return mask
+
+
 def _with_initial(combine: str, value: Any, initial: Any) -> Any:
-    start = np.asarray(initial).astype(value.dtype)
+    start = np.empty((), value.dtype)
+    start[()] = initial  # raises what NumPy does where it does not fit
     if isinstance(value, Node):
         return ops.call(combine, value, full_scalar(value, start, value.dtype))
     xp = namespace_of(value)
@@ -264,7 +278,7 @@ def any(a: Any, axis: Axis = None, out: Any = None, keepdims: Any = False, *, wh
     """Is any entry true?"""
     a = ops.cast(node_of(a), np.dtype(bool))
     if where is not True and where is not MISSING:
-        a = ops.call("logical_and", a, node_of(where))
+        a = ops.call("logical_and", a, _mask(where, a))
     return _put(out, _truth("any", a, axis, keepdims))
 
 
@@ -272,7 +286,7 @@ def all(a: Any, axis: Axis = None, out: Any = None, keepdims: Any = False, *, wh
     """Are all entries true?"""
     a = ops.cast(node_of(a), np.dtype(bool))
     if where is not True and where is not MISSING:
-        a = ops.call("logical_or", a, ops.call("logical_not", node_of(where)))
+        a = ops.call("logical_or", a, ops.call("logical_not", _mask(where, a)))
     return _put(out, _truth("all", a, axis, keepdims))
 
 
@@ -294,7 +308,7 @@ def _count(where: Any, a: Node, axes: tuple[int, ...], keepdims: Any) -> Any:
     """How many entries of `a` the mask keeps, along `axes`; of the shape of the result, or broadcast to it."""
     if where is True or where is MISSING:
         return math.prod(a.shape[k] for k in axes)
-    mask = ops.cast(node_of(where), np.dtype(bool))
+    mask = ops.cast(_mask(where, a), np.dtype(bool))
     if mask.ndim < a.ndim:
         mask = expr.expand(mask, range(a.ndim - mask.ndim))
     mask = rewrite.retag(mask, a.roles)

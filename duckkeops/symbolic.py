@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -471,21 +471,22 @@ class Memo:
 class Translator:
     """Translates nodes under an environment: the index name of each axis, None where nothing depends on it."""
 
-    def __init__(self, numbers: dict[int, int]):
+    def __init__(self, nodes: Sequence[Node]):
         self.program = Program()
-        self.numbers = numbers  # id(node) -> number, in the order of the walk
+        self.numbers = {id(n): k for k, n in enumerate(nodes)}  # in the order of the walk
+        known = (("x", Input), ("p", Scalar))
+        self.names = {id(n): f"{x}{k}" for x, kind in known for k, n in enumerate(n for n in nodes if type(n) is kind)}
         self.memo = Memo(lambda node, env: self._visit[type(node)](self, node, env))
 
     def __call__(self, node: Node, env: Env) -> Any:
         return self.memo((id(node), env), node, env)
 
     def input(self, node: Input, env: Env) -> Any:
-        n = self.numbers[id(node)]
+        base = self.names[id(node)]
         at = tuple(a for a, name in enumerate(env) if name is not None and node.shape[a] != 1)
-        base = f"x{n}"
         dtype = compute_dtype(node.dtype)
         self.program.types[base] = dtype
-        self.program.inputs[base] = (n, at)
+        self.program.inputs[base] = (self.numbers[id(node)], at)
         return elem(base, (env[a] for a in at), dtype.kind in "bu", dtype.kind != "c")  # type: ignore[misc]
 
     def scalar(self, node: Scalar, env: Env) -> Any:
@@ -496,10 +497,11 @@ class Translator:
         value = node.value
         if is_constant(value) and not opaque:
             return sympy.Rational(int(2 * value.real), 2)
-        n = self.numbers[id(node)]
-        base = f"p{n}{dtype.name}"
+        base = self.names[id(node)]
+        if self.program.types.get(base, dtype) != dtype:  # the same number elsewhere in another dtype
+            base += f"_{dtype.name}"
         self.program.types[base] = dtype
-        self.program.inputs[base] = (n, ())
+        self.program.inputs[base] = (self.numbers[id(node)], ())
         return elem(base, (), False, dtype.kind != "c")
 
     def argument(self, arg: Node, env: Env, dtype: np.dtype, opaque: bool = False) -> Any:
@@ -590,7 +592,7 @@ class Translator:
         axes = [at for at, n in zip(node.place, wrt.shape, strict=True) if n != 1]
         names = [next(new) if at is None else inner[at] for at in axes]
         fixed = [inner[at] for at in node.place if at is not None]
-        base, dtype = f"x{self.numbers[id(wrt)]}", compute_dtype(node.dtype)
+        base, dtype = self.names[id(wrt)], compute_dtype(node.dtype)
 
         def share(seed: Any) -> Any:
             terms = p.diff(e, base, tuple(names), fixed, seed)  # type: ignore[arg-type]

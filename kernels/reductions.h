@@ -163,7 +163,7 @@ typedef struct {
 typedef struct {
     char unused;
 } Head;
-enum { BLOCK = 1 << 30 };
+enum { BLOCK = 512 };  // columns of one first-level state: a single one stops growing at 2^24 float32 columns
 INL void start(Acc *acc) {
     acc->count = 0;
     ROWS acc->mean[k] = acc->m2[k] = ACC_(splat)(0);
@@ -178,7 +178,16 @@ INL void take(const int nj, Head *head, Acc *acc, vval v[][NI], i64 index) {
         }
     }
 }
-INL void merge(Acc *acc, const Acc *later) { *acc = *later; }
+INL void merge(Acc *acc, const Acc *later) {
+    const i64 n = acc->count + later->count;
+    const ACC share = n ? (ACC)later->count / (ACC)n : 0, weight = share * (ACC)acc->count;
+    ROWS {
+        const vacc d = later->mean[k] - acc->mean[k];
+        acc->mean[k] += d * ACC_(splat)(share);
+        acc->m2[k] += later->m2[k] + d * d * ACC_(splat)(weight);
+    }
+    acc->count = n;
+}
 INL void store(const Head *head, const Acc *acc, int k, char **out, i64 stride, int n) {
     ACC_(store_lanes)(out[0], stride * OUT0_BYTES, n, ACC_(splat)((ACC)acc->count));
     ACC_(store_lanes)(out[1], stride * OUT1_BYTES, n, acc->mean[k]);

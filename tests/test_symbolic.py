@@ -507,7 +507,7 @@ def test_derivatives_use_no_function_that_has_no_c():
 
 def translated(value: Node):
     """The program of a value and its expression; the axes are i, j, and features by their letters."""
-    translator = Translator({id(n): k for k, n in enumerate(walk(value))})
+    translator = Translator(walk(value))
     names = iter("ij")
     env = []
     for n, role in zip(value.shape, value.roles, strict=True):
