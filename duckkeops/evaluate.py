@@ -502,8 +502,8 @@ def _merged(node: Reduce, parts: tuple[np.ndarray, ...], xp: Any) -> tuple[Any, 
 
 
 def _example(node: Node) -> Reduce:
-    """A reduction to describe: the node itself, or the sum over its last point axis."""
-    if isinstance(node, Reduce):
+    """A reduction to describe: the node itself if it removes a point axis, else the sum over its last point axis."""
+    if isinstance(node, Reduce) and not {node.whole_roles[a] for a in node.axes} <= {FEATURE, NEUTRAL}:
         return node
     points = [a for a, r in enumerate(node.roles) if r == expr.POINT]
     axis = points[-1] if points else node.ndim - 1

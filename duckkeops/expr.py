@@ -366,7 +366,7 @@ def _explained(what: str, r: int, args: Sequence[Node], one: Node, other: Node, 
         f"cannot {what}: axis -{r} is a {ROLE_NAMES[one.roles[-r]]} axis in one lazy array and a "
         f"{ROLE_NAMES[other.roles[-r]]} axis in another, both with {one.ndim} axes.\n"
         + _operands(args)
-        + "\n  Say which it is with LazyArray(x, feature_ndim=...)."
+        + "\n  Say which it is with LazyArray(x, feature_ndim=...); a matrix of parameters is LazyArray(A, feature_ndim=2)."
     )
 
 

@@ -31,6 +31,8 @@ def kernel(node: Reduce, axes: plan.LoopAxes, numbers: dict[int, int], settings:
     loop_axes = Axes({names[a]: a for a in axes.outer}, (LANE, -1 if axes.lane is None else axes.lane), named)
     outputs = math.prod(node.whole[a] for a in axes.features)
     macros = _macros(node, types)
+    if settings.precision != "exact":
+        macros["FLUSH_SUBNORMALS"] = "1"
     kinds = [types.value, types.sum, types.index] if types.uses_index else [types.value, types.sum]
     prelude = Prelude(
         program, loop_axes, roots, SECTION.get(node.row.name, node.row.name), macros, kinds, plan.tile_shape(target.registers),

@@ -18,7 +18,7 @@ from duckkeops import expr, ops, reductions, rewrite
 from duckkeops.expr import Apply, Node
 from duckkeops.genuine import all_entries, call, cast, dense, evaluated, expand
 from duckkeops.indexing import diagonal_node, written
-from duckkeops.operands import namespace_of, node_of, unsupported
+from duckkeops.operands import describe, namespace_of, node_of, unsupported
 from duckkeops.rewrite import Softmax
 from duckkeops.shapes import full_like, full_scalar
 

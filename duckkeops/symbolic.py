@@ -507,6 +507,8 @@ class Translator:
     def argument(self, arg: Node, env: Env, dtype: np.dtype, opaque: bool = False) -> Any:
         """The argument in the dtype that the operation computes in. `opaque`: SymPy sees no number."""
         dtype = compute_dtype(dtype)
+        while isinstance(arg, Broadcast) and isinstance(arg.args[0], (Scalar, Broadcast)):
+            arg = arg.args[0]  # a number is the same everywhere
         if isinstance(arg, Scalar):
             return self.constant(arg, dtype, opaque)
         a = self(arg, env[len(env) - arg.ndim :])

@@ -21,6 +21,28 @@ i64 record_bytes(const i64 *a) {
 }
 i64 work_bytes(void) { return PAR_BYTES + NI * (i64)sizeof(struct Row) + 2 * (i64)sizeof(Acc) * OUTPUTS + 192; }
 
+// Unless precision="exact", results too small for a normal number become 0, as on a GPU: on many processors each of them
+// costs a hundred cycles, and the tail of every Gaussian is full of them. Undone before we return to the caller's own work.
+#if defined FLUSH_SUBNORMALS && defined __x86_64__
+INL unsigned flush_subnormals(void) {
+    const unsigned before = __builtin_ia32_stmxcsr();
+    __builtin_ia32_ldmxcsr(before | 0x8000);
+    return before;
+}
+INL void restore_subnormals(unsigned before) { __builtin_ia32_ldmxcsr(before); }
+#elif defined FLUSH_SUBNORMALS && defined __aarch64__
+INL u64 flush_subnormals(void) {
+    u64 before;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(before));
+    __asm__ volatile("msr fpcr, %0" : : "r"(before | 1ull << 24));
+    return before;
+}
+INL void restore_subnormals(u64 before) { __asm__ volatile("msr fpcr, %0" : : "r"(before)); }
+#else
+INL int flush_subnormals(void) { return 0; }
+INL void restore_subnormals(int before) { (void)before; }
+#endif
+
 INL char *aligned(char *p) { return p + (-(i64)p & 63); }
 
 INL void fill_columns(const i64 *a, const struct At *at, const struct Par *p, struct Cols *cols) {
@@ -57,6 +79,7 @@ void reduce(const i64 *a, char *records, char *work, i64 packed, i64 first, i64 
     columns_at(a, aligned(records), &cols);
     column_sizes(a, sizes);
     const i64 n_columns = sizes[COLUMN_AXES - 1];
+    const u64 before = flush_subnormals();
 
     for (i64 block = first; block < last; ++block) {
         const i64 outer = block / blocks, top = block % blocks * ROWS_A_BLOCK;
@@ -109,4 +132,5 @@ void reduce(const i64 *a, char *records, char *work, i64 packed, i64 first, i64 
             }
         }
     }
+    restore_subnormals(before);
 }

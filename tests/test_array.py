@@ -1,6 +1,7 @@
 """LazyArray as an object: making, operators, indexing, refusals, copies, looking at it."""
 
 import copy
+import math
 import operator
 import pickle
 import subprocess
@@ -581,3 +582,53 @@ def test_import_loads_no_large_library():
     code = f"import sys, duckkeops; print([m for m in {large} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_negative_zero_is_no_zero():
+    """-0.0 == 0.0, so it must neither share the other's kernel nor lose its sign in the formula."""
+    d = LazyArray(np.ones(17))[:, None] * LazyArray(np.ones(19))[None]
+    for zero in (0.0, -0.0, 0.0):
+        np.testing.assert_array_equal(np.copysign(d, zero).sum(1), np.full(17, math.copysign(19, zero)))
+        with np.errstate(divide="ignore"):
+            np.testing.assert_array_equal((1 / (d * zero)).max(1), np.full(17, math.copysign(math.inf, zero)))
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32, np.int64])
+def test_integers_wrap_around_before_what_follows(dtype):
+    """Overflow of signed integers is undefined in C: a compiler may take x * x to be nonnegative."""
+    info = np.iinfo(dtype)
+    x = np.array([info.min, info.min // 3, -12, 12, info.max // 3, info.max], dtype)
+    d = LazyArray(x)[:, None] + LazyArray(x)[None]
+    whole = x[:, None] + x[None]
+    for f in (lambda a: abs(a * a), lambda a: np.sign(a * a), lambda a: np.maximum(a * a, 0), lambda a: a * a < 0):
+        np.testing.assert_array_equal(f(d).sum(1), f(whole).sum(1))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int32])
+def test_numbers_that_sympy_would_evaluate(dtype):
+    x, y = np.arange(5).astype(dtype), np.arange(4).astype(dtype)
+    d, whole = LazyArray(x)[:, None] - LazyArray(y)[None], x[:, None] - y[None]
+    with np.errstate(all="ignore"):
+        np.testing.assert_array_equal((d / 0).max(1), (whole / 0).max(1))
+        np.testing.assert_array_equal(np.isclose(d, 1).sum(1), np.isclose(whole, 1).sum(1))
+        assert np.allclose(d, 1.5, rtol=0.5) == np.allclose(whole, 1.5, rtol=0.5)
+
+
+def test_long_chains_and_deep_sharing():
+    x, y = np.linspace(0, 1, 5), np.linspace(0, 1, 4)
+    d, whole = LazyArray(x)[:, None] * LazyArray(y)[None], x[:, None] * y[None]
+    for k in range(300):
+        d, whole = (np.sqrt(d + k % 7), np.sqrt(whole + k % 7)) if k % 4 == 0 else (d * 0.99, whole * 0.99)
+    np.testing.assert_allclose(d.sum(1), whole.sum(1))
+    d, whole = np.tanh(LazyArray(x)[:, None] * LazyArray(y)[None]), np.tanh(x[:, None] * y[None])
+    for _ in range(40):
+        d, whole = d * d + 0.1 - d * (d - 0.3), whole * whole + 0.1 - whole * (whole - 0.3)
+    np.testing.assert_allclose(d.max(1), whole.max(1))
+
+
+def test_the_users_array_may_change_its_shape():
+    x, y = np.arange(6.0).reshape(6, 1), np.arange(50.0).reshape(1, 50)
+    d = LazyArray(x, feature_ndim=0) * LazyArray(y, feature_ndim=0)
+    expected = (x * y).sum(1)
+    x.shape = (1, 6)
+    np.testing.assert_array_equal(d.sum(1), expected)

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 
-from duckkeops import config, evaluate, expr, ops, reductions
+from duckkeops import LazyArray, config, evaluate, expr, ops, reductions
 from duckkeops.engines import blocks, cpu
 from duckkeops.expr import Apply, Input, Node
 
@@ -474,3 +474,11 @@ def test_walk_of_an_apply_is_in_order() -> None:
     node = ops.call("add", ops.call("multiply", a, b), a)
     kinds = [type(n) for n in expr.walk(node)]
     assert kinds == [Input, Input, Apply, Apply]
+
+
+def test_variance_of_more_columns_than_float32_counts():
+    """A single running state would stop growing: 2**24 + 1 is no float32."""
+    ones, y = np.ones(2, np.float32), np.zeros(2**25, np.float32)
+    y[::2] = 1
+    with config(engine="cpu"):
+        np.testing.assert_allclose((LazyArray(ones)[:, None] * LazyArray(y)[None]).var(1), [0.25, 0.25], rtol=1e-3)

@@ -9,7 +9,7 @@ import warnings
 import numpy as np
 import pytest
 
-from duckkeops import LazyArray, UnsupportedError, VirtualArrayError, config
+from duckkeops import DtypeError, LazyArray, UnsupportedError, VirtualArrayError, config
 
 pytestmark = pytest.mark.filterwarnings("ignore:the matrix subclass")
 rng = np.random.default_rng(0)
@@ -813,3 +813,19 @@ def test_messages_name_size_and_remedy():
     with pytest.raises(VirtualArrayError, match=re.escape("never stored (5.8 TiB)")):
         float(big)
     assert math.prod(big.shape) == big.size
+
+
+def test_reductions_check_where_initial_and_dtype():
+    x, y = np.arange(6.0), np.arange(5.0)
+    d = LazyArray(x)[:, None] - LazyArray(y)[None]
+    for function in (np.sum, np.mean, np.var, np.any):
+        with pytest.raises(ValueError, match="does not broadcast"):
+            function(d, axis=1, where=np.ones((2, 6, 5), bool))
+        with pytest.raises(TypeError, match="takes booleans"):
+            function(d, axis=1, where=np.ones((6, 5), int))
+    with pytest.raises(TypeError):
+        np.sum(d, axis=1, initial=1j)
+    with pytest.raises(OverflowError):
+        np.max(d.astype(np.uint8), axis=1, initial=300)
+    with pytest.raises(DtypeError, match="float128|longdouble"):
+        np.sum(d, axis=1, dtype=np.longdouble)
