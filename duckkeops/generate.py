@@ -11,14 +11,32 @@ from duckkeops import plan, source
 from duckkeops.config import Settings
 from duckkeops.expr import Input, Node, Reduce, walk
 from duckkeops.lower import LANE, Root
-from duckkeops.printer import Axes, Prelude, formula, lane_bytes, suffix
+from duckkeops.printer import Axes, Kernel, Prelude, formula, lane_bytes, suffix
 from duckkeops.symbolic import Translator, compute_dtype
 
 INT32, INT64, BOOL = np.dtype(np.int32), np.dtype(np.int64), np.dtype(bool)
 
 
-def kernel(node: Reduce, axes: plan.LoopAxes, numbers: dict[int, int], settings: Settings, wide: bool, target: Any) -> dict[str, Any]:
+def kernel(
+    node: Reduce, axes: plan.LoopAxes, numbers: dict[int, int], settings: Settings, wide: bool, target: Any
+) -> dict[str, Any]:
     """The kernel's text and how to call it, as JSON takes it."""
+    out, title, types = prelude(node, axes, numbers, settings, wide, target)
+    return {
+        "text": source.assemble(out.prelude, "pairs.c"),
+        "formula": title.splitlines()[0],
+        "entries": out.layout.entries,
+        "rows": out.rows,
+        "lane_bytes": out.lanes_bytes,
+        "fixed_columns": out.fixed_columns,
+        "components": [(t.name, extra) for t, extra in types.components],
+    }
+
+
+def prelude(
+    node: Reduce, axes: plan.LoopAxes, numbers: dict[int, int], settings: Settings, wide: bool, target: Any
+) -> tuple[Kernel, str, _types]:
+    """The generated part alone: the prelude with its layout, the formula in words, the scalar types."""
     translator = Translator(walk(node))
     program = translator.program
     names, named = _names(node, axes, program)
@@ -29,28 +47,26 @@ def kernel(node: Reduce, axes: plan.LoopAxes, numbers: dict[int, int], settings:
     features = tuple(names[a] for a in axes.features)
     roots = [Root(v, types.value, ()) for v in values[:-1]] + [Root(values[-1], types.value, features)]
     loop_axes = Axes({names[a]: a for a in axes.outer}, (LANE, -1 if axes.lane is None else axes.lane), named)
-    outputs = math.prod(node.whole[a] for a in axes.features)
     macros = _macros(node, types)
     if settings.precision != "exact":
         macros["FLUSH_SUBNORMALS"] = "1"
-    kinds = [types.value, types.sum, types.index] if types.uses_index else [types.value, types.sum]
-    prelude = Prelude(
-        program, loop_axes, roots, SECTION.get(node.row.name, node.row.name), macros, kinds, plan.tile_shape(target.registers),
-        _title(node, program, values, named), settings.precision != "exact", _parameters(program, node, numbers), _storage(node, numbers),
+    title = _title(node, program, values, named)
+    out = Prelude(
+        program,
+        loop_axes,
+        roots,
+        SECTION.get(node.row.name, node.row.name),
+        macros,
+        [types.value, types.sum, types.index] if types.uses_index else [types.value, types.sum],
+        plan.tile_shape(target.registers),
+        title,
+        settings.precision != "exact",
+        _parameters(program, node, numbers),
+        _storage(node, numbers),
         target.vector_bytes,
-    )  # fmt: skip
-    out = prelude.text()
-    assert out.features == tuple(node.whole[a] for a in axes.features) and outputs == math.prod(out.features)
-    text = source.assemble(out.prelude, "pairs.c")
-    return {
-        "text": text,
-        "formula": _title(node, program, values, named).splitlines()[0],
-        "entries": out.layout.entries,
-        "rows": out.rows,
-        "lane_bytes": out.lanes_bytes,
-        "fixed_columns": out.fixed_columns,
-        "components": [(t.name, extra) for t, extra in types.components],
-    }
+    ).text()
+    assert out.features == tuple(node.whole[a] for a in axes.features)
+    return out, title, types
 
 
 SECTION = {"std": "var"}

@@ -27,14 +27,16 @@ class LoopAxes:
 def loop_axes(node: Reduce) -> LoopAxes:
     """Lanes run over the last kept point axis; without one, over the first reduced axis, whose states are merged after.
 
-    If batch axes alone are left, over the longer of the two: the entries of a batch lie far apart, and may be few.
+    An axis that every input spans is a batch, whatever its role: its entries share nothing, lie far apart and may be few. If
+    only such axes are left, lanes run over the longer of them and the first reduced axis.
     """
     whole, roles = node.whole, node.whole_roles
     kept = [a for a in range(len(whole)) if a not in node.axes]
     features = tuple(a for a in kept if roles[a] == FEATURE and whole[a] != 1)
     large = [a for a in kept if a not in features and whole[a] != 1]
     reduced = [a for a in node.axes if whole[a] != 1]
-    points = [a for a in large if roles[a] == POINT]
+    spans = [s for arg in node.args for s in arg.spans]
+    points = [a for a in large if roles[a] == POINT and not all(s >> (len(whole) - 1 - a) & 1 for s in spans)]
     if not points and (len(reduced) < 2 or whole[reduced[0]] < max((whole[a] for a in large), default=0)):
         points = large
     merged = False

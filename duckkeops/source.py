@@ -50,6 +50,13 @@ def assemble(prelude: str, name: str, head: str = "") -> str:
     return head + prelude + skeleton(name)
 
 
+def standalone(prelude: str) -> str:
+    """A prelude as a header of its own, which includes what the kernel's text would carry."""
+    for marker, files in (("vector", ("vector.h", *_wanted(prelude))), ("reduction", ("reductions.h",))):
+        prelude = prelude.replace(f"//---- {marker} ----\n", "".join(f'#include "{f}"\n' for f in files))
+    return prelude
+
+
 def _wanted(prelude: str) -> list[str]:
     """The headers of rarer functions, where the prelude asks for them."""
     return [f"{name.lower()}.h" for name in ("COMPLEX", "SPECIAL") if f"#define USE_{name}" in prelude]
