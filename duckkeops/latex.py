@@ -36,7 +36,9 @@ def latex(node: Node) -> str:
     \sum_{d=1}^{2} \left(\mathrm{x0}_{i,d} - \mathrm{x1}_{j,d}\right)^{2}
     """
     nodes = list(walk(node))
-    translator = Words({id(n): k for k, n in enumerate(nodes)})
+    if _written_out(nodes) > LONGEST:
+        return rf"\mathtt{{\text{{{formula(node)[0]}}}}}".replace("_", r"\_").replace("^", r"\^{}").replace("**", r"{*}{*}")
+    translator = Words(nodes)
     program = translator.program
     points = iter(POINT_LETTERS[:-1])
     env: list[str | None] = []
@@ -47,6 +49,14 @@ def latex(node: Node) -> str:
         env.append(name or (None if n == 1 else program.feature(n, (c for c in env if c))))
     value = sympy.sympify(node.value) if isinstance(node, Scalar) else translator(node, tuple(env))
     return Printer(_names(node, nodes)).doprint(_written(translator, value))
+
+
+def _written_out(nodes: list[Node]) -> int:
+    """How many operations the formula has where shared values are written out each time."""
+    sizes: dict[int, int] = {}
+    for n in nodes:
+        sizes[id(n)] = 1 + sum(sizes[id(a)] for a in n.args)
+    return sizes[id(nodes[-1])]
 
 
 def _names(node: Node, nodes: list[Node]) -> dict[int, str]:
@@ -71,6 +81,7 @@ class Words(Translator):
     _visit: ClassVar[dict[type, Callable[[Any, Any, Env], Any]]] = {**Translator._visit, Concat: concat}
 
 
+LONGEST = 400  # operations; beyond it the formula is shown as repr does, its beginning
 NOTATION = {"sum": sympy.Sum, "prod": sympy.Product}
 
 

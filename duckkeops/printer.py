@@ -366,12 +366,21 @@ class Prelude:
     def address(self, a: Elem, at: dict[str, str]) -> str:
         """The C address of an input's element; `at` gives the text of an index."""
         number, where = self.p.inputs[a.base]
-        text = f"at->{a.base}"
+        text = f"at->{self.anchor(a)}"
         for c, axis in zip(a.idx, where, strict=True):
             if c in self.axes.outer or at.get(c) == "":
                 continue
             text += f" + {at.get(c, c)}*{self.slot(f'{a.base.upper()}_{axis}', ('stride', number, axis))}"
         return text
+
+    def anchor(self, a: Elem) -> str:
+        """The name of the address that the outer indices of an input's element give: one for each way they enter."""
+        here, *others = dict.fromkeys(self._entry(b) for b in (a, *self._inputs()) if b.base == a.base)
+        return a.base + ("".join(f"_{axis}{c}" for c, axis in here) if others else "")
+
+    def _entry(self, a: Elem) -> tuple[tuple[str, int], ...]:
+        where = self.p.inputs[a.base][1]
+        return tuple((c, axis) for c, axis in zip(a.idx, where, strict=True) if c in self.axes.outer)
 
     # -- operands ------------------------------------------------------------------------------------------------------
 
@@ -382,8 +391,7 @@ class Prelude:
     def name(self, a: Any) -> str:
         """The C name of a value."""
         base = a.base if a.base[0] != "v" else "t" + a.base[1:]
-        kept = [c for c in a.idx if c not in self.axes.outer]
-        return base if a in self.lower.by_sym or not self._ambiguous(a) else base + "_" + "".join(kept)
+        return base if a in self.lower.by_sym or not self._ambiguous(a) else base + "_" + "".join(a.idx)
 
     def _ambiguous(self, a: Any) -> bool:
         return any(b != a and b.base == a.base for b in self._inputs())
@@ -533,22 +541,19 @@ class Prelude:
 
     def _locate(self) -> list[str]:
         """The inputs' addresses at one index of the outer axes."""
-        bases = sorted({a.base for a in self._inputs() if not self.is_parameter(a.base)}, key=lambda b: int(b[1:]))
-        out = [f"struct At {{ {' '.join(f'const char *{b};' for b in bases)} }};"]
+        arrays = sorted((a for a in self._inputs() if not self.is_parameter(a.base)), key=lambda a: (int(a.base[1:]), a.name))
+        anchors = {self.anchor(a): a for a in arrays}
+        out = [f"struct At {{ {' '.join(f'const char *{name};' for name in anchors)} }};"]
         outer = list(self.axes.outer)
         out += ["INL void locate(const i64 *a, i64 outer, struct At *at) {"]
         for c in reversed(outer):
             out += [f"    const i64 {c} = outer % {self.length(c)};", f"    outer /= {self.length(c)};"]
-        for b in bases:
-            number, where = self.p.inputs[b]
-            text = f"(const char *){self.slot(b.upper(), ('pointer', number))}"
-            for c in outer:
-                for a in (a for a in self._inputs() if a.base == b):
-                    if c in a.idx:
-                        axis = where[a.idx.index(c)]
-                        text += f" + {c}*{self.slot(f'{b.upper()}_{axis}', ('stride', number, axis))}"
-                        break
-            out.append(f"    at->{b} = {text};")
+        for name, a in anchors.items():
+            number, base = self.p.inputs[a.base][0], a.base.upper()
+            text = f"(const char *){self.slot(base, ('pointer', number))}"
+            for c, axis in self._entry(a):
+                text += f" + {c}*{self.slot(f'{base}_{axis}', ('stride', number, axis))}"
+            out.append(f"    at->{name} = {text};")
         out += [f"    {' '.join(f'(void){c};' for c in outer)}" if outer else "    (void)outer;", "}"]
         return out
 

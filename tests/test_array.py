@@ -632,3 +632,23 @@ def test_the_users_array_may_change_its_shape():
     expected = (x * y).sum(1)
     x.shape = (1, 6)
     np.testing.assert_array_equal(d.sum(1), expected)
+
+
+def test_a_long_formula_is_shown_in_part():
+    d = np.tanh(LazyArray(np.ones(5))[:, None] * LazyArray(np.ones(4))[None])
+    for _ in range(30):
+        d = d * d + 0.1 - d * (d - 0.3)
+    assert len(repr(d)) < 2000
+    assert len(d._repr_latex_()) < 2000
+
+
+def test_an_input_met_at_a_batch_index_and_in_a_fold():
+    """The address of x[b] must not serve x[d] as well."""
+    rng = np.random.default_rng(0)
+    x, a, z = rng.random((4, 1)), rng.random((4, 4, 7)), rng.random((5, 1, 1, 1))
+    lazy = (LazyArray(one, feature_ndim=0, batch_ndim=0) for one in (x, a, z))
+
+    def f(x, a, z):
+        return (np.cos((x * a * z).sum(-2)) * x).sum(0)
+
+    np.testing.assert_allclose(f(*lazy), f(x, a, z))
