@@ -1,10 +1,11 @@
-"""How many megabytes a reduction adds to the peak memory of a process: 100 000 x 100 000 pairs, float32, D = 3.
+"""How many megabytes a reduction adds to the peak memory of a process: 100 000 x 100 000 pairs,
+float32, D = 3.
 
     python benchmarks/memory.py [--size 100000] [--limit 200]
 
-Each task runs in a process of its own. Counted is everything since the inputs exist and duckkeops is
-imported: the import of SymPy, the compilation and the result. The matrix alone would take 37 GiB. The exit
-status is 1 if a task adds more than the limit.
+Each task runs in a process of its own. Counted is everything since the inputs exist and duckkeops
+is imported: the import of SymPy, the compilation and the result. The matrix alone would take 37
+GiB. The exit status is 1 if a task adds more than the limit.
 """
 
 import argparse
@@ -37,13 +38,17 @@ print(before, peak())
 def added(task, size):
     """Peak memory before the task and what it adds, in MiB."""
     source = CHILD.replace("TASK", task)
-    run = subprocess.run([sys.executable, "-c", source, str(size)], stdout=subprocess.PIPE, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", source, str(size)], stdout=subprocess.PIPE, text=True, check=True
+    )
     before, after = map(float, run.stdout.split())
     return before, after - before
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", type=int, default=100_000, help="rows of x and of y")
     parser.add_argument("--limit", type=float, default=200, help="MiB")
     args = parser.parse_args()

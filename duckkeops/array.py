@@ -1,7 +1,8 @@
 """LazyArray: an array expression over pairs of rows, which looks like an array and stores nothing.
 
-The class wraps one node. Operators, methods and NumPy's functions record more nodes; the first reduction that leaves
-something storable is computed, and gives a genuine array of the inputs' library.
+The class wraps one node. Operators, methods and NumPy's functions record more nodes; the first
+reduction that leaves something storable is computed, and gives a genuine array of the inputs'
+library.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from duckkeops import (
     contractions,
     display,
     evaluate,
+    explain,
     expr,
     indexing,
     numpy_functions,
@@ -48,16 +50,19 @@ GIB = 2**30
 
 
 class LazyArray:
-    """`x` as a lazy array: expressions of it over pairs of rows take no memory, and their reductions are compiled.
+    """`x` as a lazy array: expressions of it over pairs of rows take no memory, and their
+    reductions are compiled.
 
     x             an array of any array-API library, a number, or a lazy array
-    feature_ndim  how many trailing axes are features; by default the last one of two or more axes. 0 for scalars on a
+    feature_ndim  how many trailing axes are features; by default the last one of two or more axes.
+    0 for scalars on a
                   grid, 2 for a matrix at each point
     batch_ndim    how many leading axes are batches; by default all before the last two points
 
-    An operation between lazy arrays, or with arrays and numbers, is lazy. A reduction over point or batch axes is
-    evaluated into a genuine array as soon as one input spans the point axes that are left. Raises TypeError for lists,
-    strings, dates and objects, ShapeError for numbers of axes that do not fit.
+    An operation between lazy arrays, or with arrays and numbers, is lazy. A reduction over point or
+    batch axes is evaluated into a genuine array as soon as one input spans the point axes that are
+    left. Raises TypeError for lists, strings, dates and objects, ShapeError for numbers of axes
+    that do not fit.
 
     >>> import numpy as np
     >>> x, y = np.array([[0.0, 0.0], [1.0, 1.0]]), np.array([[0.0, 1.0], [2.0, 2.0], [5.0, 5.0]])
@@ -71,11 +76,15 @@ class LazyArray:
     __slots__ = ("__weakref__", "_node")
     _node: Node
 
-    def __new__(cls, x: Any, feature_ndim: int | None = None, batch_ndim: int | None = None) -> LazyArray:
+    def __new__(
+        cls, x: Any, feature_ndim: int | None = None, batch_ndim: int | None = None
+    ) -> LazyArray:
         if isinstance(x, LazyArray):
             if feature_ndim is None and batch_ndim is None:
                 return x
-            return _wrap(type(x), retag(x._node, expr.default_roles(x.ndim, feature_ndim, batch_ndim)))
+            return _wrap(
+                type(x), retag(x._node, expr.default_roles(x.ndim, feature_ndim, batch_ndim))
+            )
         if type(x) in NUMBERS:
             x = np.asarray(x)
         if not is_array(x):
@@ -120,7 +129,9 @@ class LazyArray:
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """What each axis is: "batch", "point" or "feature"; "neutral" for one of length 1, which may become any."""
+        """What each axis is: "batch", "point" or "feature";
+        "neutral" for one of length 1, which may become any.
+        """
         return tuple(expr.ROLE_NAMES[r] for r in self._node.roles)
 
     def __len__(self) -> int:
@@ -145,15 +156,17 @@ class LazyArray:
 
     def source(self) -> str:
         """The generated kernel; of a virtual array, that of its sum over the last point axis."""
-        return evaluate.source_of(settle(self._node, None))
+        return explain.source_of(settle(self._node, None))
 
     def explain(self) -> str:
-        """Roles, expression, strategy, tiles, limiter; of a virtual array, for its sum over the last point axis."""
-        return evaluate.explain(settle(self._node, None))
+        """Roles, expression, strategy, tiles, limiter;
+        of a virtual array, for its sum over the last point axis.
+        """
+        return explain.explain(settle(self._node, None))
 
     def estimate(self) -> Any:
         """Pairs, seconds and bytes; of a virtual array, for its sum over the last point axis."""
-        return evaluate.estimate(settle(self._node, None))
+        return explain.estimate(settle(self._node, None))
 
     # -- all entries
 
@@ -225,11 +238,19 @@ class LazyArray:
 
     def __matmul__(self, other: Any) -> Any:
         node = _operand(self, other)
-        return node if node is NotImplemented else _wrapped(type(self), contractions.matmul(self._node, node))
+        return (
+            node
+            if node is NotImplemented
+            else _wrapped(type(self), contractions.matmul(self._node, node))
+        )
 
     def __rmatmul__(self, other: Any) -> Any:
         node = _operand(self, other)
-        return node if node is NotImplemented else _wrapped(type(self), contractions.matmul(node, self._node))
+        return (
+            node
+            if node is NotImplemented
+            else _wrapped(type(self), contractions.matmul(node, self._node))
+        )
 
     def __pow__(self, other: Any, modulo: Any = None) -> Any:
         return _no_modulo(modulo) or _forward(_POW, self, other)
@@ -239,11 +260,15 @@ class LazyArray:
 
     def __divmod__(self, other: Any) -> Any:
         node = _operand(self, other)
-        return node if node is NotImplemented else _wrapped(type(self), ops.divmod(self._node, node))
+        return (
+            node if node is NotImplemented else _wrapped(type(self), ops.divmod(self._node, node))
+        )
 
     def __rdivmod__(self, other: Any) -> Any:
         node = _operand(self, other)
-        return node if node is NotImplemented else _wrapped(type(self), ops.divmod(node, self._node))
+        return (
+            node if node is NotImplemented else _wrapped(type(self), ops.divmod(node, self._node))
+        )
 
     # -- NumPy's protocols
 
@@ -254,11 +279,17 @@ class LazyArray:
         for a in inputs:
             if not isinstance(a, LazyArray) and type(a) not in NUMBERS and is_array(a):
                 same_library(self._node, a)
-        return _wrapped(type(self), numpy_functions.ufunc(ufunc, method, _opened(inputs), _opened(kwargs)))
+        return _wrapped(
+            type(self), numpy_functions.ufunc(ufunc, method, _opened(inputs), _opened(kwargs))
+        )
 
-    def __array_function__(self, func: Callable, types: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+    def __array_function__(
+        self, func: Callable, types: Any, args: tuple, kwargs: dict[str, Any]
+    ) -> Any:
         if not all(
-            issubclass(t, LazyArray | np.ndarray) and not issubclass(t, np.matrix | np.ma.MaskedArray) for t in types
+            issubclass(t, LazyArray | np.ndarray)
+            and not issubclass(t, np.matrix | np.ma.MaskedArray)
+            for t in types
         ):
             return NotImplemented
         return _wrapped(type(self), numpy_functions.function(func, _opened(args), _opened(kwargs)))
@@ -278,7 +309,7 @@ def _no_modulo(modulo: Any) -> None:
         raise UnsupportedError("pow(d, y, modulo) has no pairwise form.\n  Write d**y % modulo.")
 
 
-# -- from lazy arrays to nodes and back --------------------------------------------------------------------------------
+# -- from lazy arrays to nodes and back ------------------------------------------------------------
 
 
 def _wrap(cls: type, node: Node) -> Any:
@@ -333,7 +364,7 @@ def _backward(op: ops.Op, self: LazyArray, other: Any) -> Any:
     return node if node is NotImplemented else _wrap(type(self), ops.apply(op, node, self._node))
 
 
-# -- operators ---------------------------------------------------------------------------------------------------------
+# -- operators -------------------------------------------------------------------------------------
 
 _POW = ops.ROWS["pow"]
 BINARY = {
@@ -349,7 +380,14 @@ BINARY = {
     "lshift": "bitwise_left_shift",
     "rshift": "bitwise_right_shift",
 }
-COMPARE = {"lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal", "eq": "equal", "ne": "not_equal"}
+COMPARE = {
+    "lt": "less",
+    "le": "less_equal",
+    "gt": "greater",
+    "ge": "greater_equal",
+    "eq": "equal",
+    "ne": "not_equal",
+}
 UNARY = {"neg": "negative", "pos": "positive", "abs": "abs", "invert": "bitwise_invert"}
 
 
@@ -415,11 +453,13 @@ _add_operators()
 LazyArray.__hash__ = object.__hash__  # type: ignore[method-assign]
 
 
-# -- the family of NumPy -----------------------------------------------------------------------------------------------
+# -- the family of NumPy ---------------------------------------------------------------------------
 
 
 class NumpyLazyArray(LazyArray):
-    """A lazy array with NumPy's methods, over arrays of NumPy or of any other array-API library but torch."""
+    """A lazy array with NumPy's methods, over arrays of NumPy or of any other array-API library
+    but torch.
+    """
 
     __slots__ = ()
 
@@ -465,7 +505,11 @@ class NumpyLazyArray(LazyArray):
 
     def transpose(self, *axes: Any) -> LazyArray:
         """The axes in another order; reversed if none is given."""
-        order = axes[0] if len(axes) == 1 and not isinstance(axes[0], int | np.integer) else axes or None
+        order = (
+            axes[0]
+            if len(axes) == 1 and not isinstance(axes[0], int | np.integer)
+            else axes or None
+        )
         return _wrap(type(self), shapes.transpose(self._node, order))
 
     def reshape(self, *shape: Any, order: str = "C", copy: bool | None = None) -> Any:
@@ -475,14 +519,18 @@ class NumpyLazyArray(LazyArray):
 
     def where(self, condition: Any, other: Any) -> LazyArray:
         """The entries where the condition holds, else those of `other`."""
-        return _wrap(type(self), numpy_functions.where(_opened(condition), self._node, _opened(other)))
+        return _wrap(
+            type(self), numpy_functions.where(_opened(condition), self._node, _opened(other))
+        )
 
     def argtopk(self, k: int, axis: int = -1, largest: bool = True, **options: Any) -> Any:
         """The positions of the k greatest (or least) entries along an axis.
 
         Shapes: (M, N) -> (M, k) for axis=1.
         """
-        return sorting.topk(self._node, k, **_spelled({"axis": axis, "largest": largest} | options))[1]
+        return sorting.topk(
+            self._node, k, **_spelled({"axis": axis, "largest": largest} | options)
+        )[1]
 
     def matvec(self, x: Any) -> Any:
         """d @ x, for a vector x: (M, N), (N,) -> (M,)."""
@@ -514,7 +562,11 @@ class NumpyLazyArray(LazyArray):
 
     def sort(self, *args: Any, **kwargs: Any) -> None:
         """Refused: a lazy array is immutable."""
-        raise unsupported("sorting in place", self._node, "Take the first entries of numpy.sort(d, axis=1)[:, :k].")
+        raise unsupported(
+            "sorting in place",
+            self._node,
+            "Take the first entries of numpy.sort(d, axis=1)[:, :k].",
+        )
 
     partition = sort
 
@@ -544,7 +596,17 @@ METHODS: dict[str, Callable] = {
                 "trace",
             ),
             *("average", "logsumexp", "softmax", "log_softmax", "softmax_sum"),
-            *("nansum", "nanprod", "nanmean", "nanvar", "nanstd", "nanmin", "nanmax", "nanargmin", "nanargmax"),
+            *(
+                "nansum",
+                "nanprod",
+                "nanmean",
+                "nanvar",
+                "nanstd",
+                "nanmin",
+                "nanmax",
+                "nanargmin",
+                "nanargmax",
+            ),
         )
     },
     "amin": statistics.min,
@@ -582,7 +644,18 @@ METHODS: dict[str, Callable] = {
     "isclose": numpy_functions.isclose,
     "permute_dims": shapes.transpose,
 }
-ELSEWHERE = ("repeat", "cumsum", "cumprod", "searchsorted", "choose", "compress", "put", "resize", "median", "quantile")
+ELSEWHERE = (
+    "repeat",
+    "cumsum",
+    "cumprod",
+    "searchsorted",
+    "choose",
+    "compress",
+    "put",
+    "resize",
+    "median",
+    "quantile",
+)
 
 
 def _spelled(kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -607,7 +680,9 @@ def _method(handler: Callable) -> Callable:
 
 def _row_method(op: ops.Op) -> Callable:
     def method(self: LazyArray, *others: Any, **options: Any) -> Any:
-        return _wrapped(type(self), numpy_functions.elementwise(op, self._node, *_opened(others), **options))
+        return _wrapped(
+            type(self), numpy_functions.elementwise(op, self._node, *_opened(others), **options)
+        )
 
     return method
 
@@ -616,7 +691,10 @@ def _elsewhere_method(name: str) -> Callable:
     function = getattr(np, name)
 
     def method(self: LazyArray, *args: Any, **kwargs: Any) -> Any:
-        return _wrapped(type(self), numpy_functions.elsewhere(function, (self._node, *_opened(args)), _opened(kwargs)))
+        return _wrapped(
+            type(self),
+            numpy_functions.elsewhere(function, (self._node, *_opened(args)), _opened(kwargs)),
+        )
 
     return method
 
@@ -631,12 +709,19 @@ def _add_methods(cls: type) -> None:
                 _add(cls, name, _row_method(op), _row_doc(op, name))
     for name, composite in ops.COMPOSITES.items():
         if name not in own and name not in METHODS and name != "select":
-            _add(cls, name, _method(composite), composite.__doc__ or f"{name} of each entry, lazily.")
+            _add(
+                cls, name, _method(composite), composite.__doc__ or f"{name} of each entry, lazily."
+            )
     for name, handler in METHODS.items():
         _add(cls, name, _method(handler))
     for name in ELSEWHERE:
         if hasattr(np, name):
-            _add(cls, name, _elsewhere_method(name), f"As numpy.{name}, for arrays that are not virtual.")
+            _add(
+                cls,
+                name,
+                _elsewhere_method(name),
+                f"As numpy.{name}, for arrays that are not virtual.",
+            )
 
 
 def _row_doc(op: ops.Op, name: str) -> str:
@@ -649,13 +734,18 @@ def _row_doc(op: ops.Op, name: str) -> str:
         if op.torch
         else ""
     )
-    others = "" if op.nargs == 1 else f" and {op.nargs - 1} more argument{'s' if op.nargs > 2 else ''}"
+    others = (
+        "" if op.nargs == 1 else f" and {op.nargs - 1} more argument{'s' if op.nargs > 2 else ''}"
+    )
     return f"{op.name} of each entry{others}, lazily" + (f"; as {source}." if source else ".")
 
 
 _add_methods(NumpyLazyArray)
 
-FAMILIES: dict[str, type[LazyArray]] = {"numpy": NumpyLazyArray, "cupy": NumpyLazyArray}  # other libraries: as NumPy
+FAMILIES: dict[str, type[LazyArray]] = {
+    "numpy": NumpyLazyArray,
+    "cupy": NumpyLazyArray,
+}  # other libraries: as NumPy
 
 
 def _family(x: Any) -> type[LazyArray]:

@@ -25,9 +25,11 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 class Settings:
     """What `config` changes. `threads` is a number of threads, at least 1; None uses every core.
 
-    engine      "auto" takes compiled C, and tiles of the array library where there is no compiler; "cpu" insists on C,
+    engine      "auto" takes compiled C, and tiles of the array library where there is no compiler;
+    "cpu" insists on C,
                 "blocks" on the array library
-    precision   "exact": the dtype's own arithmetic; "float32": within 1e-5 of the scale of the exact answer;
+    precision   "exact": the dtype's own arithmetic; "float32": within 1e-5 of the scale of the
+    exact answer;
                 "tf32", "half"
     accumulate  how sums are carried: "auto" in blocks, "float64", or "compensated"
     """
@@ -38,7 +40,8 @@ class Settings:
     accumulate: Accumulate = "auto"
 
 
-# the settings of all the `with` blocks around, innermost last; one instance of `config` may serve many threads
+# the settings of all the `with` blocks around, innermost last; one instance of `config` may serve
+# many threads
 _stack: contextvars.ContextVar[tuple[Settings, ...]] = contextvars.ContextVar(
     "duckkeops_settings", default=(Settings(),)
 )

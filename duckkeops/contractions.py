@@ -1,8 +1,8 @@
 """Products summed over shared axes: matmul, einsum and their kin, as align, multiply, sum.
 
-Every operand carries one label for each of its axes. Roles are settled label by label, as DESIGN says: a lazy operand's
-role beats a bare one's; a bare operand's free axes are features if a point axis is contracted or a lazy operand is
-virtual, and points otherwise.
+Every operand carries one label for each of its axes. Roles are settled label by label, as DESIGN
+says: a lazy operand's role beats a bare one's; a bare operand's free axes are features if a point
+axis is contracted or a lazy operand is virtual, and points otherwise.
 """
 
 from __future__ import annotations
@@ -26,11 +26,15 @@ from duckkeops.shapes import moveaxis, ravel, stack, unstack
 Labels = tuple[Any, ...]
 
 
-# -- the one contraction -----------------------------------------------------------------------------------------------
+# -- the one contraction ---------------------------------------------------------------------------
 
 
-def contract(what: str, operands: Sequence[Any], labels: Sequence[Labels], out: Labels, dtype: Any = None) -> Any:
-    """The product of the operands, summed over the labels that `out` lacks; axes in the order of `out`."""
+def contract(
+    what: str, operands: Sequence[Any], labels: Sequence[Labels], out: Labels, dtype: Any = None
+) -> Any:
+    """The product of the operands, summed over the labels that `out` lacks;
+    axes in the order of `out`.
+    """
     nodes = [node_of(o) for o in operands]
     _check_lengths(what, nodes, labels)
     wanted = np.dtype(dtype) if dtype is not None else ops.common([n.dtype for n in nodes])
@@ -47,7 +51,11 @@ def contract(what: str, operands: Sequence[Any], labels: Sequence[Labels], out: 
     if not contracted:
         return product
     axes = tuple(range(len(out), len(order)))
-    return statistics.any(product, axes) if wanted.kind == "b" else statistics.sum(product, axes, wanted)
+    return (
+        statistics.any(product, axes)
+        if wanted.kind == "b"
+        else statistics.sum(product, axes, wanted)
+    )
 
 
 def _check_lengths(what: str, nodes: Sequence[Node], labels: Sequence[Labels]) -> None:
@@ -61,7 +69,9 @@ def _check_lengths(what: str, nodes: Sequence[Node], labels: Sequence[Labels]) -
                 )
 
 
-def _roles(what: str, nodes: Sequence[Node], labels: Sequence[Labels], contracted: Labels) -> dict[Any, str]:
+def _roles(
+    what: str, nodes: Sequence[Node], labels: Sequence[Labels], contracted: Labels
+) -> dict[Any, str]:
     """The role of each label."""
     known: dict[Any, tuple[tuple[bool, int], str]] = {}
     virtual = False
@@ -91,7 +101,8 @@ def _roles(what: str, nodes: Sequence[Node], labels: Sequence[Labels], contracte
 
 
 def _aligned(node: Node, labels: Labels, order: Labels, roles: dict[Any, str]) -> Node:
-    """The axes in `order`, of length 1 where the operand has none; entries of a diagonal where a label is repeated.
+    """The axes in `order`, of length 1 where the operand has none; entries of a diagonal where a
+    label is repeated.
 
     Leading axes of length 1 may be left to broadcasting.
     """
@@ -129,14 +140,18 @@ def _aligned_array(node: Input, labels: Labels, order: Labels, roles: dict[Any, 
     first = order.index(kept[0]) if kept else len(order)
     array = node.array.transpose([labels.index(k) for k in kept])
     array = array[tuple([slice(None) if k in labels else None for k in order[first:]])]
-    return Input(array, node.dtype, "".join([roles[k] if k in labels else NEUTRAL for k in order[first:]]))
+    return Input(
+        array, node.dtype, "".join([roles[k] if k in labels else NEUTRAL for k in order[first:]])
+    )
 
 
-# -- matrix products ---------------------------------------------------------------------------------------------------
+# -- matrix products -------------------------------------------------------------------------------
 
 
 def matmul(x1: Any, x2: Any, out: Any = None, *, dtype: Any = None, axes: Any = None) -> Any:
-    """The matrix product over the last axis of x1 and the last but one of x2; leading axes are broadcast."""
+    """The matrix product over the last axis of x1 and the last but one of x2;
+    leading axes are broadcast.
+    """
     a, b = node_of(x1), node_of(x2)
     if a.ndim == 0 or b.ndim == 0:
         raise ShapeError(
@@ -170,7 +185,10 @@ def _matmul_axes(a: Node, b: Node, out: Any, axes: Any, dtype: Any) -> Any:
         n = value.ndim
         target = tuple(normalize_axis_tuple(last[0], n))
         rest = iter(range(n - len(target)))
-        value = permuted(value, [n - len(target) + target.index(k) if k in target else next(rest) for k in range(n)])
+        value = permuted(
+            value,
+            [n - len(target) + target.index(k) if k in target else next(rest) for k in range(n)],
+        )
     return _finished(value, out)
 
 
@@ -201,7 +219,9 @@ def inner(a: Any, b: Any, /) -> Any:
 
 
 def tensordot(a: Any, b: Any, axes: Any = 2) -> Any:
-    """The sum over so many last axes of a and first axes of b, or over the pairs of axes that are named."""
+    """The sum over so many last axes of a and first axes of b, or over the pairs of axes that are
+    named.
+    """
     x, y = node_of(a), node_of(b)
     if isinstance(axes, int | np.integer):
         first, second = tuple(range(x.ndim - int(axes), x.ndim)), tuple(range(int(axes)))
@@ -230,12 +250,22 @@ def _paired(what: str, x: Node, y: Node, first: Sequence[int], second: Sequence[
             )
     lx = tuple(("x", k) for k in range(x.ndim))
     ly = tuple(lx[first[list(second).index(k)]] if k in second else ("y", k) for k in range(y.ndim))
-    kept = tuple(k for n, k in enumerate(lx) if n not in first) + tuple(k for k in ly if k[0] == "y")
+    kept = tuple(k for n, k in enumerate(lx) if n not in first) + tuple(
+        k for k in ly if k[0] == "y"
+    )
     return contract(what, (x, y), (lx, ly), kept)
 
 
 def vecdot(
-    x1: Any, x2: Any, /, out: Any = None, *, axis: int = -1, keepdims: bool = False, dtype: Any = None, axes: Any = None
+    x1: Any,
+    x2: Any,
+    /,
+    out: Any = None,
+    *,
+    axis: int = -1,
+    keepdims: bool = False,
+    dtype: Any = None,
+    axes: Any = None,
 ) -> Any:
     """The sum of conj(x1) x2 over one axis, the others broadcast."""
     a, b = node_of(x1), node_of(x2)
@@ -245,7 +275,9 @@ def vecdot(
             for k, n in zip(axes[:2], (a, b), strict=True)
         )
         a, b, axis = _moved(a, first, (-1,)), _moved(b, second, (-1,)), -1
-    la, lb, k = _batched(a, b, normalize_axis_index(axis, a.ndim), normalize_axis_index(axis, b.ndim))
+    la, lb, k = _batched(
+        a, b, normalize_axis_index(axis, a.ndim), normalize_axis_index(axis, b.ndim)
+    )
     if a.shape[la.index("k")] != b.shape[lb.index("k")]:
         raise ShapeError(
             f"cannot vecdot: axis {axis} has {a.shape[la.index('k')]} entries in one and "
@@ -283,7 +315,9 @@ def vdot(a: Any, b: Any, /) -> Any:
     """The sum of conj(a) b over all entries."""
     x, y = node_of(a), node_of(b)
     if x.shape != y.shape:
-        raise ShapeError(f"cannot vdot: the operands have different shapes.\n  {describe(x)}   {describe(y)}")
+        raise ShapeError(
+            f"cannot vdot: the operands have different shapes.\n  {describe(x)}   {describe(y)}"
+        )
     names = tuple(range(x.ndim))
     return contract("vdot", (_conj(x), y), (names, names), ())
 
@@ -310,7 +344,9 @@ def vecmat(x1: Any, x2: Any, /, out: Any = None, *, dtype: Any = None) -> Any:
 
 def _enough(what: str, a: Node, n: int, b: Node, m: int) -> None:
     if a.ndim < n or b.ndim < m:
-        raise ShapeError(f"{what} takes arrays of at least {n} and {m} axes.\n  {describe(a)}   {describe(b)}")
+        raise ShapeError(
+            f"{what} takes arrays of at least {n} and {m} axes.\n  {describe(a)}   {describe(b)}"
+        )
 
 
 def _equal_lengths(what: str, a: Node, b: Node, n: int, m: int) -> None:
@@ -326,13 +362,17 @@ def outer(a: Any, b: Any, out: Any = None) -> Any:
     return _finished(ops.call("multiply", expr.expand(x, (1,)), y), out)
 
 
-def cross(a: Any, b: Any, axisa: int = -1, axisb: int = -1, axisc: int = -1, axis: int | None = None) -> Any:
+def cross(
+    a: Any, b: Any, axisa: int = -1, axisb: int = -1, axisc: int = -1, axis: int | None = None
+) -> Any:
     """The vector product along an axis of 3."""
     if axis is not None:
         axisa = axisb = axisc = axis
     x, y = node_of(a), node_of(b)
     if x.shape[axisa] != 3 or y.shape[axisb] != 3:
-        raise ShapeError(f"cross takes vectors of 3 entries along an axis.\n  {describe(x)}   {describe(y)}")
+        raise ShapeError(
+            f"cross takes vectors of 3 entries along an axis.\n  {describe(x)}   {describe(y)}"
+        )
     x1, x2, x3 = unstack(moveaxis(x, axisa, -1), axis=-1)
     y1, y2, y3 = unstack(moveaxis(y, axisb, -1), axis=-1)
 
@@ -354,19 +394,32 @@ def multi_dot(arrays: Sequence[Any], *, out: Any = None) -> Any:
     return _finished(_along_path("multi_dot", nodes, labels, kept, None, True), out)
 
 
-# -- einsum ------------------------------------------------------------------------------------------------------------
+# -- einsum ----------------------------------------------------------------------------------------
 
 
 def einsum(
-    *operands: Any, out: Any = None, optimize: Any = False, dtype: Any = None, order: str = "K", casting: str = "safe"
+    *operands: Any,
+    out: Any = None,
+    optimize: Any = False,
+    dtype: Any = None,
+    order: str = "K",
+    casting: str = "safe",
 ) -> Any:
-    """Products summed over the labels that the output lacks, in every spelling of NumPy's einsum."""
+    """Products summed over the labels that the output lacks, in every spelling of NumPy's
+    einsum.
+    """
     from opt_einsum.parser import parse_einsum_input
 
     shapes = list(operands)
-    arrays = operands[1:] if isinstance(operands[0], str) else operands[: len(operands) // 2 * 2 : 2]
+    arrays = (
+        operands[1:] if isinstance(operands[0], str) else operands[: len(operands) // 2 * 2 : 2]
+    )
     nodes = [node_of(a) for a in arrays]
-    places = range(1, len(operands)) if isinstance(operands[0], str) else range(0, len(operands) // 2 * 2, 2)
+    places = (
+        range(1, len(operands))
+        if isinstance(operands[0], str)
+        else range(0, len(operands) // 2 * 2, 2)
+    )
     for place, n in zip(places, nodes, strict=True):
         shapes[place] = n.shape
     try:
@@ -376,7 +429,9 @@ def einsum(
     labels = [tuple(t) for t in terms.split(",")]
     for t, n in zip(labels, nodes, strict=True):
         if len(t) != n.ndim:
-            raise ShapeError(f"einsum: the operand {describe(n)} has {n.ndim} axes, and {''.join(t)!r} names {len(t)}.")
+            raise ShapeError(
+                f"einsum: the operand {describe(n)} has {n.ndim} axes, and {''.join(t)!r} names {len(t)}."
+            )
     return _finished(_along_path("einsum", nodes, labels, tuple(kept), dtype, optimize), out)
 
 
@@ -386,14 +441,23 @@ def einsum_path(*operands: Any, optimize: Any = "greedy", einsum_call: bool = Fa
     return np.einsum_path(*shapes, optimize=optimize)
 
 
-def _along_path(what: str, nodes: list[Node], labels: list[Labels], kept: Labels, dtype: Any, optimize: Any) -> Any:
+def _along_path(
+    what: str, nodes: list[Node], labels: list[Labels], kept: Labels, dtype: Any, optimize: Any
+) -> Any:
     """Contract two at a time where there are more, the cheapest first."""
     if len(nodes) <= 2:
         return contract(what, nodes, labels, kept, dtype)
     import opt_einsum
 
-    names = {k: opt_einsum.get_symbol(n) for n, k in enumerate(dict.fromkeys(k for one in labels for k in one))}
-    text = ",".join("".join(names[k] for k in one) for one in labels) + "->" + "".join(names[k] for k in kept)
+    names = {
+        k: opt_einsum.get_symbol(n)
+        for n, k in enumerate(dict.fromkeys(k for one in labels for k in one))
+    }
+    text = (
+        ",".join("".join(names[k] for k in one) for one in labels)
+        + "->"
+        + "".join(names[k] for k in kept)
+    )
     path, _ = opt_einsum.contract_path(text, *(n.shape for n in nodes), shapes=True)
     wanted = dtype if dtype is not None else ops.common([n.dtype for n in nodes])
     todo: list[tuple[Any, Labels]] = list(zip(nodes, labels, strict=True))
@@ -401,7 +465,11 @@ def _along_path(what: str, nodes: list[Node], labels: list[Labels], kept: Labels
     for step in path:
         some = [todo.pop(k) for k in sorted(step, reverse=True)]
         needed = set(kept).union(*(one for _, one in todo))
-        left = kept if not todo else tuple(k for k in dict.fromkeys(k for _, one in some for k in one) if k in needed)
+        left = (
+            kept
+            if not todo
+            else tuple(k for k in dict.fromkeys(k for _, one in some for k in one) if k in needed)
+        )
         if any(isinstance(x, Node) and not x.bare for x, _ in some):
             value = contract(what, [x for x, _ in some], [one for _, one in some], left, wanted)
         else:
@@ -418,11 +486,15 @@ def _genuine(arrays: list[Any], labels: list[Labels], left: Labels, names: dict[
     """A contraction of genuine arrays only."""
     import opt_einsum
 
-    text = ",".join("".join(names[k] for k in one) for one in labels) + "->" + "".join(names[k] for k in left)
+    text = (
+        ",".join("".join(names[k] for k in one) for one in labels)
+        + "->"
+        + "".join(names[k] for k in left)
+    )
     return opt_einsum.contract(text, *arrays)
 
 
-# -- norms -------------------------------------------------------------------------------------------------------------
+# -- norms -----------------------------------------------------------------------------------------
 
 
 def vector_norm(x: Any, /, *, axis: Any = None, keepdims: bool = False, ord: Any = 2) -> Any:
@@ -444,7 +516,9 @@ def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> A
             return _vector_norm(node, tuple(range(node.ndim)), keepdims, 2)
         axes: tuple[int, ...] = tuple(range(node.ndim))
     else:
-        axes = normalize_axis_tuple(operator.index(axis) if not isinstance(axis, tuple | list) else axis, node.ndim)
+        axes = normalize_axis_tuple(
+            operator.index(axis) if not isinstance(axis, tuple | list) else axis, node.ndim
+        )
     if len(axes) == 1:
         if isinstance(ord, str):
             raise ValueError(f"Invalid norm order {ord!r} for vectors")
@@ -465,7 +539,9 @@ def _vector_norm(x: Node, axes: tuple[int, ...], keepdims: bool, order: Any) -> 
     if order == -math.inf:
         return statistics.min(size, axes, keepdims=keepdims)
     if order == 0:
-        return statistics.sum(ops.cast(ops.call("not_equal", x, 0), size.dtype), axes, keepdims=keepdims)
+        return statistics.sum(
+            ops.cast(ops.call("not_equal", x, 0), size.dtype), axes, keepdims=keepdims
+        )
     if order == 1:
         return statistics.sum(size, axes, keepdims=keepdims)
     if order == 2:
@@ -476,7 +552,11 @@ def _vector_norm(x: Node, axes: tuple[int, ...], keepdims: bool, order: Any) -> 
 
 
 def _like(value: Any, number: float) -> Any:
-    return number if isinstance(value, Node) or not isinstance(value, np.generic) else value.dtype.type(number)
+    return (
+        number
+        if isinstance(value, Node) or not isinstance(value, np.generic)
+        else value.dtype.type(number)
+    )
 
 
 def _matrix_norm(x: Node, axes: tuple[int, ...], keepdims: bool, order: Any) -> Any:

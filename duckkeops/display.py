@@ -35,7 +35,8 @@ ATOM = 10
 
 
 def formula(node: Node) -> tuple[str, list[Input]]:
-    """The expression as Python would write it, and the inputs x0, x1, ... in it. Long ones are cut with an ellipsis.
+    """The expression as Python would write it, and the inputs x0, x1, ... in it. Long ones are cut
+    with an ellipsis.
 
     >>> import numpy as np
     >>> from duckkeops import LazyArray
@@ -94,7 +95,9 @@ class _Text:
             left, right = (self.of(a, depth) for a in node.args)
             first = _bracketed(left, binds + (name == "pow" or binds == 0))
             second = _bracketed(right, binds + (name != "pow"))
-            return (f"{first}{sign}{second}" if name == "pow" else f"{first} {sign} {second}"), binds
+            return (
+                f"{first}{sign}{second}" if name == "pow" else f"{first} {sign} {second}"
+            ), binds
         if name in PREFIX:
             sign, binds = PREFIX[name]
             return sign + _bracketed(self.of(node.args[0], depth), binds), binds
@@ -140,5 +143,7 @@ def html(node: Node, latex: str) -> str:
             for k, a in enumerate(arrays[:8])
         ),
     ]
-    body = "".join(f"<tr><th>{n}</th><td>{s}</td><td>{d}</td><td>{r}</td></tr>" for n, s, d, r in rows)
+    body = "".join(
+        f"<tr><th>{n}</th><td>{s}</td><td>{d}</td><td>{r}</td></tr>" for n, s, d, r in rows
+    )
     return f"<div>{latex}<table><tr><th></th><th>shape</th><th>dtype</th><th>axes</th></tr>{body}</table></div>"

@@ -1,11 +1,14 @@
 """One reduction, from expression to numbers: axes, key, source, launch, finish.
 
-The key of an expression is walked once an evaluation; a kernel that was built before is launched without SymPy. What the
-library itself computes better is left to it: expressions that no pair of rows enters, and empty ones.
+The key of an expression is walked once an evaluation; a kernel that was built before is launched
+without SymPy. What the library itself computes better is left to it: expressions that no pair of
+rows enters, and empty ones.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
+import itertools
 import json
 import logging
 import math
@@ -15,18 +18,32 @@ from typing import Any
 
 import numpy as np
 
-from duckkeops import expr, ops, plan, reductions, source
+from duckkeops import concatenation, expr, ops, plan, reductions, source
 from duckkeops.config import Settings, current
 from duckkeops.engines import blocks, cpu
 from duckkeops.errors import CompilerNotFoundError, DtypeError, UnsupportedError
-from duckkeops.expr import FEATURE, NEUTRAL, Apply, Broadcast, Concat, Input, Node, Reduce, Scalar, Vjp, walk
+from duckkeops.expr import (
+    FEATURE,
+    NEUTRAL,
+    Apply,
+    Broadcast,
+    Concat,
+    Input,
+    Node,
+    Reduce,
+    Scalar,
+    Vjp,
+    walk,
+)
 from duckkeops.operands import namespace_of
 
 log = logging.getLogger("duckkeops")
 
 
 def evaluate(node: Reduce) -> Any:
-    """The value of a reduction, a genuine array of the inputs' library (top-k: values and indices)."""
+    """The value of a reduction, a genuine array of the inputs' library (top-k:
+    values and indices).
+    """
     xp = namespace_of(node)
     return reductions.result(xp, node, state(node, xp))
 
@@ -41,7 +58,7 @@ def state(node: Reduce, xp: Any) -> tuple[Any, ...]:
         return blocks.reduce(node)
     if Concat in kinds:
         return _cut_state(node, xp)
-    node = _for_kernels(node)
+    node = for_kernels(node)
     if node.row.name in ("var", "std") and node.args[0].dtype.kind == "c":
         return _complex_var(node, xp)
     try:
@@ -58,7 +75,11 @@ def state(node: Reduce, xp: Any) -> tuple[Any, ...]:
 def _gradient_state(node: Reduce, settings: Settings, xp: Any) -> tuple[Any, ...]:
     """Derivatives are in kernels only: the array library knows none."""
     if settings.engine == "blocks" or not reductions.is_numpy(xp) or not cpu.is_available():
-        why = "no C compiler was found" if reductions.is_numpy(xp) and settings.engine != "blocks" else "tiles know none"
+        why = (
+            "no C compiler was found"
+            if reductions.is_numpy(xp) and settings.engine != "blocks"
+            else "tiles know none"
+        )
         raise UnsupportedError(
             f"a gradient of shape {node.shape} needs derivatives, and {why}.\n"
             "  Use config(engine='cpu'), with NumPy arrays or CPU tensors, and a C compiler."
@@ -79,7 +100,9 @@ def to_dense(node: Node) -> Any:
 
 
 def is_plain(node: Reduce) -> bool:
-    """Is there nothing pairwise in it: no step larger than the largest input? Or nothing at all in it?"""
+    """Is there nothing pairwise in it:
+    no step larger than the largest input? Or nothing at all in it?
+    """
     if 0 in node.whole:
         return True
     largest, step = 1, 1
@@ -100,14 +123,19 @@ def _warn_no_compiler(error: CompilerNotFoundError) -> None:
     global _warned
     if not _warned:
         _warned = True
-        log.warning("computing in tiles of the array library, 10 to 50 times slower than compiled C: %s", error)
+        log.warning(
+            "computing in tiles of the array library, 10 to 50 times slower than compiled C: %s",
+            error,
+        )
 
 
-# -- what kernels do not take as it is ---------------------------------------------------------------------------------
+# -- what kernels do not take as it is -------------------------------------------------------------
 
 
-def _for_kernels(node: Reduce) -> Reduce:
-    """Booleans have no order in C: min and max are all and any, positions are found among 0 and 1."""
+def for_kernels(node: Reduce) -> Reduce:
+    """Booleans have no order in C:
+    min and max are all and any, positions are found among 0 and 1.
+    """
     row, loop = node.row, node.row.types(tuple(a.dtype for a in node.args), node.params)[0]
     if loop[0].kind != "b":
         return node
@@ -121,12 +149,16 @@ def _for_kernels(node: Reduce) -> Reduce:
 
 
 def _complex_var(node: Reduce, xp: Any) -> tuple[Any, ...]:
-    """Real and imaginary parts deviate independently: the means are a complex number, the squares add up."""
+    """Real and imaginary parts deviate independently:
+    the means are a complex number, the squares add up.
+    """
     (z,) = node.args
     parts = []
     for part in ("real", "imag"):
         arg = ops.call(part, z)
-        parts.append(state(Reduce(node.row, (arg,), node.axes, arg.dtype, _without_dtype(node.params)), xp))
+        parts.append(
+            state(Reduce(node.row, (arg,), node.axes, arg.dtype, _without_dtype(node.params)), xp)
+        )
     (n, mean, m2), (_, mean_imag, m2_imag) = parts
     return n, mean + 1j * mean_imag, m2 + m2_imag
 
@@ -135,19 +167,24 @@ def _without_dtype(params: tuple) -> tuple:
     return tuple(p for p in params if p[0] != "dtype")
 
 
-# -- concatenated parts ------------------------------------------------------------------------------------------------
+# -- concatenated parts ----------------------------------------------------------------------------
 
 
 def _cut_state(node: Reduce, xp: Any) -> tuple[Any, ...]:
-    """Kernels know no concatenation: each part is a reduction of its own; states are joined or merged."""
-    node = _without_cut_folds(node)  # type: ignore[assignment]
+    """Kernels know no concatenation: each part is a reduction of its own;
+    states are joined or merged.
+    """
+    node = concatenation.without_cut_folds(node)  # type: ignore[assignment]
     whole = len(node.whole)
     for axis in range(whole):
-        cuts = sorted(_cuts(node, axis))
+        cuts = sorted(concatenation.cuts_along(node, axis))
         if not cuts:
             continue
         bounds = [0, *cuts, node.whole[axis]]
-        states = [state(_slice(node, axis, a, b), xp) for a, b in zip(bounds, bounds[1:], strict=False)]
+        states = [
+            state(concatenation.slice_of(node, axis, a, b), xp)
+            for a, b in itertools.pairwise(bounds)
+        ]
         if axis in node.axes:
             return _merge_parts(node, axis, bounds, states, xp)
         place = [a for a in range(whole) if a not in node.axes].index(axis)
@@ -155,8 +192,12 @@ def _cut_state(node: Reduce, xp: Any) -> tuple[Any, ...]:
     return state(node, xp)
 
 
-def _merge_parts(node: Reduce, axis: int, bounds: Sequence[int], states: list, xp: Any) -> tuple[Any, ...]:
-    """Merge along a reduced axis; positions count within their part, and are moved to where the part lies."""
+def _merge_parts(
+    node: Reduce, axis: int, bounds: Sequence[int], states: list, xp: Any
+) -> tuple[Any, ...]:
+    """Merge along a reduced axis;
+    positions count within their part, and are moved to where the part lies.
+    """
     names = [c[0] for c in _components(node)]
     sizes = [node.whole[a] for a in node.axes]
     place = node.axes.index(axis)
@@ -179,9 +220,13 @@ def _merge_parts(node: Reduce, axis: int, bounds: Sequence[int], states: list, x
 
 
 def _merge_by_position(node: Reduce, a: tuple, b: tuple, k: int, xp: Any) -> tuple:
-    """Merge where the parts' columns interleave: on ties the lower position wins, whichever part it is in."""
+    """Merge where the parts' columns interleave:
+    on ties the lower position wins, whichever part it is in.
+    """
     if node.row.name == "topk":
-        raise DtypeError("top-k over several axes of which a later one is concatenated is not supported.\n  Take the top-k of each part.")
+        raise DtypeError(
+            "top-k over several axes of which a later one is concatenated is not supported.\n  Take the top-k of each part."
+        )
     ab, ba = node.row.merge(xp, a, b, node.params), node.row.merge(xp, b, a, node.params)
     return tuple(xp.where(ab[k] <= ba[k], x, y) for x, y in zip(ab, ba, strict=True))
 
@@ -191,139 +236,44 @@ def _components(node: Reduce) -> tuple[Any, ...]:
     return node.row.state(loops, node.params)
 
 
-def _slice(node: Reduce, axis: int, start: int, stop: int) -> Reduce:
-    args = tuple(_slice_node(a, axis - len(node.whole) + a.ndim, start, stop) for a in node.args)
-    return Reduce(node.row, args, node.axes, node.dtype, node.params)
-
-
-def _slice_node(node: Node, axis: int, start: int, stop: int) -> Node:
-    if axis < 0 or node.shape[axis] == 1:
-        return node
-    entries = [expr.axis(a, slice(start, stop) if a == axis else slice(None)) for a in range(node.ndim)]
-    return expr.view(node, expr.View(node.ndim, entries, {}))
-
-
-def _cuts(node: Node, axis: int, memo: dict | None = None) -> frozenset[int]:
-    """Where along an axis (of the whole, for a reduction) concatenated parts meet."""
-    memo = {} if memo is None else memo
-    key = (id(node), axis)
-    if key not in memo:
-        out: set[int] = set()
-        shape = node.whole if isinstance(node, Reduce) else node.shape
-        if isinstance(node, Concat) and axis == node.axis:
-            at = 0
-            for a in node.args:
-                out |= {at + c for c in _cuts(a, axis, memo)} | {at}
-                at += a.shape[axis]
-            out.discard(0)
-        else:
-            for a in node.args:
-                k = axis - len(shape) + a.ndim
-                if k >= 0 and a.shape[k] != 1:
-                    if isinstance(a, Reduce):
-                        k = [m for m in range(len(a.whole)) if m not in a.axes][k]
-                    out |= _cuts(a, k, memo)
-        memo[key] = frozenset(out)
-    return memo[key]
-
-
-def _without_cut_folds(root: Node) -> Node:
-    """Folds over a concatenated axis become combined folds over its parts."""
-    done: dict[int, Node] = {}
-    for n in walk(root):
-        args = tuple(done[id(a)] for a in n.args)
-        new = n if all(a is b for a, b in zip(args, n.args, strict=True)) else _rebuilt(n, args)
-        if isinstance(new, Reduce) and n is not root:
-            new = _split_fold(new)
-        done[id(n)] = new
-    return done[id(root)]
-
-
-def _rebuilt(node: Node, args: tuple[Node, ...]) -> Node:
-    if isinstance(node, Apply):
-        return Apply(node.op, args, node.loop, node.dtype, node.params)
-    if isinstance(node, Reduce):
-        return Reduce(node.row, args, node.axes, node.dtype, node.params)
-    if isinstance(node, Concat):
-        return Concat(args, node.axis, node.dtype)
-    if isinstance(node, Broadcast):
-        return Broadcast(args[0], node.shape)
-    raise AssertionError(type(node))
-
-
-JOINED = {"sum": "add", "prod": "multiply", "min": "minimum", "max": "maximum", "any": "logical_or", "all": "logical_and"}
-
-
-def _split_fold(node: Reduce) -> Node:
-    for place, axis in enumerate(node.axes):
-        cuts = sorted(_cuts(node, axis))
-        if not cuts:
-            continue
-        bounds = [0, *cuts, node.whole[axis]]
-        parts = [_split_fold(_slice(node, axis, a, b)) for a, b in zip(bounds, bounds[1:], strict=False)]
-        if node.row.name in JOINED:
-            out = parts[0]
-            for p in parts[1:]:
-                out = ops.call(JOINED[node.row.name], out, p)
-            return expr.cast_to(out, node.dtype)
-        if len(node.axes) > 1:
-            raise DtypeError(f"{node.row.name} over several axes of which one is concatenated is not supported.\n  Reduce one axis at a time.")
-        return _split_position(node, axis, bounds, parts)
-    return node
-
-
-def _split_position(node: Reduce, axis: int, bounds: Sequence[int], parts: list[Node]) -> Node:
-    """argmin of parts: the position in the first part whose extreme no later one beats."""
-    least = node.row.name == "argmin"
-    extreme = reductions.BY_NAME["min" if least else "max"]
-    best: Node | None = None
-    at: Node | None = None
-    for start, stop, part in zip(bounds, bounds[1:], parts, strict=False):
-        value = reductions.reduce(extreme, _slice(node, axis, start, stop).args, (axis,))
-        part = ops.call("add", part, start) if start else part
-        if best is None or at is None:
-            best, at = value, part
-            continue
-        better = ops.call("less" if least else "greater", value, best)
-        if value.dtype.kind == "f":
-            nan = ops.call("logical_and", ops.call("isnan", value), ops.call("logical_not", ops.call("isnan", best)))
-            better = ops.call("logical_or", better, nan)
-        at, best = ops.call("where", better, part, at), ops.call("where", better, value, best)
-    assert at is not None
-    return at
-
-
-# -- the key -----------------------------------------------------------------------------------------------------------
+# -- the key ---------------------------------------------------------------------------------------
 
 
 def key_of(node: Reduce, axes: plan.LoopAxes) -> tuple[tuple, dict[int, int]]:
-    """All that the kernel's text depends on, and the number of each node. Lengths of point and batch axes do not enter."""
+    """All that the kernel's text depends on, and the number of each node.
+
+    Lengths of point and batch axes do not enter.
+    """
     numbers: dict[int, int] = {}
     parts: list[Any] = [axes]
     for n in walk(node):
         numbers[id(n)] = len(numbers)
-        kind = type(n)
-        args = tuple(numbers[id(a)] for a in n.args)
-        if kind is Input:
+        args = tuple([numbers[id(a)] for a in n.args])
+        if isinstance(n, Apply):
+            parts.append((n.op.name, args, n.loop, n.dtype))
+        elif isinstance(n, Input):
             parts.append((n.dtype, tuple([s == 1 for s in n.shape])))
-        elif kind is Scalar:
-            value = n.value  # type: ignore[attr-defined]
-            parts.append((type(value), value if is_constant(value) else None))
-        elif kind is Apply:
-            parts.append((n.op.name, args, n.loop, n.dtype))  # type: ignore[attr-defined]
-        elif kind is Reduce:
-            parts.append((n.row.name, args, n.axes, n.dtype, n.params, n.whole_roles, _static(n, n is node)))  # type: ignore[attr-defined]
-        elif kind is Broadcast:
+        elif isinstance(n, Scalar):
+            parts.append((type(n.value), n.value if is_constant(n.value) else None))
+        elif isinstance(n, Reduce):
+            static = _static(n, n is node)
+            parts.append((n.row.name, args, n.axes, n.dtype, n.params, n.whole_roles, static))
+        elif isinstance(n, Broadcast):
             parts.append((args, tuple([s == 1 for s in n.shape])))
+        elif isinstance(n, Vjp):
+            parts.append(_vjp_key(n, args, numbers))
         else:
-            parts.append(_vjp_key(n, args, numbers))  # type: ignore[arg-type]
+            raise AssertionError(f"no kernel takes a {type(n).__name__}")
     return tuple(parts), numbers
 
 
 def _vjp_key(n: Vjp, args: tuple, numbers: dict[int, int]) -> tuple:
     lengths = (n.whole[len(n.whole) - n.summed :], tuple(n.wrt.shape[a] for a in n.new))
     roles = (n.whole_roles[len(n.whole) - n.summed :], n.roles[n.ndim - len(n.new) :])
-    static = tuple(s if r in (FEATURE, NEUTRAL) else s == 1 for s, r in zip(sum(lengths, ()), "".join(roles), strict=True))
+    static = tuple(
+        s if r in (FEATURE, NEUTRAL) else s == 1
+        for s, r in zip(sum(lengths, ()), "".join(roles), strict=True)
+    )
     return args, numbers[id(n.wrt)], n.place, n.summed, roles, static, n.dtype
 
 
@@ -335,18 +285,26 @@ def _static(n: Reduce, root: bool) -> tuple:
 
 
 def is_constant(value: complex) -> bool:
-    """Is this Python number part of the formula's text? Small integers and halves are; -0.0 is not, as it equals 0.0."""
-    if isinstance(value, (bool, complex)) or not abs(value) <= 16 or not float(2 * value).is_integer():
+    """Is this Python number part of the formula's text? Small integers and halves are;
+    -0.0 is not, as it equals 0.0.
+    """
+    if (
+        isinstance(value, (bool, complex))
+        or not abs(value) <= 16
+        or not float(2 * value).is_integer()
+    ):
         return False
     return value != 0 or math.copysign(1.0, value) > 0
 
 
-# -- kernels -----------------------------------------------------------------------------------------------------------
+# -- kernels ---------------------------------------------------------------------------------------
 
 
 @dataclass
 class Built:
-    """A kernel as it is kept: text, and how to fill its argument array; compiled when first launched."""
+    """A kernel as it is kept: text, and how to fill its argument array;
+    compiled when first launched.
+    """
 
     text: str
     formula: str
@@ -354,7 +312,9 @@ class Built:
     rows: int
     lane_bytes: int
     fixed_columns: bool
-    components: tuple[tuple[np.dtype, tuple[int, ...]], ...]  # dtype and trailing shape of each output array
+    components: tuple[
+        tuple[np.dtype, tuple[int, ...]], ...
+    ]  # dtype and trailing shape of each output array
     library: cpu.Library | None = None
 
 
@@ -362,7 +322,9 @@ _kernels: dict[tuple, Built] = {}
 
 
 def built(node: Reduce, axes: plan.LoopAxes, settings: Settings) -> tuple[Built, dict[int, int]]:
-    """The kernel of this reduction, and the numbers of its nodes: from memory, from disk, or made now."""
+    """The kernel of this reduction, and the numbers of its nodes:
+    from memory, from disk, or made now.
+    """
     key, numbers = key_of(node, axes)
     wide = math.prod(node.whole[a] for a in axes.columns) >= 2**31
     target = cpu.target()
@@ -370,24 +332,35 @@ def built(node: Reduce, axes: plan.LoopAxes, settings: Settings) -> tuple[Built,
     found = _kernels.get(full)
     if found is None:
         name = source.digest(_version(), repr(full))
-        path = source.cached(f"{name}.json", lambda part: _generate(node, axes, numbers, settings, wide, part))
+        path = source.cached(
+            f"{name}.json", lambda part: _generate(node, axes, numbers, settings, wide, part)
+        )
         found = _kernels[full] = _read(source.content(path))
     return found, numbers
 
 
 def _version() -> str:
-    """Everything that generates text, so that a new release or an edit never meets an old source."""
+    """Everything that generates text, so that a new release or an edit never meets an old
+    source.
+    """
     global _own
     if not _own:
         files = sorted(source.HERE.glob("*.py")) + sorted(source.kernels_folder().glob("*.[ch]"))
-        _own = source.digest(*(f.read_text() for f in files))
+        _own = source.digest(importlib.metadata.version("sympy"), *(f.read_text() for f in files))
     return _own
 
 
 _own = ""
 
 
-def _generate(node: Reduce, axes: plan.LoopAxes, numbers: dict[int, int], settings: Settings, wide: bool, part: Any) -> None:
+def _generate(
+    node: Reduce,
+    axes: plan.LoopAxes,
+    numbers: dict[int, int],
+    settings: Settings,
+    wide: bool,
+    part: Any,
+) -> None:
     from duckkeops import generate  # imports SymPy
 
     part.write_text(json.dumps(generate.kernel(node, axes, numbers, settings, wide, cpu.target())))
@@ -397,11 +370,15 @@ def _read(text: str) -> Built:
     d = json.loads(text)
     entries = tuple(tuple(e) for e in d["entries"])
     components = tuple((expr.dtype_of(name), tuple(extra)) for name, extra in d["components"])
-    return Built(d["text"], d["formula"], entries, d["rows"], d["lane_bytes"], d["fixed_columns"], components)
+    return Built(
+        d["text"], d["formula"], entries, d["rows"], d["lane_bytes"], d["fixed_columns"], components
+    )
 
 
 def launch(node: Reduce, settings: Settings) -> tuple[Any, ...]:
-    """Run the kernel; state arrays with axes (outer ..., lane, features ..., extra), moved to the order of the result."""
+    """Run the kernel;
+    state arrays with axes (outer ..., lane, features ..., extra), moved to the order of the result.
+    """
     axes = plan.loop_axes(node)
     kernel, numbers = built(node, axes, settings)
     lanes = cpu.target().vector_bytes // kernel.lane_bytes
@@ -415,11 +392,24 @@ def launch(node: Reduce, settings: Settings) -> tuple[Any, ...]:
     threads = cpu.thread_count(settings.threads)
     if kernel.library is None:
         kernel.library = cpu.load(kernel.text, kernel.formula, settings.precision == "exact")
-    cpu.run(kernel.library, arguments, blocks_of_rows, kernel.fixed_columns, plan.seconds(node, lanes, 1), threads, (outs, keep))
-    return tuple(_in_order(out, node, axes, extra) for out, (_, extra) in zip(outs, kernel.components, strict=True))
+    cpu.run(
+        kernel.library,
+        arguments,
+        blocks_of_rows,
+        kernel.fixed_columns,
+        plan.seconds(node, lanes, 1),
+        threads,
+        (outs, keep),
+    )
+    return tuple(
+        _in_order(out, node, axes, extra)
+        for out, (_, extra) in zip(outs, kernel.components, strict=True)
+    )
 
 
-def _arguments(kernel: Built, node: Reduce, numbers: dict[int, int], outs: list, keep: list) -> list[int]:
+def _arguments(
+    kernel: Built, node: Reduce, numbers: dict[int, int], outs: list, keep: list
+) -> list[int]:
     by_number: list[Any] = walk(node)
     arrays: dict[int, np.ndarray] = {}
 
@@ -461,7 +451,9 @@ def _parameter(value: complex, dtype: str, imag: bool) -> int:
     return int(np.array(z.imag if imag else z.real, np.float64).view(np.int64))
 
 
-def _in_order(out: np.ndarray, node: Reduce, axes: plan.LoopAxes, extra: tuple[int, ...]) -> np.ndarray:
+def _in_order(
+    out: np.ndarray, node: Reduce, axes: plan.LoopAxes, extra: tuple[int, ...]
+) -> np.ndarray:
     """The axes of the result (a merged lane first), from (outer ..., lane, features ..., extra)."""
     have = [*axes.outer, axes.lane, *axes.features]
     kept = [a for a in range(len(node.whole)) if a not in node.axes]
@@ -476,11 +468,18 @@ def _in_order(out: np.ndarray, node: Reduce, axes: plan.LoopAxes, extra: tuple[i
 
 
 def _merged(node: Reduce, parts: tuple[np.ndarray, ...], xp: Any) -> tuple[Any, ...]:
-    """Merge the states of a reduced lane axis (axis 0), in order; bring components to the dtypes of the row."""
+    """Merge the states of a reduced lane axis (axis 0), in order;
+    bring components to the dtypes of the row.
+    """
     axes = plan.loop_axes(node)
     names = [c[0] for c in _components(node)]
     wide = {np.dtype(np.int32): np.dtype(np.int64)}
-    parts = tuple(p.astype(np.int64) if n in ("index", "count") and p.dtype in wide and node.row.name not in ("var", "std") else p for n, p in zip(names, parts, strict=True))
+    parts = tuple(
+        p.astype(np.int64)
+        if n in ("index", "count") and p.dtype in wide and node.row.name not in ("var", "std")
+        else p
+        for n, p in zip(names, parts, strict=True)
+    )
     if not axes.merged:
         return parts
     if "index" in names:
@@ -493,69 +492,14 @@ def _merged(node: Reduce, parts: tuple[np.ndarray, ...], xp: Any) -> tuple[Any, 
     with np.errstate(all="ignore"):
         while (n := parts[0].shape[0]) > 1:
             even = n // 2 * 2
-            joined = node.row.merge(xp, tuple(p[0:even:2] for p in parts), tuple(p[1:even:2] for p in parts), node.params)
-            parts = tuple(np.concatenate([j, p[even:]]) if n % 2 else j for j, p in zip(joined, parts, strict=True))
+            joined = node.row.merge(
+                xp,
+                tuple(p[0:even:2] for p in parts),
+                tuple(p[1:even:2] for p in parts),
+                node.params,
+            )
+            parts = tuple(
+                np.concatenate([j, p[even:]]) if n % 2 else j
+                for j, p in zip(joined, parts, strict=True)
+            )
     return tuple(p[0] for p in parts)
-
-
-# -- looking at it -----------------------------------------------------------------------------------------------------
-
-
-def _example(node: Node) -> Reduce:
-    """A reduction to describe: the node itself if it removes a point axis, else the sum over its last point axis."""
-    if isinstance(node, Reduce) and not {node.whole_roles[a] for a in node.axes} <= {FEATURE, NEUTRAL}:
-        return node
-    points = [a for a, r in enumerate(node.roles) if r == expr.POINT]
-    axis = points[-1] if points else node.ndim - 1
-    return reductions.reduce(reductions.BY_NAME["sum"], (node,), (axis,))
-
-
-def source_of(node: Node) -> str:
-    """The generated C of a reduction, with its skeleton."""
-    reduce_node = _for_kernels(_example(node))
-    return built(reduce_node, plan.loop_axes(reduce_node), current())[0].text
-
-
-def explain(node: Node) -> str:
-    """Roles, loops, tile shape: how a reduction would be computed."""
-    root = _for_kernels(_example(node))
-    axes = plan.loop_axes(root)
-    kernel, _ = built(root, axes, current())
-    target = cpu.target()
-    lanes = target.vector_bytes // kernel.lane_bytes
-    names = ", ".join(f"{n}: {expr.ROLE_NAMES[r]}" for n, r in zip(root.whole, root.whole_roles, strict=True))
-    lines = [
-        f"{kernel.formula}",
-        f"axes       {names}",
-        f"loops      outer {[root.whole[a] for a in axes.outer]}, rows {1 if axes.lane is None else root.whole[axes.lane]}, "
-        f"columns {[root.whole[a] for a in axes.columns]}, features {[root.whole[a] for a in axes.features]}",
-        "strategy   pairs, on the CPU" if not is_plain(root) else "strategy   the array library itself: nothing pairwise in it",
-        f"tile       {kernel.rows} vectors of {lanes} rows, {target.name}",
-        f"work       {_estimate_text(root, lanes)}",
-    ]
-    return "\n".join(lines)
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a reduction would cost: pairs visited, seconds, and bytes of inputs and result."""
-
-    pairs: int
-    seconds: float
-    bytes: int
-
-    def __str__(self) -> str:
-        return f"{self.pairs:.3g} pairs, about {self.seconds:.2g} s, {self.bytes:.3g} bytes of inputs and result"
-
-
-def estimate(node: Node) -> Estimate:
-    """Pairs, seconds (a rough guess) and bytes of a reduction."""
-    root = _example(node)
-    lanes = max(cpu.target().vector_bytes // max(root.args[0].dtype.itemsize, 4), 1)
-    size = sum(math.prod(n.shape) * n.dtype.itemsize for n in expr.inputs(root)) + math.prod(root.shape) * root.dtype.itemsize
-    return Estimate(plan.pairs(root), plan.seconds(root, lanes, cpu.thread_count(current().threads)), size)
-
-
-def _estimate_text(root: Reduce, lanes: int) -> str:
-    threads = cpu.thread_count(current().threads)
-    return f"{plan.pairs(root):.3g} pairs, about {plan.seconds(root, lanes, threads):.2g} s on {threads} threads"

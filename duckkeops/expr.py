@@ -1,11 +1,12 @@
 """Plain nodes: an expression over pairs of rows, recorded and not yet computed.
 
-A node knows its shape, its dtype, the role of each axis and which axes single inputs span. Nothing here imports SymPy:
-recording must cost next to nothing, and a repeated evaluation needs no algebra.
+A node knows its shape, its dtype, the role of each axis and which axes single inputs span. Nothing
+here imports SymPy: recording must cost next to nothing, and a repeated evaluation needs no algebra.
 
-Axes line up from the right, as in NumPy's broadcasting, so axis sets are bit masks over negative positions: bit 0 is
-axis -1, bit 1 is axis -2. A view (indexing, transposing, inserting an axis) is pushed down to the inputs at once, where
-it is an ordinary view of the user's array; expressions have no view nodes.
+Axes line up from the right, as in NumPy's broadcasting, so axis sets are bit masks over negative
+positions: bit 0 is axis -1, bit 1 is axis -2. A view (indexing, transposing, inserting an axis) is
+pushed down to the inputs at once, where it is an ordinary view of the user's array; expressions
+have no view nodes.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,7 +35,9 @@ class Node:
     shape: Shape
     dtype: Any  # numpy.dtype; of a Scalar, the Python type
     roles: str  # one letter an axis
-    spans: tuple[int, ...]  # for each occurrence of an input, the mask of the axes that it spans; only the largest
+    spans: tuple[
+        int, ...
+    ]  # for each occurrence of an input, the mask of the axes that it spans; only the largest
     bare: bool = False  # made of arrays that no LazyArray wraps, so the roles are only a default
 
     @property
@@ -78,24 +81,38 @@ class _Inner(Node):
 
 
 class Apply(_Inner):
-    """An elementwise operation on broadcast arguments. `loop` holds the dtypes it computes in, one an argument."""
+    """An elementwise operation on broadcast arguments.
+
+    `loop` holds the dtypes it computes in, one an argument.
+    """
 
     __slots__ = ("loop", "op", "params")
 
-    def __init__(self, op: Any, args: tuple[Node, ...], loop: tuple, dtype: np.dtype, params: tuple = ()):
+    def __init__(
+        self, op: Any, args: tuple[Node, ...], loop: tuple, dtype: np.dtype, params: tuple = ()
+    ):
         self.op, self._args, self.loop, self.dtype, self.params = op, args, loop, dtype, params
         self.shape, self.roles, self.spans, self.bare = _broadcast(op.name, args)
 
 
 class Reduce(_Inner):
-    """A reduction (`row` of the reductions' table) of broadcast arguments over `axes` of their common shape.
+    """A reduction (`row` of the reductions' table) of broadcast arguments over `axes` of their
+    common shape.
 
-    `whole` is that shape. As a node inside an expression only the rows marked `fold` occur; any row may be the root.
+    `whole` is that shape. As a node inside an expression only the rows marked `fold` occur; any row
+    may be the root.
     """
 
     __slots__ = ("axes", "params", "row", "whole", "whole_roles")
 
-    def __init__(self, row: Any, args: tuple[Node, ...], axes: tuple[int, ...], dtype: np.dtype, params: tuple = ()):
+    def __init__(
+        self,
+        row: Any,
+        args: tuple[Node, ...],
+        axes: tuple[int, ...],
+        dtype: np.dtype,
+        params: tuple = (),
+    ):
         self.row, self._args, self.axes, self.dtype, self.params = row, args, axes, dtype, params
         self.whole, self.whole_roles, spans, self.bare = _broadcast(row.name, args)
         n = len(self.whole)
@@ -106,7 +123,9 @@ class Reduce(_Inner):
 
 
 class Concat(_Inner):
-    """The arguments one after the other along `axis`; they agree in the other axes, up to broadcasting."""
+    """The arguments one after the other along `axis`;
+    they agree in the other axes, up to broadcasting.
+    """
 
     __slots__ = ("axis",)
 
@@ -138,7 +157,9 @@ class Broadcast(_Inner):
     def __init__(self, arg: Node, shape: Shape, roles: str | None = None):
         self._args, self.dtype, self.bare = (arg,), arg.dtype, arg.bare
         new = len(shape) - arg.ndim
-        if new < 0 or any(have not in (1, want) for have, want in zip(arg.shape, shape[new:], strict=True)):
+        if new < 0 or any(
+            have not in (1, want) for have, want in zip(arg.shape, shape[new:], strict=True)
+        ):
             raise ShapeError(f"cannot broadcast an array of shape {arg.shape} to {tuple(shape)}.")
         self.shape = tuple(shape)
         self.roles = _pointed(NEUTRAL * new + arg.roles, self.shape) if roles is None else roles
@@ -146,23 +167,40 @@ class Broadcast(_Inner):
 
 
 class Vjp(Node):
-    """cotangent * d value / d wrt: what each entry of `value` adds to the gradient of `wrt`, where `wrt` is at `place`.
+    """cotangent * d value / d wrt: what each entry of `value` adds to the gradient of `wrt`, where
+    `wrt` is at `place`.
 
-    The last `summed` axes of the value are summed here. `place` names, for each axis of `wrt`, the axis of the value that
-    it follows, counted from the right; None is a new axis (or one of length 1). Shape: the value's axes that are not
-    summed, then the new axes. So the gradient of `wrt` is the sum of a Vjp over all axes that `place` does not name;
-    where `wrt` occurs at several places, the sum of several such.
+    The last `summed` axes of the value are summed here. `place` names, for each axis of `wrt`, the
+    axis of the value that it follows, counted from the right; None is a new axis (or one of length
+    1). Shape: the value's axes that are not summed, then the new axes. So the gradient of `wrt` is
+    the sum of a Vjp over all axes that `place` does not name; where `wrt` occurs at several places,
+    the sum of several such.
     """
 
     __slots__ = ("_args", "new", "place", "summed", "whole", "whole_roles", "wrt")
 
-    def __init__(self, value: Node, cotangent: Node, wrt: Input, place: tuple[int | None, ...], summed: int = 0):
-        self._args, self.wrt, self.place, self.summed, self.dtype = (value, cotangent), wrt, place, summed, wrt.dtype
+    def __init__(
+        self,
+        value: Node,
+        cotangent: Node,
+        wrt: Input,
+        place: tuple[int | None, ...],
+        summed: int = 0,
+    ):
+        self._args, self.wrt, self.place, self.summed, self.dtype = (
+            (value, cotangent),
+            wrt,
+            place,
+            summed,
+            wrt.dtype,
+        )
         self.whole, self.whole_roles, spans, _ = _broadcast("multiply", (value, cotangent))
         self.new = tuple(a for a, at in enumerate(place) if at is None and wrt.shape[a] != 1)
         n, k = len(self.whole) - summed, len(self.new)
         self.shape = self.whole[:n] + tuple(wrt.shape[a] for a in self.new)
-        self.roles = self.whole_roles[:n] + "".join(FEATURE if wrt.roles[a] == NEUTRAL else wrt.roles[a] for a in self.new)
+        self.roles = self.whole_roles[:n] + "".join(
+            FEATURE if wrt.roles[a] == NEUTRAL else wrt.roles[a] for a in self.new
+        )
         self.spans = _maximal((s >> summed) << k | (1 << k) - 1 for s in spans)
 
     @property
@@ -170,7 +208,7 @@ class Vjp(Node):
         return self._args
 
 
-# -- roles and spans ---------------------------------------------------------------------------------------------------
+# -- roles and spans -------------------------------------------------------------------------------
 
 
 def default_roles(ndim: int, feature_ndim: int | None = None, batch_ndim: int | None = None) -> str:
@@ -203,7 +241,9 @@ def _spanned(shape: Shape) -> int:
 
 def _pointed(roles: str, shape: Shape) -> str:
     """An axis that no input spans is a point axis."""
-    return "".join(POINT if r == NEUTRAL and n != 1 else r for r, n in zip(roles, shape, strict=True))
+    return "".join(
+        POINT if r == NEUTRAL and n != 1 else r for r, n in zip(roles, shape, strict=True)
+    )
 
 
 def _maximal(spans: Iterable[int]) -> tuple[int, ...]:
@@ -252,7 +292,9 @@ def is_virtual(node: Node) -> bool:
 
 
 def is_evaluated(node: Reduce) -> bool:
-    """DESIGN's rule: it removes a point or batch axis, and one input spans the point axes that are left."""
+    """DESIGN's rule:
+    it removes a point or batch axis, and one input spans the point axes that are left.
+    """
     removed = {node.whole_roles[a] for a in node.axes}
     return not removed <= {FEATURE, NEUTRAL} and not is_virtual(node)
 
@@ -270,8 +312,13 @@ class _Clash(Exception):
     """Two operands do not fit: axis -r, and the two operands' positions."""
 
 
-def _broadcast(what: str, args: Sequence[Node], without: int | None = None) -> tuple[Shape, str, tuple[int, ...], bool]:
-    """Common shape, roles, spans, and whether all are bare. Along axis `without` all count as 1 long."""
+def _broadcast(
+    what: str, args: Sequence[Node], without: int | None = None
+) -> tuple[Shape, str, tuple[int, ...], bool]:
+    """Common shape, roles, spans, and whether all are bare.
+
+    Along axis `without` all count as 1 long.
+    """
     try:
         return _together(tuple([(a.shape, a.roles, a.spans, a.bare) for a in args]), without)
     except _Clash as clash:
@@ -285,7 +332,9 @@ def _together(
 ) -> tuple[Shape, str, tuple[int, ...], bool]:
     operands = [_Operand(*d) for d in described]
     if without is not None:
-        operands = [o._replace(shape=(*o.shape[:without], 1, *o.shape[without + 1 :])) for o in operands]
+        operands = [
+            o._replace(shape=(*o.shape[:without], 1, *o.shape[without + 1 :])) for o in operands
+        ]
     n = max(len(o.shape) for o in operands)
     shape = tuple(_common_length(operands, r) for r in range(n, 0, -1))
     lazy = [_lazy_role(operands, r) for r in range(n, 0, -1)]
@@ -306,7 +355,9 @@ def _common_length(operands: Sequence[_Operand], r: int) -> int:
 
 
 def _lazy_role(operands: Sequence[_Operand], r: int) -> str:
-    """The role of axis -r by the lazy operands: axes of length 1 yield, then the operand with more axes wins."""
+    """The role of axis -r by the lazy operands:
+    axes of length 1 yield, then the operand with more axes wins.
+    """
     best, role, first, rival = (-1, -1), NEUTRAL, 0, None
     for k, o in enumerate(operands):
         if o.bare or len(o.shape) < r or o.roles[-r] == NEUTRAL:
@@ -327,10 +378,14 @@ def _with_bare_roles(operands: Sequence[_Operand], shape: Shape, lazy: Sequence[
     """Complete the lazy operands' roles by those of axes that only bare arrays span."""
     roles = list(lazy)
     known = [a for a, role in enumerate(lazy) if role != NEUTRAL]
-    last = known[-1] if known and lazy[known[-1]] != FEATURE else None  # the last point axis, no feature behind it
+    last = (
+        known[-1] if known and lazy[known[-1]] != FEATURE else None
+    )  # the last point axis, no feature behind it
     for a, length in enumerate(shape):
         if roles[a] == NEUTRAL and length != 1:
-            roles[a] = FEATURE if last is not None and a > last else _bare_role(operands, len(shape) - a)
+            roles[a] = (
+                FEATURE if last is not None and a > last else _bare_role(operands, len(shape) - a)
+            )
     return "".join(roles)
 
 
@@ -342,19 +397,27 @@ def _bare_role(operands: Sequence[_Operand], r: int) -> str:
 
 
 def _concat_role(args: Sequence[Node], axis: int) -> str:
-    """The role of the axis along which arrays are joined: as in a broadcast; a new axis is a feature axis."""
+    """The role of the axis along which arrays are joined: as in a broadcast;
+    a new axis is a feature axis.
+    """
     for some in ([a for a in args if not a.bare], args):
         for these in ([a for a in some if a.shape[axis] != 1], some):
             known = [a for a in these if a.roles[axis] != NEUTRAL]
-            rival = next((a for a in known if a.roles[axis] != known[0].roles[axis] and not a.bare), None)
+            rival = next(
+                (a for a in known if a.roles[axis] != known[0].roles[axis] and not a.bare), None
+            )
             if rival is not None and rival.shape[axis] != 1:
-                raise _explained("concatenate", args[0].ndim - axis, args, known[0], rival, roles=True)
+                raise _explained(
+                    "concatenate", args[0].ndim - axis, args, known[0], rival, roles=True
+                )
             if known:
                 return known[0].roles[axis]
     return FEATURE
 
 
-def _explained(what: str, r: int, args: Sequence[Node], one: Node, other: Node, roles: bool = False) -> ShapeError:
+def _explained(
+    what: str, r: int, args: Sequence[Node], one: Node, other: Node, roles: bool = False
+) -> ShapeError:
     """The error for axis -r of two operands: lengths that differ, or else roles that differ."""
     if not roles and {one.shape[-r], other.shape[-r]} != {one.shape[-r]}:
         return ShapeError(
@@ -371,10 +434,12 @@ def _explained(what: str, r: int, args: Sequence[Node], one: Node, other: Node, 
 
 
 def _operands(args: Sequence[Node]) -> str:
-    return "  " + "   ".join(f"{a.shape} {getattr(a.dtype, 'name', a.dtype)}" for a in args if a.ndim)
+    return "  " + "   ".join(
+        f"{a.shape} {getattr(a.dtype, 'name', a.dtype)}" for a in args if a.ndim
+    )
 
 
-# -- walking -----------------------------------------------------------------------------------------------------------
+# -- walking ---------------------------------------------------------------------------------------
 
 
 def walk(*roots: Node) -> list[Node]:
@@ -404,7 +469,7 @@ def inputs(*roots: Node) -> list[Input]:
     return [n for n in walk(*roots) if isinstance(n, Input)]
 
 
-# -- views: pushed down to the inputs ----------------------------------------------------------------------------------
+# -- views: pushed down to the inputs --------------------------------------------------------------
 
 Entry = tuple[tuple[int, ...], tuple[Any, ...]]
 ALL = slice(None)
@@ -413,17 +478,27 @@ ALL = slice(None)
 class View:
     """A rearrangement of a node's axes, as a list of what each axis of the result is.
 
-    An entry is None (a new axis of length 1) or (source axes, selectors): one source axis and a slice or an integer
-    array; or several source axes and one integer array for each (a pointwise pick, which makes them one axis; at most
-    one such entry). `dropped` maps source axes to the integer at which they are taken. `roles` are those of the result;
-    None means that they follow the source.
+    An entry is None (a new axis of length 1) or (source axes, selectors): one source axis and a
+    slice or an integer array; or several source axes and one integer array for each (a pointwise
+    pick, which makes them one axis; at most one such entry). `dropped` maps source axes to the
+    integer at which they are taken. `roles` are those of the result; None means that they follow
+    the source.
     """
 
     __slots__ = ("dropped", "entries", "key", "ndim", "roles")
 
-    def __init__(self, ndim: int, entries: Sequence[Entry | None], dropped: dict[int, int], roles: str | None = None):
+    def __init__(
+        self,
+        ndim: int,
+        entries: Sequence[Entry | None],
+        dropped: dict[int, int],
+        roles: str | None = None,
+    ):
         self.ndim, self.entries, self.dropped, self.roles = ndim, tuple(entries), dropped, roles
-        names = (None if e is None else (e[0], tuple(_selector_key(s) for s in e[1])) for e in self.entries)
+        names = (
+            None if e is None else (e[0], tuple(_selector_key(s) for s in e[1]))
+            for e in self.entries
+        )
         self.key = (ndim, tuple(names), tuple(sorted(dropped.items())), roles)
 
     def shape(self, source: Shape) -> Shape:
@@ -454,18 +529,24 @@ def _selector_key(s: Any) -> Any:
 
 def _length(entry: Entry, shape: Shape) -> int:
     axes, selects = entry
-    return len(range(shape[axes[0]])[selects[0]]) if isinstance(selects[0], slice) else len(selects[0])
+    return (
+        len(range(shape[axes[0]])[selects[0]]) if isinstance(selects[0], slice) else len(selects[0])
+    )
 
 
 def _settled(node: Node, how: View) -> View:
     """The same view with indices counted from 0 and checked, and with the roles of the result.
 
-    What is not bare keeps its roles: they are handed down, not found anew from what the view leaves of the arguments.
+    What is not bare keeps its roles: they are handed down, not found anew from what the view leaves
+    of the arguments.
     """
     entries: list[Entry | None] = []
     for e in how.entries:
         if e is not None:
-            selects = (s if isinstance(s, slice) else _counted(s, a, node.shape[a]) for a, s in zip(*e, strict=True))
+            selects = (
+                s if isinstance(s, slice) else _counted(s, a, node.shape[a])
+                for a, s in zip(*e, strict=True)
+            )
             e = e[0], tuple(selects)
         entries.append(e)
     dropped = {a: int(_counted(k, a, node.shape[a])) for a, k in how.dropped.items()}
@@ -484,9 +565,14 @@ def _counted(index: Any, a: int, n: int) -> np.ndarray:
 
 
 def _push(wanted: Sequence[tuple[Node, View]]) -> list[Node]:
-    """The nodes seen through the views. A subexpression that is shared, and seen alike, stays shared."""
+    """The nodes seen through the views.
+
+    A subexpression that is shared, and seen alike, stays shared.
+    """
     done: dict[Any, Node] = {}
-    needs: dict[Any, tuple[View, list[tuple[Node, View]]]] = {}  # keeps the selectors alive, whose ids are in the keys
+    needs: dict[
+        Any, tuple[View, list[tuple[Node, View]]]
+    ] = {}  # keeps the selectors alive, whose ids are in the keys
     stack = list(reversed(wanted))
     while stack:
         node, how = stack[-1]
@@ -511,7 +597,9 @@ def _is_identity(node: Node, how: View) -> bool:
         len(how.entries) == node.ndim
         and (how.roles is None or (how.roles == node.roles and not node.bare))
         and not how.dropped
-        and all(e is not None and e[0] == (a,) and _is_all(e[1][0]) for a, e in enumerate(how.entries))
+        and all(
+            e is not None and e[0] == (a,) and _is_all(e[1][0]) for a, e in enumerate(how.entries)
+        )
     )
 
 
@@ -520,7 +608,9 @@ def _is_all(select: Any) -> bool:
 
 
 def _for_argument(how: View, whole: Shape, arg: Node) -> View:
-    """The view of a broadcast argument that gives the view of the whole: nothing is selected where it is broadcast."""
+    """The view of a broadcast argument that gives the view of the whole:
+    nothing is selected where it is broadcast.
+    """
     shift = len(whole) - arg.ndim
 
     def selected(a: int) -> bool:
@@ -536,7 +626,9 @@ def _for_argument(how: View, whole: Shape, arg: Node) -> View:
         else:
             dropped |= {a - shift: 0 for a in e[0] if a >= shift and not selected(a)}
             picked = [(a - shift, s) for a, s in zip(*e, strict=True) if selected(a)]
-            entries.append((tuple(a for a, _ in picked), tuple(s for _, s in picked)) if picked else None)
+            entries.append(
+                (tuple(a for a, _ in picked), tuple(s for _, s in picked)) if picked else None
+            )
     extra = 0
     if shift:  # leading axes of length 1 come back by broadcasting
         extra = next((k for k, e in enumerate(entries) if e is not None), len(entries))
@@ -545,12 +637,17 @@ def _for_argument(how: View, whole: Shape, arg: Node) -> View:
 
 
 def _followed(node: Node, how: View) -> str:
-    """The roles of the result, where they follow the source: a pointwise pick gives a point axis."""
-    named = (NEUTRAL if e is None else POINT if e[0][1:] else node.roles[e[0][0]] for e in how.entries)
+    """The roles of the result, where they follow the source:
+    a pointwise pick gives a point axis.
+    """
+    named = (
+        NEUTRAL if e is None else POINT if e[0][1:] else node.roles[e[0][0]] for e in how.entries
+    )
     return _pointed("".join(named), how.shape(node.shape))
 
 
-# What a view of each kind of node needs of its arguments, and the node made of the arguments seen so.
+# What a view of each kind of node needs of its arguments, and the node made of the arguments seen
+# so.
 
 
 def _no_needs(node: Node, how: View) -> list[tuple[Node, View]]:
@@ -607,7 +704,9 @@ def _reduce_needs(node: Reduce, how: View) -> list[tuple[Node, View]]:
     kept = [a for a in range(len(node.whole)) if a not in node.axes]
     entries = [None if e is None else (tuple(kept[a] for a in e[0]), e[1]) for e in how.entries]
     dropped = {kept[a]: k for a, k in how.dropped.items()}
-    roles = None if how.roles is None else how.roles + "".join(node.whole_roles[a] for a in node.axes)
+    roles = (
+        None if how.roles is None else how.roles + "".join(node.whole_roles[a] for a in node.axes)
+    )
     inner = View(len(node.whole), [*entries, *(axis(a) for a in node.axes)], dropped, roles)
     return [(a, _for_argument(inner, node.whole, a)) for a in node.args]
 
@@ -633,7 +732,9 @@ def _concat_needs(node: Concat, how: View) -> list[tuple[Node, View]]:
     for first, last in itertools.pairwise(cuts):
         k = int(owners[first]) if last else 0
         local = wanted[first:last] - starts[k]
-        run = tuple(local if a == node.axis else s[first:last] for a, s in zip(axes, selects, strict=True))
+        run = tuple(
+            local if a == node.axis else s[first:last] for a, s in zip(axes, selects, strict=True)
+        )
         entry = (axes, run) if len(axes) > 1 else axis(node.axis, _as_slice(local))
         entries = (*how.entries[:place], entry, *how.entries[place + 1 :])
         needs.append(_piece(node, k, View(how.ndim, entries, how.dropped, how.roles)))
@@ -693,7 +794,7 @@ def set_view(kind: type, rule: Callable[[Any, View, dict], Node]) -> None:
     _RULES[kind] = rule
 
 
-# -- the same on the users' arrays -------------------------------------------------------------------------------------
+# -- the same on the users' arrays -----------------------------------------------------------------
 
 
 def _namespace(array: Any) -> Any:
@@ -711,7 +812,9 @@ def _cut(array: Any, index: Sequence[Any]) -> Any:
     flipped: list[int] = []
     forward: list[Any] = []
     for i, n in zip(index, array.shape, strict=True):
-        if isinstance(i, slice):  # torch refuses negative steps, the array API bounds beyond the array
+        if isinstance(
+            i, slice
+        ):  # torch refuses negative steps, the array API bounds beyond the array
             taken = range(n)[i]
             if taken.step < 0:
                 flipped.append(sum(isinstance(k, slice) for k in forward))
@@ -749,7 +852,7 @@ def _permuted(array: Any, order: Sequence[int]) -> Any:
     return _namespace(array).permute_dims(array, tuple(order))
 
 
-# -- rearranging nodes -------------------------------------------------------------------------------------------------
+# -- rearranging nodes -----------------------------------------------------------------------------
 
 
 def expand(node: Node, places: Iterable[int]) -> Node:
@@ -757,7 +860,9 @@ def expand(node: Node, places: Iterable[int]) -> Node:
     places = sorted(places)
     n = node.ndim + len(places)
     old = iter(range(node.ndim))
-    return view(node, View(node.ndim, [None if k in places else axis(next(old)) for k in range(n)], {}))
+    return view(
+        node, View(node.ndim, [None if k in places else axis(next(old)) for k in range(n)], {})
+    )
 
 
 def permute(node: Node, order: Sequence[int]) -> Node:
@@ -768,13 +873,20 @@ def permute(node: Node, order: Sequence[int]) -> Node:
 def squeeze(node: Node, axes: Iterable[int]) -> Node:
     """Without these axes, of length 1; as np.squeeze."""
     axes = set(axes)
-    return view(node, View(node.ndim, [axis(a) for a in range(node.ndim) if a not in axes], dict.fromkeys(axes, 0)))
+    return view(
+        node,
+        View(
+            node.ndim, [axis(a) for a in range(node.ndim) if a not in axes], dict.fromkeys(axes, 0)
+        ),
+    )
 
 
 def flip(node: Node, axes: Iterable[int]) -> Node:
     """These axes backwards; as np.flip."""
     axes, back = set(axes), slice(None, None, -1)
-    return view(node, View(node.ndim, [axis(a, back if a in axes else ALL) for a in range(node.ndim)], {}))
+    return view(
+        node, View(node.ndim, [axis(a, back if a in axes else ALL) for a in range(node.ndim)], {})
+    )
 
 
 def broadcast_to(node: Node, shape: Shape) -> Node:
@@ -795,9 +907,11 @@ def stack(nodes: Sequence[Node], place: int, dtype: np.dtype) -> Node:
 
 
 def reshape(node: Node, shape: Shape) -> Node:
-    """`node` in another shape: ones come and go, feature axes split and merge; as np.reshape in C order.
+    """`node` in another shape: ones come and go, feature axes split and merge; as np.reshape in C
+    order.
 
-    Raises ShapeError if the entries do not fit, or if a point or batch axis would be split or merged.
+    Raises ShapeError if the entries do not fit, or if a point or batch axis would be split or
+    merged.
     """
     groups = _groups(node, tuple(shape))
     for group in reversed(groups):  # from the right, so that the places to the left stay
@@ -825,7 +939,9 @@ def _groups(node: Node, shape: Shape) -> list[_Group]:
         f"  The axes of d are {', '.join(ROLE_NAMES[r] for r in node.roles) or 'none'}."
     )
     if math.prod(node.shape) != math.prod(shape):
-        raise ShapeError(f"cannot reshape d: {node.shape} with {math.prod(node.shape)} entries to {shape}.")
+        raise ShapeError(
+            f"cannot reshape d: {node.shape} with {math.prod(node.shape)} entries to {shape}."
+        )
     old = [a for a, n in enumerate(node.shape) if n != 1]
     new = [n for n in shape if n != 1]
     groups: list[_Group] = []
@@ -838,14 +954,18 @@ def _groups(node: Node, shape: Shape) -> list[_Group]:
             if not source:
                 raise refusal
             target.append(source.pop(0))
-        if not left or ((len(left), len(right)) != (1, 1) and any(node.roles[a] != FEATURE for a in left)):
+        if not left or (
+            (len(left), len(right)) != (1, 1) and any(node.roles[a] != FEATURE for a in left)
+        ):
             raise refusal
         groups.append(_Group(tuple(left), tuple(right)))
     return groups
 
 
 def _merge(node: Node, axes: Sequence[int]) -> Node:
-    """The axes from the first to the last of `axes` as one, all others between them being 1 long."""
+    """The axes from the first to the last of `axes` as one, all others between them being 1
+    long.
+    """
     for a in range(axes[-1] - 1, axes[0] - 1, -1):
         rows = [_component(node, a, k) for k in range(node.shape[a])]
         node = concatenate(rows, a, node.dtype)
@@ -864,12 +984,14 @@ def _split(node: Node, a: int, lengths: Sequence[int]) -> Node:
     step = math.prod(lengths[1:])
     rows = []
     for k in range(lengths[0]):
-        entries = [axis(b, slice(k * step, (k + 1) * step) if b == a else ALL) for b in range(node.ndim)]
+        entries = [
+            axis(b, slice(k * step, (k + 1) * step) if b == a else ALL) for b in range(node.ndim)
+        ]
         rows.append(_split(view(node, View(node.ndim, entries, {})), a, lengths[1:]))
     return stack(rows, a, node.dtype)
 
 
-# -- dtypes ------------------------------------------------------------------------------------------------------------
+# -- dtypes ----------------------------------------------------------------------------------------
 
 
 def cast_to(node: Node, dtype: np.dtype) -> Node:

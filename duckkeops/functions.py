@@ -1,9 +1,10 @@
 """SymPy functions of ours, and the namespace `S` that the rows of ops.py write their meaning in.
 
-SymPy must know three things about an operation: its name, its derivative, and nothing else. Its own Max, Abs, floor,
-Mod, Heaviside and Piecewise are avoided: they rewrite themselves (NaN is lost), and their derivatives contain Dirac
-deltas or 0/0. Ours are opaque, and have torch's subgradients: |x|' and relu' are 0 at 0, maximum and minimum share a
-tie equally, steps are constants in between. SymPy's exp, log, powers and trigonometry are right as they are.
+SymPy must know three things about an operation: its name, its derivative, and nothing else. Its own
+Max, Abs, floor, Mod, Heaviside and Piecewise are avoided: they rewrite themselves (NaN is lost),
+and their derivatives contain Dirac deltas or 0/0. Ours are opaque, and have torch's subgradients:
+|x|' and relu' are 0 at 0, maximum and minimum share a tie equally, steps are constants in between.
+SymPy's exp, log, powers and trigonometry are right as they are.
 
 A class is named as its C function is (`maximum` prints as `maximum_f32(x, y)`). No Float enters.
 """
@@ -45,14 +46,17 @@ ZERO, ONE, HALF = Integer(0), Integer(1), Rational(1, 2)
 class Elementwise(Function):
     """A function that SymPy neither evaluates nor rewrites.
 
-    `result` says what dtype the value has: "same" as the arguments' common one; "bool"; "real" (complex -> its real
-    part's dtype); "complex" (the reverse); "int32"; "last" (that of the last argument; the first one is boolean);
-    "named" (the last argument is a Symbol with the dtype's name).
+    `result` says what dtype the value has: "same" as the arguments' common one; "bool"; "real"
+    (complex -> its real part's dtype); "complex" (the reverse); "int32"; "last" (that of the last
+    argument; the first one is boolean); "named" (the last argument is a Symbol with the dtype's
+    name).
     """
 
     is_real = True
     result = "same"
-    partials: tuple[Callable, ...] = ()  # the derivative by each argument, as a function of all of them
+    partials: tuple[
+        Callable, ...
+    ] = ()  # the derivative by each argument, as a function of all of them
 
     def fdiff(self, argindex: int = 1) -> Any:
         if not 1 <= argindex <= len(self.partials):
@@ -85,9 +89,16 @@ class Elementwise(Function):
         return [np.dtype(bool)] * first + [k or common for k in kinds[first:]]
 
 
-def function(name: str, *partials: Callable, result: str = "same", nonnegative: bool = False) -> Any:
+def function(
+    name: str, *partials: Callable, result: str = "same", nonnegative: bool = False
+) -> Any:
     """A class of Elementwise with these partial derivatives."""
-    namespace: dict[str, Any] = {"partials": partials, "nargs": len(partials), "result": result, "__module__": __name__}
+    namespace: dict[str, Any] = {
+        "partials": partials,
+        "nargs": len(partials),
+        "result": result,
+        "__module__": __name__,
+    }
     if nonnegative:
         namespace["is_nonnegative"] = True
     return type(Elementwise)(name, (Elementwise,), namespace)
@@ -99,11 +110,15 @@ def step_like(name: str, arguments: int = 1, **kw: Any) -> Any:
 
 
 class Along(Elementwise):
-    """A function without a complex derivative: `along(z, dz)` is its change along a change dz of a complex z."""
+    """A function without a complex derivative:
+    `along(z, dz)` is its change along a change dz of a complex z.
+    """
 
     nargs = 1
     along: Callable
-    of_number: Callable | None = None  # its value for numbers: derivatives bring in the imaginary unit
+    of_number: Callable | None = (
+        None  # its value for numbers: derivatives bring in the imaginary unit
+    )
 
     def _eval_derivative(self, s: Any) -> Any:
         dz = self.args[0].diff(s)
@@ -111,7 +126,10 @@ class Along(Elementwise):
 
 
 def along(name: str, rule: Callable, of_number: Callable | None = None, **properties: Any) -> Any:
-    functions = {"along": staticmethod(rule), "of_number": staticmethod(of_number) if of_number else None}
+    functions = {
+        "along": staticmethod(rule),
+        "of_number": staticmethod(of_number) if of_number else None,
+    }
     return type(Along)(name, (Along,), {**functions, "__module__": __name__, **properties})
 
 
@@ -136,7 +154,9 @@ def conjugate(e: Any) -> Any:
 
 
 def is_complex(e: Any) -> bool:
-    """May this be other than real? Told by its symbols, the imaginary unit, and the functions around them."""
+    """May this be other than real? Told by its symbols, the imaginary unit, and the functions
+    around them.
+    """
     if isinstance(e, cast):
         return e.args[1].name.startswith("complex")
     if isinstance(e, Symbol):
@@ -148,7 +168,7 @@ def is_complex(e: Any) -> bool:
     return e is sympy.I or any(is_complex(a) for a in e.args)
 
 
-# -- choices -----------------------------------------------------------------------------------------------------------
+# -- choices ---------------------------------------------------------------------------------------
 
 
 class where(Elementwise):
@@ -156,7 +176,11 @@ class where(Elementwise):
 
     result = "last"
     nargs = 3
-    partials = (lambda c, a, b: ZERO, lambda c, a, b: where(c, ONE, ZERO), lambda c, a, b: where(c, ZERO, ONE))
+    partials = (
+        lambda c, a, b: ZERO,
+        lambda c, a, b: where(c, ONE, ZERO),
+        lambda c, a, b: where(c, ZERO, ONE),
+    )
 
     @classmethod
     def eval(cls, c: Any, a: Any, b: Any) -> Any:
@@ -184,16 +208,22 @@ class cast(Elementwise):
 equal, not_equal = (step_like(n, 2, result="bool") for n in ("equal", "not_equal"))
 less, less_equal = (step_like(n, 2, result="bool") for n in ("less", "less_equal"))
 greater, greater_equal = (step_like(n, 2, result="bool") for n in ("greater", "greater_equal"))
-logical_and, logical_or, logical_xor = (step_like(f"logical_{n}", 2, result="bool") for n in ("and", "or", "xor"))
+logical_and, logical_or, logical_xor = (
+    step_like(f"logical_{n}", 2, result="bool") for n in ("and", "or", "xor")
+)
 logical_not = step_like("logical_not", result="bool")
-isnan, isinf, isfinite, signbit = (step_like(n, result="bool") for n in ("isnan", "isinf", "isfinite", "signbit"))
+isnan, isinf, isfinite, signbit = (
+    step_like(n, result="bool") for n in ("isnan", "isinf", "isfinite", "signbit")
+)
 isposinf, isneginf = (step_like(n, result="bool") for n in ("isposinf", "isneginf"))
 
-# -- steps, and what has corners ---------------------------------------------------------------------------------------
+# -- steps, and what has corners -------------------------------------------------------------------
 
 floor, ceil, trunc, rint = (step_like(n) for n in ("floor", "ceil", "trunc", "rint"))
 step = step_like("step", nonnegative=True)  # 0 where x <= 0, else 1 (NaN too, as in torch's relu)
-share = step_like("share", 2, nonnegative=True)  # 0 where x < y, 1/2 where equal, else 1: torch's share of a maximum
+share = step_like(
+    "share", 2, nonnegative=True
+)  # 0 where x < y, 1/2 where equal, else 1: torch's share of a maximum
 abs = along(
     "abs",
     lambda z, dz: real(conj(sign(z)) * dz) if is_complex(z) else sign(z) * dz,
@@ -203,7 +233,9 @@ abs = along(
 sign = along(  # z/|z|; constant along the reals
     "sign",
     lambda z, dz: (
-        where(equal(z, ZERO), ZERO, sympy.I * sign(z) * imag(conj(sign(z)) * dz) / abs(z)) if is_complex(z) else ZERO
+        where(equal(z, ZERO), ZERO, sympy.I * sign(z) * imag(conj(sign(z)) * dz) / abs(z))
+        if is_complex(z)
+        else ZERO
     ),
 )
 relu = function("relu", lambda x: step(x), nonnegative=True)
@@ -250,22 +282,30 @@ heaviside = function("heaviside", lambda x, h: ZERO, lambda x, h: where(equal(x,
 copysign = function("copysign", lambda x, y: sign(x) * copysign(ONE, y), lambda x, y: ZERO)
 nextafter = function("nextafter", lambda x, y: ONE, lambda x, y: ZERO)
 floor_divide = step_like("floor_divide", 2)
-remainder = function("remainder", lambda x, y: ONE, lambda x, y: -floor_divide(x, y))  # the sign of y
+remainder = function(
+    "remainder", lambda x, y: ONE, lambda x, y: -floor_divide(x, y)
+)  # the sign of y
 fmod = function("fmod", lambda x, y: ONE, lambda x, y: -trunc(x / y))  # the sign of x
 modf_fraction = function("modf_fraction", lambda x: ONE)
-frexp_mantissa = function("frexp_mantissa", lambda x: where(equal(x, ZERO), ONE, frexp_mantissa(x) / x))
+frexp_mantissa = function(
+    "frexp_mantissa", lambda x: where(equal(x, ZERO), ONE, frexp_mantissa(x) / x)
+)
 frexp_exponent = step_like("frexp_exponent", result="int32")
 bitwise_and, bitwise_or, bitwise_xor = (step_like(f"bitwise_{n}", 2) for n in ("and", "or", "xor"))
 bitwise_invert = step_like("bitwise_invert")
-bitwise_left_shift, bitwise_right_shift = (step_like(f"bitwise_{n}_shift", 2) for n in ("left", "right"))
+bitwise_left_shift, bitwise_right_shift = (
+    step_like(f"bitwise_{n}_shift", 2) for n in ("left", "right")
+)
 integer_reciprocal = step_like("integer_reciprocal")
 
-# -- smooth ------------------------------------------------------------------------------------------------------------
+# -- smooth ----------------------------------------------------------------------------------------
 
 power = function(
     "power",
     lambda x, y: where(equal(y, ZERO), ZERO, y * power(x, y - 1)),
-    lambda x, y: where(logical_and(equal(x, ZERO), greater_equal(y, ZERO)), ZERO, power(x, y) * log(x)),
+    lambda x, y: where(
+        logical_and(equal(x, ZERO), greater_equal(y, ZERO)), ZERO, power(x, y) * log(x)
+    ),
 )
 exp2 = function("exp2", lambda x: log(2) * exp2(x), nonnegative=True)
 expm1 = function("expm1", lambda x: exp(x))
@@ -274,7 +314,9 @@ log2 = function("log2", lambda x: 1 / (log(2) * x))
 log10 = function("log10", lambda x: 1 / (log(10) * x))
 cbrt = function("cbrt", lambda x: 1 / (3 * cbrt(x) ** 2))
 logaddexp = function("logaddexp", lambda x, y: expit(x - y), lambda x, y: expit(y - x))
-logaddexp2 = function("logaddexp2", lambda x, y: expit((x - y) * log(2)), lambda x, y: expit((y - x) * log(2)))
+logaddexp2 = function(
+    "logaddexp2", lambda x, y: expit((x - y) * log(2)), lambda x, y: expit((y - x) * log(2))
+)
 hypot = function(  # SymPy: 0/0 at the origin
     "hypot",
     lambda x, y: where(equal(hypot(x, y), ZERO), ZERO, x / hypot(x, y)),
@@ -318,7 +360,7 @@ ndtr = function("ndtr", lambda x: exp(-(x**2) / 2) / sqrt(2 * pi), nonnegative=T
 log_ndtr = function("log_ndtr", lambda x: sqrt(2 / pi) / erfcx(-x / sqrt(2)))
 
 
-# -- what derivatives and lowering bring in ----------------------------------------------------------------------------
+# -- what derivatives and lowering bring in --------------------------------------------------------
 
 
 class IndexSymbol(Symbol):
@@ -343,7 +385,9 @@ class delta(Elementwise):
 
 
 class pow0(Elementwise):
-    """b**q for q < 0, but 0 where b = 0: what the derivative of a root becomes, so that 0 * inf is 0 and not NaN."""
+    """b**q for q < 0, but 0 where b = 0:
+    what the derivative of a root becomes, so that 0 * inf is 0 and not NaN.
+    """
 
     nargs = 2
 
@@ -356,11 +400,12 @@ rsqrt = function("rsqrt", lambda x: -(rsqrt(x) ** 3) / 2)
 rsqrt0 = function("rsqrt0", lambda x: -(rsqrt0(x) ** 3) / 2)  # 0 where x = 0
 
 
-# -- what the rows see -------------------------------------------------------------------------------------------------
+# -- what the rows see -----------------------------------------------------------------------------
 
 
 def pow(x: Any, y: Any) -> Any:
-    """x**y as a product or root where y is a small integer or half-integer, else the opaque `power`.
+    """x**y as a product or root where y is a small integer or half-integer, else the opaque
+    `power`.
 
     Left to SymPy, x**y with a symbolic y has derivative 0/0 at x = 0.
     """
@@ -373,12 +418,35 @@ def cast_to(x: Any, name: str) -> Any:
     return cast(x, Symbol(name))
 
 
-OURS = {f.__name__: f for f in list(globals().values()) if isinstance(f, type) and issubclass(f, Elementwise)}
+OURS = {
+    f.__name__: f
+    for f in list(globals().values())
+    if isinstance(f, type) and issubclass(f, Elementwise)
+}
 del OURS["Elementwise"]
 
 S = SimpleNamespace(
     **OURS,
-    **{f.__name__: f for f in (acos, acosh, asin, asinh, atan, atanh, cos, cosh, exp, log, sin, sinh, sqrt, tan, tanh)},
+    **{
+        f.__name__: f
+        for f in (
+            acos,
+            acosh,
+            asin,
+            asinh,
+            atan,
+            atanh,
+            cos,
+            cosh,
+            exp,
+            log,
+            sin,
+            sinh,
+            sqrt,
+            tan,
+            tanh,
+        )
+    },
     pow=pow,
     cast_to=cast_to,
     pi=pi,

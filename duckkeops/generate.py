@@ -1,4 +1,6 @@
-"""A reduction's kernel, from its nodes: symbolic program, lowered, printed, put above the skeleton. Imports SymPy."""
+"""A reduction's kernel, from its nodes:
+symbolic program, lowered, printed, put above the skeleton. Imports SymPy.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +11,22 @@ import numpy as np
 
 from duckkeops import plan, source
 from duckkeops.config import Settings
-from duckkeops.expr import Input, Node, Reduce, walk
+from duckkeops.expr import Input, Reduce, walk
 from duckkeops.lower import LANE, Root
-from duckkeops.printer import Axes, Kernel, Prelude, formula, lane_bytes, suffix
+from duckkeops.prelude import Axes, Kernel, Prelude
+from duckkeops.printer import formula, lane_bytes, suffix
 from duckkeops.symbolic import Translator, compute_dtype
 
 INT32, INT64, BOOL = np.dtype(np.int32), np.dtype(np.int64), np.dtype(bool)
 
 
 def kernel(
-    node: Reduce, axes: plan.LoopAxes, numbers: dict[int, int], settings: Settings, wide: bool, target: Any
+    node: Reduce,
+    axes: plan.LoopAxes,
+    numbers: dict[int, int],
+    settings: Settings,
+    wide: bool,
+    target: Any,
 ) -> dict[str, Any]:
     """The kernel's text and how to call it, as JSON takes it."""
     out, title, types = prelude(node, axes, numbers, settings, wide, target)
@@ -34,19 +42,33 @@ def kernel(
 
 
 def prelude(
-    node: Reduce, axes: plan.LoopAxes, numbers: dict[int, int], settings: Settings, wide: bool, target: Any
+    node: Reduce,
+    axes: plan.LoopAxes,
+    numbers: dict[int, int],
+    settings: Settings,
+    wide: bool,
+    target: Any,
 ) -> tuple[Kernel, str, _types]:
-    """The generated part alone: the prelude with its layout, the formula in words, the scalar types."""
+    """The generated part alone:
+    the prelude with its layout, the formula in words, the scalar types.
+    """
     translator = Translator(walk(node))
     program = translator.program
     names, named = _names(node, axes, program)
     loops, _ = node.row.types(tuple(a.dtype for a in node.args), node.params)
     whole = tuple(names.get(a) for a in range(len(node.whole)))
-    values = [translator.argument(a, whole[len(whole) - a.ndim :], t) for a, t in zip(node.args, loops, strict=True)]
+    values = [
+        translator.argument(a, whole[len(whole) - a.ndim :], t)
+        for a, t in zip(node.args, loops, strict=True)
+    ]
     types = _types(node, loops, settings, wide)
     features = tuple(names[a] for a in axes.features)
-    roots = [Root(v, types.value, ()) for v in values[:-1]] + [Root(values[-1], types.value, features)]
-    loop_axes = Axes({names[a]: a for a in axes.outer}, (LANE, -1 if axes.lane is None else axes.lane), named)
+    roots = [Root(v, types.value, ()) for v in values[:-1]] + [
+        Root(values[-1], types.value, features)
+    ]
+    loop_axes = Axes(
+        {names[a]: a for a in axes.outer}, (LANE, -1 if axes.lane is None else axes.lane), named
+    )
     macros = _macros(node, types)
     if settings.precision != "exact":
         macros["FLUSH_SUBNORMALS"] = "1"
@@ -55,7 +77,7 @@ def prelude(
         program,
         loop_axes,
         roots,
-        SECTION.get(node.row.name, node.row.name),
+        SECTION.get(node.row.name) or node.row.name,
         macros,
         [types.value, types.sum, types.index] if types.uses_index else [types.value, types.sum],
         plan.tile_shape(target.registers),
@@ -72,8 +94,12 @@ def prelude(
 SECTION = {"std": "var"}
 
 
-def _names(node: Reduce, axes: plan.LoopAxes, program: Any) -> tuple[dict[int, str], dict[str, int]]:
-    """Index names of the whole's axes; the columns' names and positions (a dummy column of one entry if there is none)."""
+def _names(
+    node: Reduce, axes: plan.LoopAxes, program: Any
+) -> tuple[dict[int, str], dict[str, int]]:
+    """Index names of the whole's axes;
+    the columns' names and positions (a dummy column of one entry if there is none).
+    """
     names: dict[int, str] = {}
     for n, a in enumerate(axes.outer):
         names[a] = f"o{n}"
@@ -106,7 +132,11 @@ class _types:
         if name in ("sum", "mean", "prod", "var", "std"):
             if settings.accumulate == "float64" and self.value.kind in "fc":
                 self.sum = np.dtype(np.complex128 if self.value.kind == "c" else np.float64)
-            self.compensated = settings.accumulate == "compensated" and name in ("sum", "mean") and self.value.kind == "f"
+            self.compensated = (
+                settings.accumulate == "compensated"
+                and name in ("sum", "mean")
+                and self.value.kind == "f"
+            )
         elif name == "count_nonzero":
             self.sum = self.index
         k = dict(node.params).get("k")
@@ -131,7 +161,13 @@ class _types:
 
 def _macros(node: Reduce, types: _types) -> dict[str, str]:
     v, s = suffix(types.value), suffix(types.sum)
-    out = {"VAL": v, "ACC": s, "IDX": suffix(types.index), "VAL_BYTES": str(lane_bytes(types.value)), "COMPONENTS": str(len(types.components))}
+    out = {
+        "VAL": v,
+        "ACC": s,
+        "IDX": suffix(types.index),
+        "VAL_BYTES": str(lane_bytes(types.value)),
+        "COMPONENTS": str(len(types.components)),
+    }
     for n, (t, extra) in enumerate(types.components):
         out[f"OUT{n}_BYTES"] = str(t.itemsize * math.prod(extra))
     out["TO_ACC(v)"] = "(v)" if v == s else f"{s}_from_{v}(v)"
@@ -141,7 +177,14 @@ def _macros(node: Reduce, types: _types) -> dict[str, str]:
         ("VAL_IS_FLOAT", types.value.kind == "f"),
         ("ACC_COMPLEX", types.sum.kind == "c"),
         ("COMPENSATED", types.compensated),
-        ("USE_COMPLEX", any(n.dtype is not None and getattr(n.dtype, "kind", "c" if n.dtype is complex else "") == "c" for n in walk(node))),
+        (
+            "USE_COMPLEX",
+            any(
+                n.dtype is not None
+                and getattr(n.dtype, "kind", "c" if n.dtype is complex else "") == "c"
+                for n in walk(node)
+            ),
+        ),
         ("USE_SPECIAL", True),
     ):
         if on:
@@ -170,5 +213,9 @@ def _title(node: Reduce, program: Any, values: list[Any], columns: dict[str, int
     kinds = {number: n for number, n in enumerate(walk(node)) if isinstance(n, Input)}
     for base, (number, _) in sorted(program.inputs.items(), key=lambda item: item[1][0]):
         n = kinds.get(number)
-        lines.append(f"  {base}: {program.types[base].name} number" if n is None else f"  {base}: {n.dtype.name}, {n.ndim} axes")
+        lines.append(
+            f"  {base}: {program.types[base].name} number"
+            if n is None
+            else f"  {base}: {n.dtype.name}, {n.ndim} axes"
+        )
     return "\n".join(lines)

@@ -14,7 +14,9 @@ from duckkeops.rewrite import rebuild, settle
 
 
 def evaluated(node: Reduce) -> Any:
-    """The value of a reduction, an array of the inputs' library; of all axes of a NumPy array, a NumPy scalar."""
+    """The value of a reduction, an array of the inputs' library;
+    of all axes of a NumPy array, a NumPy scalar.
+    """
     node = rebuild(node, [settled(a) for a in node.args])  # type: ignore[assignment]
     value = evaluate.evaluate(node)
     return tuple(map(_own, value)) if isinstance(value, tuple) else plain(_own(value))
@@ -77,11 +79,19 @@ def expand(x: Any, axes: Sequence[int]) -> Any:
 
 
 def reshaped(x: Any, shape: tuple[int, ...]) -> Any:
-    return x.reshape(shape) if isinstance(x, np.ndarray | np.generic) else namespace_of(x).reshape(x, shape)
+    return (
+        x.reshape(shape)
+        if isinstance(x, np.ndarray | np.generic)
+        else namespace_of(x).reshape(x, shape)
+    )
 
 
 def permuted(x: Any, order: Sequence[int]) -> Any:
     """A node or genuine array with its axes in this order."""
     if list(order) == list(range(len(order))):
         return x
-    return expr.permute(x, order) if isinstance(x, Node) else namespace_of(x).permute_dims(x, tuple(order))
+    return (
+        expr.permute(x, order)
+        if isinstance(x, Node)
+        else namespace_of(x).permute_dims(x, tuple(order))
+    )

@@ -1,7 +1,8 @@
 """The gradient of a lazy value, as reductions: whatever differentiates a result builds on it.
 
-Where the value is reduced by a sum, the result's own gradient is the cotangent of every entry. Other reductions come
-down to sums with other cotangents: of logsumexp, the cotangent times exp(value - result).
+Where the value is reduced by a sum, the result's own gradient is the cotangent of every entry.
+Other reductions come down to sums with other cotangents: of logsumexp, the cotangent times
+exp(value - result).
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from duckkeops import expr, reductions
 from duckkeops.errors import UnsupportedError
 from duckkeops.expr import FEATURE, NEUTRAL, Broadcast, Concat, Input, Node, Reduce, Vjp, walk
 
-Place = tuple[int | None, ...]  # for each axis of an input, the axis of the value that it follows, from the right
+Place = tuple[
+    int | None, ...
+]  # for each axis of an input, the axis of the value that it follows, from the right
 
 
 class Term(NamedTuple):
@@ -24,10 +27,12 @@ class Term(NamedTuple):
 
 
 def gradient(value: Node, cotangent: Node, wrt: Input) -> list[Term]:
-    """sum of cotangent * d value / d wrt over all entries of the value: one term for each place at which `wrt` stands.
+    """sum of cotangent * d value / d wrt over all entries of the value: one term for each place at
+    which `wrt` stands.
 
-    Shapes: value and cotangent (..., M, N, E) broadcast; the terms joined by `total` have the shape of `wrt`.
-    A value that does not depend on `wrt` has no terms. Raises UnsupportedError for concatenated values.
+    Shapes: value and cotangent (..., M, N, E) broadcast; the terms joined by `total` have the shape
+    of `wrt`. A value that does not depend on `wrt` has no terms. Raises UnsupportedError for
+    concatenated values.
     """
     if any(isinstance(n, Concat) for n in walk(value, cotangent)):
         raise UnsupportedError(
@@ -35,7 +40,9 @@ def gradient(value: Node, cotangent: Node, wrt: Input) -> list[Term]:
             "  Differentiate the reduction of each part, and add."
         )
     summed = _trailing_features(value)
-    return [_term(Vjp(value, cotangent, wrt, place, summed)) for place in places(value, wrt, summed)]
+    return [
+        _term(Vjp(value, cotangent, wrt, place, summed)) for place in places(value, wrt, summed)
+    ]
 
 
 def total(xp: Any, terms: Sequence[Any], orders: Sequence[Sequence[int]], wrt: Input) -> Any:
@@ -50,7 +57,9 @@ def _term(vjp: Vjp) -> Term:
     left = vjp.ndim - len(vjp.new)
     named = {len(vjp.whole) + at for at in vjp.place if at is not None}
     kept = sorted(named)
-    node = reductions.reduce(reductions.BY_NAME["sum"], (vjp,), [a for a in range(left) if a not in named])
+    node = reductions.reduce(
+        reductions.BY_NAME["sum"], (vjp,), [a for a in range(left) if a not in named]
+    )
     order = []
     for a, (at, n) in enumerate(zip(vjp.place, vjp.wrt.shape, strict=True)):
         if at is not None:
@@ -95,7 +104,9 @@ def _above(value: Node, wrt: Input) -> set[int]:
 
 
 def _whole(node: Node, at: Place) -> Iterator[int | None]:
-    """The axes of the arguments' common shape, given those of the node; None for an axis that ends here."""
+    """The axes of the arguments' common shape, given those of the node;
+    None for an axis that ends here.
+    """
     if isinstance(node, Reduce):
         kept = iter(at)
         yield from (None if a in node.axes else next(kept) for a in range(len(node.whole)))
@@ -110,7 +121,9 @@ def _whole(node: Node, at: Place) -> Iterator[int | None]:
     elif isinstance(node, Broadcast):
         shift = node.ndim - node.args[0].ndim
         yield from (None,) * shift
-        yield from (None if n == 1 else a for a, n in zip(at[shift:], node.args[0].shape, strict=True))
+        yield from (
+            None if n == 1 else a for a, n in zip(at[shift:], node.args[0].shape, strict=True)
+        )
     else:
         yield from at
 

@@ -1,4 +1,6 @@
-"""D[...]: every kind of index, as a view of the inputs; several index arrays evaluate single pairs."""
+"""D[...]: every kind of index, as a view of the inputs;
+several index arrays evaluate single pairs.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ _WHAT_INDICES_ARE = (
 
 
 def getitem(node: Node, key: Any) -> Any:
-    """`node[key]`, as NumPy's. Index arrays on several axes give a genuine array: the entries at these places."""
+    """`node[key]`, as NumPy's. Index arrays on several axes give a genuine array:
+    the entries at these places.
+    """
     key = key if isinstance(key, tuple) else (key,)
     if type(node) is Input and type(node.array) is np.ndarray:
         plain = _plain_view(node, key)
@@ -42,7 +46,9 @@ def getitem(node: Node, key: Any) -> Any:
 
 
 def _plain_view(node: Input, key: tuple) -> Input | None:
-    """NumPy's own view of an input, for a key of slices, ints, None and one ellipsis: the common case, and fast."""
+    """NumPy's own view of an input, for a key of slices, ints, None and one ellipsis:
+    the common case, and fast.
+    """
     used = 0
     for k in key:
         if type(k) is slice or type(k) is int:
@@ -64,7 +70,10 @@ def _plain_view(node: Input, key: tuple) -> Input | None:
 
 
 def _items(node: Node, key: tuple) -> list[tuple[Item, int]] | None:
-    """The key, complete: each item with the axis that it is for. None if only a genuine array can do it."""
+    """The key, complete: each item with the axis that it is for.
+
+    None if only a genuine array can do it.
+    """
     key = tuple(_item(node, k) for k in key)
     if any(isinstance(k, np.ndarray) and k.dtype == bool and k.ndim != 1 for k in key):
         if not expr.is_virtual(node):
@@ -72,13 +81,19 @@ def _items(node: Node, key: tuple) -> list[tuple[Item, int]] | None:
         raise _refuse_mask(node)
     used = sum(1 for k in key if k is not None and k is not Ellipsis)
     if used > node.ndim:
-        raise IndexError(f"too many indices for array: d has {node.ndim} axes, but {used} were indexed")
+        raise IndexError(
+            f"too many indices for array: d has {node.ndim} axes, but {used} were indexed"
+        )
     if sum(1 for k in key if k is Ellipsis) > 1:
         raise IndexError("an index can only have a single ellipsis ('...')")
     rest = [ALL] * (node.ndim - used)
     if Ellipsis in [k for k in key if not isinstance(k, np.ndarray)]:
         place = next(n for n, k in enumerate(key) if k is Ellipsis)
-        key = (*key[:place], *(rest or [...]), *key[place + 1 :])  # of no axes, it still keeps index arrays apart
+        key = (
+            *key[:place],
+            *(rest or [...]),
+            *key[place + 1 :],
+        )  # of no axes, it still keeps index arrays apart
     else:
         key = (*key, *rest)
     items, axis = [], 0
@@ -107,7 +122,9 @@ def _item(node: Node, k: Any) -> Any:
             index = index.astype(np.intp)
         if index.dtype.kind not in "iub":
             raise IndexError(
-                "arrays used as indices must be of integer (or boolean) type" if is_array(k) else _WHAT_INDICES_ARE
+                "arrays used as indices must be of integer (or boolean) type"
+                if is_array(k)
+                else _WHAT_INDICES_ARE
             )
         return index
     try:
@@ -141,7 +158,9 @@ def _simple(node: Node, items: Sequence[tuple[Item, int]]) -> Node:
     """Without index arrays: a view."""
     kept = [(i, a) for i, a in items if not isinstance(i, int) and i is not Ellipsis]
     entries: list[Any] = [None if i is None else expr.axis(a, i) for i, a in kept]
-    return expr.view(node, expr.View(node.ndim, entries, {a: i for i, a in items if isinstance(i, int)}))
+    return expr.view(
+        node, expr.View(node.ndim, entries, {a: i for i, a in items if isinstance(i, int)})
+    )
 
 
 def _advanced(node: Node, items: list[tuple[Item, int]], arrays: list[int]) -> Any:
@@ -155,7 +174,9 @@ def _advanced(node: Node, items: list[tuple[Item, int]], arrays: list[int]) -> A
             f"shape mismatch: indexing arrays could not be broadcast together with shapes {shapes} "
         ) from None
     single = len(arrays) == 1
-    among = [k for k, (i, _) in enumerate(items) if isinstance(i, int | np.ndarray)]  # NumPy counts ints among them
+    among = [
+        k for k, (i, _) in enumerate(items) if isinstance(i, int | np.ndarray)
+    ]  # NumPy counts ints among them
     together = among == list(range(among[0], among[-1] + 1))
     picks = tuple(np.broadcast_to(items[k][0], shape).reshape(-1) for k in arrays)
     joint = (tuple(items[k][1] for k in arrays), picks)
@@ -164,14 +185,24 @@ def _advanced(node: Node, items: list[tuple[Item, int]], arrays: list[int]) -> A
     for k, (i, a) in enumerate(items):
         if isinstance(i, int | np.ndarray) or i is Ellipsis:
             continue
-        (before if together and k < among[0] else after).append(None if i is None else expr.axis(a, i))
+        (before if together and k < among[0] else after).append(
+            None if i is None else expr.axis(a, i)
+        )
     dropped = {a: i for i, a in items if isinstance(i, int)}
     out = expr.view(node, expr.View(node.ndim, [*before, joint, *after], dropped))
     place = len(before)
     if single or expr.is_virtual(out):
-        return out if len(shape) == 1 else reshape(out, (*out.shape[:place], *shape, *out.shape[place + 1 :]))
+        return (
+            out
+            if len(shape) == 1
+            else reshape(out, (*out.shape[:place], *shape, *out.shape[place + 1 :]))
+        )
     value = dense(out)
-    return value if len(shape) == 1 else reshaped(value, (*value.shape[:place], *shape, *value.shape[place + 1 :]))
+    return (
+        value
+        if len(shape) == 1
+        else reshaped(value, (*value.shape[:place], *shape, *value.shape[place + 1 :]))
+    )
 
 
 def _genuine_key(key: Any) -> Any:
@@ -188,14 +219,18 @@ def _refuse_mask(node: Node) -> VirtualArrayError:
     )
 
 
-# -- functions that pick -----------------------------------------------------------------------------------------------
+# -- functions that pick ---------------------------------------------------------------------------
 
 
-def take(a: Node, indices: Any, axis: int | None = None, out: Any = None, mode: str = "raise") -> Any:
+def take(
+    a: Node, indices: Any, axis: int | None = None, out: Any = None, mode: str = "raise"
+) -> Any:
     """Rows by number along an axis."""
     if axis is None:
         if expr.is_virtual(a):
-            raise unsupported("numpy.take without axis", a, "Name the axis: numpy.take(d, indices, axis=0).")
+            raise unsupported(
+                "numpy.take without axis", a, "Name the axis: numpy.take(d, indices, axis=0)."
+            )
         return dense(a).reshape(-1).take(_genuine_key(indices), mode=mode)
     axis = normalize_axis_index(axis, a.ndim)
     indices = np.asarray(_genuine_key(indices))
@@ -214,13 +249,19 @@ def take_along_axis(arr: Node, indices: Any, axis: int | None = -1) -> Any:
     """
     if axis is None:
         raise unsupported(
-            "numpy.take_along_axis(axis=None)", arr, "Name the axis: numpy.take_along_axis(d, indices, axis=1)."
+            "numpy.take_along_axis(axis=None)",
+            arr,
+            "Name the axis: numpy.take_along_axis(d, indices, axis=1).",
         )
     axis = normalize_axis_index(axis, arr.ndim)
     indices = np.asarray(_genuine_key(indices))
     if indices.ndim != arr.ndim:
-        raise ValueError(f"`indices` and `arr` must have the same number of dimensions: {indices.ndim} and {arr.ndim}")
-    axes = [a for a in range(arr.ndim) if a == axis or (indices.shape[a] != 1 and arr.shape[a] != 1)]
+        raise ValueError(
+            f"`indices` and `arr` must have the same number of dimensions: {indices.ndim} and {arr.ndim}"
+        )
+    axes = [
+        a for a in range(arr.ndim) if a == axis or (indices.shape[a] != 1 and arr.shape[a] != 1)
+    ]
     for a in axes:
         if a != axis and indices.shape[a] != arr.shape[a]:
             raise ShapeError(
@@ -228,16 +269,25 @@ def take_along_axis(arr: Node, indices: Any, axis: int | None = -1) -> Any:
             )
     grown = [a for a in range(arr.ndim) if a not in axes and indices.shape[a] != 1]
     if grown:
-        raise ShapeError(f"take_along_axis: axis {grown[0]} has 1 entry in d and {indices.shape[grown[0]]} in indices.")
+        raise ShapeError(
+            f"take_along_axis: axis {grown[0]} has 1 entry in d and {indices.shape[grown[0]]} in indices."
+        )
     lengths = [indices.shape[a] for a in axes]
     chosen = _within(indices, arr.shape[axis], axis).reshape(lengths)
-    grid = [chosen if a == axis else _along(np.arange(arr.shape[a]), n, len(axes)) for n, a in enumerate(axes)]
+    grid = [
+        chosen if a == axis else _along(np.arange(arr.shape[a]), n, len(axes))
+        for n, a in enumerate(axes)
+    ]
     rest = [a for a in range(arr.ndim) if a not in axes]
     picks = tuple(np.broadcast_to(g, lengths).reshape(-1) for g in grid)
-    out = expr.view(arr, expr.View(arr.ndim, [(tuple(axes), picks), *(expr.axis(a) for a in rest)], {}))
+    out = expr.view(
+        arr, expr.View(arr.ndim, [(tuple(axes), picks), *(expr.axis(a) for a in rest)], {})
+    )
     if expr.is_virtual(out):
         raise unsupported(
-            "numpy.take_along_axis that leaves a virtual array", arr, "Index all point axes: d[rows, columns, ...]."
+            "numpy.take_along_axis that leaves a virtual array",
+            arr,
+            "Index all point axes: d[rows, columns, ...].",
         )
     order = [*axes, *rest]
     value = reshaped(dense(out), (*lengths, *out.shape[1:]))
@@ -255,11 +305,18 @@ def diagonal_node(a: Node, offset: int = 0, axis1: int = 0, axis2: int = 1) -> N
         raise ValueError("axis1 and axis2 cannot be the same")
     length = max(
         0,
-        min(a.shape[first], a.shape[second] - offset) if offset >= 0 else min(a.shape[first] + offset, a.shape[second]),
+        min(a.shape[first], a.shape[second] - offset)
+        if offset >= 0
+        else min(a.shape[first] + offset, a.shape[second]),
     )
     k = np.arange(length)
     entries = [expr.axis(n) for n in range(a.ndim) if n not in (first, second)]
-    return expr.view(a, expr.View(a.ndim, [*entries, ((first, second), (k + max(-offset, 0), k + max(offset, 0)))], {}))
+    return expr.view(
+        a,
+        expr.View(
+            a.ndim, [*entries, ((first, second), (k + max(-offset, 0), k + max(offset, 0)))], {}
+        ),
+    )
 
 
 def diagonal(a: Node, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Any:

@@ -1,4 +1,7 @@
-"""A formula as LaTeX: SymPy's own, with folds as sums, products and maxima over their indices. Imports SymPy."""
+"""A formula as LaTeX: SymPy's own, with folds as sums, products and maxima over their indices.
+
+Imports SymPy.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,11 @@ def latex(node: Node) -> str:
     """
     nodes = list(walk(node))
     if _written_out(nodes) > LONGEST:
-        return rf"\mathtt{{\text{{{formula(node)[0]}}}}}".replace("_", r"\_").replace("^", r"\^{}").replace("**", r"{*}{*}")
+        return (
+            rf"\mathtt{{\text{{{formula(node)[0]}}}}}".replace("_", r"\_")
+            .replace("^", r"\^{}")
+            .replace("**", r"{*}{*}")
+        )
     translator = Words(nodes)
     program = translator.program
     points = iter(POINT_LETTERS[:-1])
@@ -78,7 +85,10 @@ class Words(Translator):
         parts = [self(a, env) for a in node.args]
         return self.program.let(sympy.Function("concatenate", real=True)(*parts), node.dtype)
 
-    _visit: ClassVar[dict[type, Callable[[Any, Any, Env], Any]]] = {**Translator._visit, Concat: concat}
+    _visit: ClassVar[dict[type, Callable[[Any, Any, Env], Any]]] = {
+        **Translator._visit,
+        Concat: concat,
+    }
 
 
 LONGEST = 400  # operations; beyond it the formula is shown as repr does, its beginning
@@ -98,7 +108,9 @@ def _written(translator: Translator, e: Any) -> Any:
         what = p.definition(a) if isinstance(a, Elem) else None
         if isinstance(what, Fold):
             new[a] = _fold(translator, what)
-        elif isinstance(a, Elem) and a.base[0] == "x":  # only the number of the node, and the indices
+        elif (
+            isinstance(a, Elem) and a.base[0] == "x"
+        ):  # only the number of the node, and the indices
             new[a] = elem(str(p.inputs[a.base][0]), a.idx, bool(a.is_nonnegative), bool(a.is_real))
         elif isinstance(a, Elem):
             new[a] = elem(str(p.inputs[a.base][0]), (), False, bool(a.is_real))
@@ -129,8 +141,14 @@ class Printer(LatexPrinter):
 
     def _print_Over(self, e: Any, exp: Any = None) -> str:
         op, body, *over = e.args
-        name = rf"\{op.name}" if op.name in ("sum", "prod", "max", "min") else rf"\operatorname{{{op.name}}}"
-        return self._raised(rf"{name}_{{{','.join(c.name for c in over)}}}{self._bracketed(body)}", exp)
+        name = (
+            rf"\{op.name}"
+            if op.name in ("sum", "prod", "max", "min")
+            else rf"\operatorname{{{op.name}}}"
+        )
+        return self._raised(
+            rf"{name}_{{{','.join(c.name for c in over)}}}{self._bracketed(body)}", exp
+        )
 
     def _bracketed(self, *args: Any) -> str:
         return rf"{{\left({', '.join(self._print(a) for a in args)} \right)}}"
@@ -149,7 +167,9 @@ class Printer(LatexPrinter):
 
     def _print_where(self, e: Any, exp: Any = None) -> str:
         c, a, b = (self._print(x) for x in e.args)
-        cases = rf"\begin{{cases}} {a} & \text{{where}}\: {c} \\ {b} & \text{{elsewhere}} \end{{cases}}"
+        cases = (
+            rf"\begin{{cases}} {a} & \text{{where}}\: {c} \\ {b} & \text{{elsewhere}} \end{{cases}}"
+        )
         return self._raised(cases, exp)
 
     def _print_maximum(self, e: Any, exp: Any = None) -> str:

@@ -1,13 +1,14 @@
 """A symbolic program -> temporaries, each one operation, in the scope that its indices name.
 
-One walk does value numbering, strength reduction (integer and half powers, exp to exp2) and loop-invariant code motion: the
-terms of a sum or the factors of a product are grouped by their indices, and a group that depends on less than the whole
-becomes a temporary of its own scope:
+One walk does value numbering, strength reduction (integer and half powers, exp to exp2) and
+loop-invariant code motion: the terms of a sum or the factors of a product are grouped by their
+indices, and a group that depends on less than the whole becomes a temporary of its own scope:
 
     par    no index: once a launch          row    i: once a row
     col    one column axis: once a column   pair   the rest: the inner loop
 
-A fold is an accumulator of a loop. Values that an inner scope needs become fields of the records `Par`, `Row`, `Col`.
+A fold is an accumulator of a loop. Values that an inner scope needs become fields of the records
+`Par`, `Row`, `Col`.
 """
 
 from __future__ import annotations
@@ -20,14 +21,16 @@ import numpy as np
 import sympy
 
 from duckkeops import functions as fn
-from duckkeops.symbolic import Elem, Fold, Memo, Program, elems
+from duckkeops.symbolic import Elem, Fold, Memo, Program
 
 LANE = "i"
 
 
 @dataclass(eq=False)
 class Temp:
-    """A value with a name: one operation over operands, or (`fold`) the body of a loop over the indices `over`."""
+    """A value with a name:
+    one operation over operands, or (`fold`) the body of a loop over the indices `over`.
+    """
 
     sym: Elem
     expr: Any
@@ -54,17 +57,32 @@ class Root:
 class Lower:
     """Turns expressions into Temps. `fast`: float32 exponentials may fold log2(e) into a factor."""
 
-    def __init__(self, program: Program, lane: str, columns: tuple[str, ...], outer: Iterable[str], fast: bool):
-        self.p, self.lane, self.columns, self.outer, self.fast = program, lane, columns, frozenset(outer), fast
+    def __init__(
+        self,
+        program: Program,
+        lane: str,
+        columns: tuple[str, ...],
+        outer: Iterable[str],
+        fast: bool,
+    ):
+        self.p, self.lane, self.columns, self.outer, self.fast = (
+            program,
+            lane,
+            columns,
+            frozenset(outer),
+            fast,
+        )
         self.temps: list[Temp] = []
         self.by_sym: dict[Any, Temp] = {}
         self._memo = Memo(self._visit)
         self._numbered: dict[Any, Elem] = {}
 
-    # -- operands ------------------------------------------------------------------------------------------------------
+    # -- operands ----------------------------------------------------------------------------------
 
     def idx(self, e: Any) -> frozenset[str]:
-        """The loop indices that e depends on; the outer axes, which no inner loop runs over, left out."""
+        """The loop indices that e depends on;
+        the outer axes, which no inner loop runs over, left out.
+        """
         out: set[str] = set()
         for a in e.free_symbols:
             if a in self.by_sym:
@@ -112,7 +130,7 @@ class Lower:
         self.by_sym[sym] = temp
         return sym
 
-    # -- the walk ------------------------------------------------------------------------------------------------------
+    # -- the walk ----------------------------------------------------------------------------------
 
     def __call__(self, e: Any, dtype: np.dtype) -> Any:
         """The operand for e; `dtype` is that of its numbers."""
@@ -137,7 +155,9 @@ class Lower:
         if isinstance(e, fn.delta):
             return self.temp(e, own)
         if isinstance(e, fn.cast):
-            return self.temp(e.func(self(e.args[0], own), e.args[1], evaluate=False), np.dtype(e.args[1].name))
+            return self.temp(
+                e.func(self(e.args[0], own), e.args[1], evaluate=False), np.dtype(e.args[1].name)
+            )
         kinds = [self.dtype_of_terms(a) for a in e.args]
         if isinstance(e, fn.Elementwise):
             context = e.argument_dtypes(kinds, dtype)
@@ -159,7 +179,9 @@ class Lower:
         if what is None:
             return a
         dtype = self.p.types[a.base]
-        if isinstance(what, Fold) and not what.over:  # over one entry: opaque to SymPy, so that sqrt(s) stays a root
+        if (
+            isinstance(what, Fold) and not what.over
+        ):  # over one entry: opaque to SymPy, so that sqrt(s) stays a root
             out = self(what.body, dtype)
             return self._literal(out, dtype) if out.is_number else out
         if isinstance(what, Fold):
@@ -168,10 +190,16 @@ class Lower:
             key = (what.op, what.over, body, dtype)
             if key not in self._numbered:
                 idx = self.idx(body) - set(what.over)
-                self._numbered[key] = self._new(body, dtype, idx, fold=what.op, over=what.over, body_dtype=body_dtype)
+                self._numbered[key] = self._new(
+                    body, dtype, idx, fold=what.op, over=what.over, body_dtype=body_dtype
+                )
             return self._numbered[key]
         if a.base.startswith("u"):  # kept apart from its equals, so that x - x stays a subtraction
-            return self.temp(self(what.expr, dtype), dtype, keep=True) if not what.expr.is_number else self._literal(what.expr, dtype)
+            return (
+                self.temp(self(what.expr, dtype), dtype, keep=True)
+                if not what.expr.is_number
+                else self._literal(what.expr, dtype)
+            )
         out = self(what.expr, dtype)
         return self._literal(out, dtype) if out.is_number else out
 
@@ -181,7 +209,7 @@ class Lower:
             self._numbered[key] = self._new(number, dtype, frozenset())
         return self._numbered[key]
 
-    # -- sums and products by index set --------------------------------------------------------------------------------
+    # -- sums and products by index set ------------------------------------------------------------
 
     def _nary(self, e: Any, op: Any, dtype: np.dtype) -> Any:
         coefficient, args = self._arguments(e, op)
@@ -213,7 +241,9 @@ class Lower:
 
     @staticmethod
     def _divisions_last(groups: dict[frozenset[str], list[Any]]) -> dict[frozenset[str], list[Any]]:
-        """Where every rounding counts, a/b is one division in the inner scope, never a * (1/b) with 1/b hoisted."""
+        """Where every rounding counts, a/b is one division in the inner scope, never a * (1/b)
+        with 1/b hoisted.
+        """
         whole = frozenset().union(*groups)
         out: dict[frozenset[str], list[Any]] = {}
         for s, args in groups.items():
@@ -242,7 +272,9 @@ class Lower:
         return self.temp(sympy.Mul(*args, evaluate=False), dtype)
 
     def _join(self, groups: dict[frozenset[str], list[Any]], op: Any, dtype: np.dtype) -> Any:
-        """Combine the groups from the outermost scope inwards; each partial result lives in its own scope."""
+        """Combine the groups from the outermost scope inwards;
+        each partial result lives in its own scope.
+        """
         acc: Any = None
         seen: frozenset[str] = frozenset()
         order = sorted(groups, key=lambda s: (len(s), sorted(s)))
@@ -266,21 +298,31 @@ class Lower:
             return out  # c*x inside a sum is one fused multiply-add: nothing to hoist
         return self.temp(out, dtype)
 
-    # -- powers and exponentials ---------------------------------------------------------------------------------------
+    # -- powers and exponentials -------------------------------------------------------------------
 
     def _power(self, base: Any, q: Any, dtype: np.dtype) -> Any:
         b = self(base, dtype)
-        if not q.is_Rational or (dtype.kind == "c" and not q.is_Integer and q != sympy.Rational(1, 2)):
-            return self.temp(fn.power(b, self(q, dtype) if not q.is_Number else q, evaluate=False), dtype)
+        if not q.is_Rational or (
+            dtype.kind == "c" and not q.is_Integer and q != sympy.Rational(1, 2)
+        ):
+            return self.temp(
+                fn.power(b, self(q, dtype) if not q.is_Number else q, evaluate=False), dtype
+            )
         if q.is_Integer:
-            return self._integer(b, int(q), dtype) if q > 0 else self.temp(self._inverse(self._integer(b, int(-q), dtype)), dtype)
+            return (
+                self._integer(b, int(q), dtype)
+                if q > 0
+                else self.temp(self._inverse(self._integer(b, int(-q), dtype)), dtype)
+            )
         if (2 * q).is_Integer:
             n = int(2 * q)
             if n < 0:
                 return self._integer(self.temp(fn.rsqrt(b, evaluate=False), dtype), -n, dtype)
             root = self.temp(sympy.Pow(b, sympy.Rational(1, 2), evaluate=False), dtype)
             whole = (n - 1) // 2
-            return root if whole == 0 else self._product([self._integer(b, whole, dtype), root], dtype)
+            return (
+                root if whole == 0 else self._product([self._integer(b, whole, dtype), root], dtype)
+            )
         return self.temp(fn.power(b, q, evaluate=False), dtype)
 
     @staticmethod
@@ -308,7 +350,9 @@ class Lower:
         return self.temp(fn.where(zero, sympy.S.Zero, p, evaluate=False), dtype)
 
     def _exp(self, u: Any, dtype: np.dtype) -> Any:
-        """exp(c*u) is exp2((c*log2(e))*u) where that folds into a factor: one rounding more, which float32 may spend."""
+        """exp(c*u) is exp2((c*log2(e))*u) where that folds into a factor:
+        one rounding more, which float32 may spend.
+        """
         x = self(u, dtype)
         if self.fast and dtype == np.float32 and x in self.by_sym and not self.by_sym[x].fold:
             made = self.by_sym[x]
@@ -320,7 +364,11 @@ class Lower:
                     rest = [a for a in factors if a not in outside]
                     known = sympy.Mul(1 / sympy.log(2), *(a for a in outside if a.is_number))
                     named = [a for a in outside if not a.is_number]
-                    c = self.temp(sympy.Mul(known, *named, evaluate=False), dtype) if named else known
+                    c = (
+                        self.temp(sympy.Mul(known, *named, evaluate=False), dtype)
+                        if named
+                        else known
+                    )
                     scaled = self.temp(sympy.Mul(c, *rest, evaluate=False), dtype)
                     return self.temp(fn.exp2(scaled, evaluate=False), dtype)
         return self.temp(sympy.exp(x, evaluate=False), dtype)
@@ -335,7 +383,7 @@ def primitive(e: Any) -> tuple[Any, tuple[Any, ...]]:
     return sympy.S.One, e.args
 
 
-# -- scopes ------------------------------------------------------------------------------------------------------------
+# -- scopes ----------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -344,8 +392,12 @@ class Scope:
 
     name: str
     steps: list[Any] = field(default_factory=list)
-    fields: list[tuple[Any, np.dtype, tuple[str, ...]]] = field(default_factory=list)  # operand, dtype, feature indices
-    arrays: list[Temp] = field(default_factory=list)  # temporaries with features, kept so as not to compute them again
+    fields: list[tuple[Any, np.dtype, tuple[str, ...]]] = field(
+        default_factory=list
+    )  # operand, dtype, feature indices
+    arrays: list[Temp] = field(
+        default_factory=list
+    )  # temporaries with features, kept so as not to compute them again
 
 
 @dataclass
@@ -384,18 +436,25 @@ class Scheduler:
         self.roots = roots
         self.scopes = {name: Scope(name) for name in ("par", "row", *lower.columns, "pair")}
         self.needed: dict[str, dict[Any, None]] = {name: {} for name in self.scopes}
-        self.direct: dict[Elem, None] = {}  # inputs read where they are needed, in the pair scope or inside folds
+        self.direct: dict[
+            Elem, None
+        ] = {}  # inputs read where they are needed, in the pair scope or inside folds
         self._fields: dict[str, dict[Any, None]] = {name: {} for name in self.scopes}
         for value in self.values:
             for a in value.free_symbols:
                 self._need(a, "pair")
         for name, scope in self.scopes.items():
-            scope.fields = [(a, self._dtype(a), self.features(self._idx(a))) for a in self._sorted(self._fields[name])]
-        self.stored: set[Any] = {a for f in self._fields.values() for a in f if a in lower.by_sym} | self._recomputed()
+            scope.fields = [
+                (a, self._dtype(a), self.features(self._idx(a)))
+                for a in self._sorted(self._fields[name])
+            ]
+        self.stored: set[Any] = {
+            a for f in self._fields.values() for a in f if a in lower.by_sym
+        } | self._recomputed()
         for name, scope in self.scopes.items():
             self._schedule(name, scope)
 
-    # -- what is needed where ------------------------------------------------------------------------------------------
+    # -- what is needed where ----------------------------------------------------------------------
 
     def _idx(self, a: Any) -> frozenset[str]:
         return self.lower.idx(a)
@@ -442,13 +501,20 @@ class Scheduler:
         return sorted(operands, key=lambda a: (a in rank, rank.get(a, 0), a.name))
 
     def _recomputed(self) -> set[Any]:
-        """Temporaries with features and a fold inside that some loop over another feature would compute again and again."""
+        """Temporaries with features and a fold inside that some loop over another feature would
+        compute again and again.
+        """
         out: set[Any] = set()
         by_sym = self.lower.by_sym
         users: list[tuple[set[Any], frozenset[str]]] = [
-            (t.expr.free_symbols, t.loops) for t in self.lower.temps if t.fold and any(t.sym in n for n in self.needed.values())
+            (t.expr.free_symbols, t.loops)
+            for t in self.lower.temps
+            if t.fold and any(t.sym in n for n in self.needed.values())
         ]
-        users += [(v.free_symbols, self._idx(v) | set(r.features)) for v, r in zip(self.values, self.roots, strict=True)]
+        users += [
+            (v.free_symbols, self._idx(v) | set(r.features))
+            for v, r in zip(self.values, self.roots, strict=True)
+        ]
         for syms, loops in users:
             todo, seen = [a for a in syms if a in by_sym], set()
             while todo:
@@ -458,7 +524,12 @@ class Scheduler:
                     continue
                 seen.add(a)
                 extra = self.features(loops - t.idx)
-                if self.features(t.idx) and not any(self.is_dynamic(c) for c in t.idx) and extra and self._has_fold(t):
+                if (
+                    self.features(t.idx)
+                    and not any(self.is_dynamic(c) for c in t.idx)
+                    and extra
+                    and self._has_fold(t)
+                ):
                     out.add(a)
                 elif not t.fold:
                     todo += [b for b in t.expr.free_symbols if b in by_sym]
@@ -476,7 +547,7 @@ class Scheduler:
             todo += list(u.expr.free_symbols)
         return False
 
-    # -- order ---------------------------------------------------------------------------------------------------------
+    # -- order -------------------------------------------------------------------------------------
 
     def _schedule(self, name: str, scope: Scope) -> None:
         mine = [t for t in self.lower.temps if t.sym in self.needed[name]]
@@ -517,17 +588,35 @@ class Scheduler:
         for t in temps:
             stored = bool(self.features(t.idx))
             groups.setdefault((stored, self.features(t.idx) if stored else t.over), []).append(t)
-        return [self._nest(ts, loops, "store" if stored else "fold", scope, frozenset()) for (stored, loops), ts in groups.items()]
+        return [
+            self._nest(ts, loops, "store" if stored else "fold", scope, frozenset())
+            for (stored, loops), ts in groups.items()
+        ]
 
-    def _nest(self, temps: list[Temp], loops: tuple[str, ...], kind: str, scope: str, opened: frozenset[str]) -> Nest:
+    def _nest(
+        self,
+        temps: list[Temp],
+        loops: tuple[str, ...],
+        kind: str,
+        scope: str,
+        opened: frozenset[str],
+    ) -> Nest:
         if kind == "store":
             exprs = [t.expr if not t.fold else t.sym for t in temps]
         else:
             exprs = [t.expr for t in temps]
         return Nest(temps, loops, self.inside(exprs, loops, scope, opened), kind)
 
-    def inside(self, exprs: list[Any], loops: tuple[str, ...], scope: str, opened: frozenset[str] = frozenset()) -> list[Any]:
-        """What these expressions need inside loops over `loops`: the temporaries that carry one of these indices."""
+    def inside(
+        self,
+        exprs: list[Any],
+        loops: tuple[str, ...],
+        scope: str,
+        opened: frozenset[str] = frozenset(),
+    ) -> list[Any]:
+        """What these expressions need inside loops over `loops`:
+        the temporaries that carry one of these indices.
+        """
         opened = opened | set(loops)
         want: set[Any] = set()
         seen: set[Any] = set()

@@ -1,7 +1,8 @@
 """What we answer for each NumPy function: one table from the callable to a handler on nodes.
 
-`function` and `ufunc` are what LazyArray's `__array_function__` and `__array_ufunc__` call, with lazy arrays already
-taken apart into nodes. Handlers return nodes or genuine arrays, or tuples of them.
+`function` and `ufunc` are what LazyArray's `__array_function__` and `__array_ufunc__` call, with
+lazy arrays already taken apart into nodes. Handlers return nodes or genuine arrays, or tuples of
+them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from duckkeops.expr import Node
 from duckkeops.indexing import written
 from duckkeops.operands import describe, nbytes, node_of, units, unsupported
 
-# -- elementwise -------------------------------------------------------------------------------------------------------
+# -- elementwise -----------------------------------------------------------------------------------
 
 
 def elementwise(
@@ -55,7 +56,9 @@ def _in_dtype(op: ops.Op, nodes: Sequence[Node], dtype: np.dtype, casting: Any) 
         return ops.apply(op, *nodes)
     for n in nodes:
         if isinstance(n.dtype, np.dtype) and not np.can_cast(n.dtype, dtype, casting):
-            raise DtypeError(f"{op.name}(dtype={dtype.name}): cannot cast from {n.dtype.name} by the rule {casting!r}.")
+            raise DtypeError(
+                f"{op.name}(dtype={dtype.name}): cannot cast from {n.dtype.name} by the rule {casting!r}."
+            )
     out = ops.apply(op, *(ops.cast(n, dtype) for n in nodes))
     return ops.cast(out, dtype)
 
@@ -82,12 +85,21 @@ def _data_dependent(what: str, node: Node) -> UnsupportedError:
 
 
 def clip(
-    a: Any, a_min: Any = None, a_max: Any = None, out: Any = None, *, min: Any = None, max: Any = None, **options: Any
+    a: Any,
+    a_min: Any = None,
+    a_max: Any = None,
+    out: Any = None,
+    *,
+    min: Any = None,
+    max: Any = None,
+    **options: Any,
 ) -> Any:
     """`a`, but at least a_min and at most a_max."""
     a_min, a_max = _unset(a_min), _unset(a_max)
     if (a_min is not None and min is not None) or (a_max is not None and max is not None):
-        raise ValueError("Passing `min` or `max` keyword argument when `a_min` and `a_max` are provided is forbidden.")
+        raise ValueError(
+            "Passing `min` or `max` keyword argument when `a_min` and `a_max` are provided is forbidden."
+        )
     shapes.refuse_out("clip", out)
     _only("clip", options, "order", "subok", "casting", "dtype")
     low, high = a_min if min is None else min, a_max if max is None else max
@@ -106,7 +118,9 @@ def round_(a: Any, decimals: int = 0, out: Any = None) -> Node:
     return ops.round(node_of(a), operator.index(decimals))
 
 
-def nan_to_num(x: Any, copy: bool = True, nan: Any = 0.0, posinf: Any = None, neginf: Any = None) -> Node:
+def nan_to_num(
+    x: Any, copy: bool = True, nan: Any = 0.0, posinf: Any = None, neginf: Any = None
+) -> Node:
     """NaN and infinities replaced by numbers."""
     if not copy:
         raise UnsupportedError(
@@ -122,7 +136,9 @@ def isclose(a: Any, b: Any, rtol: Any = 1e-05, atol: Any = 1e-08, equal_nan: boo
 
 def select(condlist: Any, choicelist: Any, default: Any = 0) -> Node:
     """The first choice whose condition holds."""
-    return ops.select([node_of(c) for c in condlist], [node_of(c) for c in choicelist], node_of(default))
+    return ops.select(
+        [node_of(c) for c in condlist], [node_of(c) for c in choicelist], node_of(default)
+    )
 
 
 def angle(z: Any, deg: bool = False) -> Node:
@@ -148,12 +164,14 @@ def copy(a: Any, order: str = "K", subok: bool = False) -> Node:
     return node_of(a)
 
 
-# -- what is known without computing -----------------------------------------------------------------------------------
+# -- what is known without computing ---------------------------------------------------------------
 
 
 def size(a: Node, axis: Any = None) -> int:
     """The number of entries, in all or along axes."""
-    chosen = range(a.ndim) if axis is None else np.lib.array_utils.normalize_axis_tuple(axis, a.ndim)
+    chosen = (
+        range(a.ndim) if axis is None else np.lib.array_utils.normalize_axis_tuple(axis, a.ndim)
+    )
     out = 1
     for k in chosen:
         out *= a.shape[k]
@@ -184,15 +202,19 @@ def min_scalar_type(a: Node) -> np.dtype:
 
 def text(a: Node, *args: Any, **kwargs: Any) -> str:
     raise unsupported(
-        "printing the entries", a, "Print the formula with repr(d), or some entries: d[:5, :5].to_dense()."
+        "printing the entries",
+        a,
+        "Print the formula with repr(d), or some entries: d[:5, :5].to_dense().",
     )
 
 
-# -- the table ---------------------------------------------------------------------------------------------------------
+# -- the table -------------------------------------------------------------------------------------
 
 
 def _taking_node(function: Callable) -> Callable:
-    """A handler whose first argument may be a genuine array too, the lazy one being another argument."""
+    """A handler whose first argument may be a genuine array too, the lazy one being another
+    argument.
+    """
 
     def handler(a: Any, /, *args: Any, **kwargs: Any) -> Any:
         return function(node_of(a), *args, **kwargs)
@@ -316,7 +338,9 @@ FUNCTIONS: dict[Callable, Callable] = {
     np.linalg.diagonal: lambda x, /, *, offset=0: indexing.diagonal(x, offset, -2, -1),
     np.diag: indexing.diag,
     np.trace: statistics.trace,
-    np.linalg.trace: lambda x, /, *, offset=0, dtype=None: statistics.trace(x, offset, -2, -1, dtype),
+    np.linalg.trace: lambda x, /, *, offset=0, dtype=None: statistics.trace(
+        x, offset, -2, -1, dtype
+    ),
     # sorting
     np.sort: sorting.sort,
     np.argsort: sorting.argsort,
@@ -418,7 +442,13 @@ def elsewhere(func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
 def _nodes(value: Any) -> list[Node]:
     if isinstance(value, Node):
         return [value]
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, tuple | list) else ()
+    inner = (
+        value.values()
+        if isinstance(value, dict)
+        else value
+        if isinstance(value, tuple | list)
+        else ()
+    )
     return [n for v in inner for n in _nodes(v)]
 
 
@@ -433,7 +463,7 @@ def _computed(value: Any) -> Any:
     return value
 
 
-# -- ufuncs ------------------------------------------------------------------------------------------------------------
+# -- ufuncs ----------------------------------------------------------------------------------------
 
 
 def ufunc(func: np.ufunc, method: str, inputs: tuple, kwargs: dict[str, Any]) -> Any:
@@ -444,7 +474,9 @@ def ufunc(func: np.ufunc, method: str, inputs: tuple, kwargs: dict[str, Any]) ->
         return _reduced(func, *inputs, **kwargs)
     if method == "outer":
         x, y = (node_of(a) for a in inputs)
-        return _called(func, (expr.expand(x, range(x.ndim, x.ndim + y.ndim)) if y.ndim else x, y), kwargs)
+        return _called(
+            func, (expr.expand(x, range(x.ndim, x.ndim + y.ndim)) if y.ndim else x, y), kwargs
+        )
     return elsewhere_ufunc(func, method, inputs, kwargs)
 
 
@@ -461,7 +493,11 @@ def _called(func: np.ufunc, inputs: tuple, kwargs: dict[str, Any]) -> Any:
     if out is not None and any(isinstance(o, np.ndarray) for o in out):
         raise _in_place(func, inputs)
     op = ops.BY_FUNCTION.get(func) or _of_scipy(func)
-    return elsewhere_ufunc(func, "__call__", inputs, kwargs) if op is None else elementwise(op, *inputs, **kwargs)
+    return (
+        elsewhere_ufunc(func, "__call__", inputs, kwargs)
+        if op is None
+        else elementwise(op, *inputs, **kwargs)
+    )
 
 
 def _of_scipy(func: np.ufunc) -> ops.Op | None:
@@ -469,7 +505,9 @@ def _of_scipy(func: np.ufunc) -> ops.Op | None:
     special = sys.modules.get("scipy.special")
     if special is None:
         return None
-    return next((op for op in ops.TABLE if op.scipy and getattr(special, op.scipy, None) is func), None)
+    return next(
+        (op for op in ops.TABLE if op.scipy and getattr(special, op.scipy, None) is func), None
+    )
 
 
 def _in_place(func: np.ufunc, inputs: tuple) -> UnsupportedError:
@@ -517,7 +555,9 @@ def _reduced(
 
 
 def elsewhere_ufunc(func: np.ufunc, method: str, inputs: tuple, kwargs: dict[str, Any]) -> Any:
-    """A ufunc, or a method of one, that has no pairwise form: the library's own if no lazy array is virtual."""
+    """A ufunc, or a method of one, that has no pairwise form:
+    the library's own if no lazy array is virtual.
+    """
     nodes = _nodes((inputs, kwargs))
     virtual = next((n for n in nodes if expr.is_virtual(n)), None)
     if virtual is not None or method == "at":

@@ -20,7 +20,8 @@ DTYPES = (
 
 
 def node_of(x: Any) -> Node:
-    """`x` as a node: a node stays, a Python number is a weak scalar, an array or NumPy scalar a bare input.
+    """`x` as a node: a node stays, a Python number is a weak scalar, an array or NumPy scalar a
+    bare input.
 
     Raises TypeError for anything else, and for arrays of objects, strings and dates.
     """
@@ -48,7 +49,12 @@ def is_array(x: Any) -> bool:
     """Is `x` an array of an array-API library, or a NumPy scalar?"""
     if isinstance(x, np.ndarray):
         return not isinstance(x, np.matrix | np.ma.MaskedArray)
-    return isinstance(x, np.generic) or hasattr(x, "__array_namespace__") or _is_torch(x) or _is_cupy(x)
+    return (
+        isinstance(x, np.generic)
+        or hasattr(x, "__array_namespace__")
+        or _is_torch(x)
+        or _is_cupy(x)
+    )
 
 
 def _is_torch(x: Any) -> bool:
@@ -93,7 +99,7 @@ def _dtype_named(name: str) -> np.dtype:
     return expr.dtype_of(name)
 
 
-# -- libraries ---------------------------------------------------------------------------------------------------------
+# -- libraries -------------------------------------------------------------------------------------
 
 
 def library(array: Any) -> str:
@@ -102,11 +108,17 @@ def library(array: Any) -> str:
     >>> library(np.zeros(3))
     'numpy'
     """
-    return "numpy" if isinstance(array, np.ndarray | np.generic) else type(array).__module__.partition(".")[0]
+    return (
+        "numpy"
+        if isinstance(array, np.ndarray | np.generic)
+        else type(array).__module__.partition(".")[0]
+    )
 
 
 def leading_input(node: Node) -> Input:
-    """An input that tells the library of the whole expression: the first with axes, where there is one."""
+    """An input that tells the library of the whole expression:
+    the first with axes, where there is one.
+    """
     found: Input | None = None
     stack = [node]
     while stack:
@@ -157,7 +169,7 @@ def same_library(node: Node, other: Any) -> None:
     )
 
 
-# -- what messages say -------------------------------------------------------------------------------------------------
+# -- what messages say -----------------------------------------------------------------------------
 
 
 def nbytes(node: Node) -> int:

@@ -1,8 +1,8 @@
 """One row per elementwise operation: all that the library knows about it.
 
-A row's `form` is its meaning, in the functions of `functions.S`; C, derivatives, methods, dispatch and tests follow
-from it. Dtypes resolve as the NumPy function's own do (NEP 50: Python numbers are weak). What is several operations, or
-has options, is a Python function over rows, below the table.
+A row's `form` is its meaning, in the functions of `functions.S`; C, derivatives, methods, dispatch
+and tests follow from it. Dtypes resolve as the NumPy function's own do (NEP 50: Python numbers are
+weak). What is several operations, or has options, is a Python function over rows, below the table.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class Op:
     form: Callable  # its meaning: (S, arguments) -> SymPy expression
     numpy: Callable | None = None  # the NumPy function we answer for
     torch: str | None = None  # its name under torch; a string: torch stays unimported
-    types: Any = (
-        None  # how dtypes resolve: a ufunc whose rule holds, or dtypes -> (loop dtypes, result); default: `numpy`
-    )
+    types: Any = None  # how dtypes resolve: a ufunc whose rule holds, or dtypes -> (loop dtypes, result); default: `numpy`
     domain: tuple = (-2, 2)  # where tests draw the arguments: one pair, or a pair for each argument
     aliases: tuple = ()  # more NumPy callables that mean the same, and more method names
     scipy: str | None = None  # its name under scipy.special
-    compose: Callable | None = None  # (xp, *arrays): made of array-API functions, where a library has no such function
+    compose: Callable | None = (
+        None  # (xp, *arrays): made of array-API functions, where a library has no such function
+    )
     instead: tuple[tuple[str, str], ...] = ()  # (dtype kinds of the loop, the row that takes over)
     dense: Any = None  # (xp, *arrays) -> array: the library's own function; filled in
     nargs: int = 0  # filled in
@@ -51,7 +51,7 @@ class Op:
         return f"Op({self.name})"
 
 
-# -- dtypes ------------------------------------------------------------------------------------------------------------
+# -- dtypes ----------------------------------------------------------------------------------------
 
 WEAK = {int: 0, float: 0.0, complex: 0j}
 BOOL = np.dtype(bool)
@@ -148,11 +148,16 @@ def _is_bfloat16(x: Any) -> bool:
 
 @functools.lru_cache(maxsize=8192)
 def resolve(op: Op, dtypes: tuple) -> Resolved:
-    """The dtypes that `op` computes in, one an argument, and that of its result. Python's number types are weak."""
+    """The dtypes that `op` computes in, one an argument, and that of its result.
+
+    Python's number types are weak.
+    """
     half = any(map(_is_bfloat16, dtypes))  # resolves as float16 does; the two together give float32
     if half:
         both = np.dtype(np.float16) in dtypes
-        known = tuple(np.dtype(np.float32 if both else np.float16) if _is_bfloat16(t) else t for t in dtypes)
+        known = tuple(
+            np.dtype(np.float32 if both else np.float16) if _is_bfloat16(t) else t for t in dtypes
+        )
     else:
         known = dtypes
     known = tuple(BOOL if t is bool else t for t in known)
@@ -167,7 +172,11 @@ def resolve(op: Op, dtypes: tuple) -> Resolved:
                 f"{op.name} would compute in {t}, which duckkeops does not know. Use float64 or complex128 at most."
             )
     if half:
-        back = {np.dtype(np.float16): dtype_of("bfloat16")} if np.dtype(np.float16) not in dtypes else {}
+        back = (
+            {np.dtype(np.float16): dtype_of("bfloat16")}
+            if np.dtype(np.float16) not in dtypes
+            else {}
+        )
         loop, result = tuple(back.get(t, t) for t in loop), back.get(result, result)
     return loop, result
 
@@ -194,7 +203,9 @@ def apply(op: Op, *operands: Any, params: tuple = ()) -> Node:
 
 @functools.lru_cache(maxsize=8192)
 def _rule(op: Op, dtypes: tuple) -> tuple[tuple[np.dtype, ...], np.dtype, Callable | None]:
-    """What `resolve` says, and what else has to be looked at: (op, args, loop) -> another node, or None."""
+    """What `resolve` says, and what else has to be looked at:
+    (op, args, loop) -> another node, or None.
+    """
     loop, result = resolve(op, dtypes)
     for kinds, name in op.instead:
         if loop[-1].kind in kinds:
@@ -242,10 +253,14 @@ def _fits(value: Any, t: np.dtype) -> bool:
 
 
 def _compare_out_of_range(op: Op, x: Node, number: Any, flipped: bool, t: np.dtype) -> Node:
-    """Compare with a Python int that the dtype `t` cannot hold: the answer is the same for every entry."""
+    """Compare with a Python int that the dtype `t` cannot hold:
+    the answer is the same for every entry.
+    """
     name = FLIPPED[op.name] if flipped else op.name  # x `name` number
     high = number > 0
-    truth = {"equal": False, "not_equal": True, "less": high, "less_equal": high}.get(name, not high)
+    truth = {"equal": False, "not_equal": True, "less": high, "less_equal": high}.get(
+        name, not high
+    )
     return apply(ROWS["greater_equal" if truth else "less"], x, int(np.iinfo(t).min))
 
 
@@ -265,7 +280,7 @@ FLIPPED = {
 }  # fmt: skip
 COMPARISONS = frozenset(FLIPPED)
 
-# -- the array library's own functions ---------------------------------------------------------------------------------
+# -- the array library's own functions -------------------------------------------------------------
 
 
 def _dense(op: Op, xp: Any, *arrays: Any) -> Any:
@@ -323,7 +338,7 @@ def _cast_dense(xp: Any, x: Any, name: str) -> Any:
     return xp.astype(x, getattr(xp, name))
 
 
-# -- the table ---------------------------------------------------------------------------------------------------------
+# -- the table -------------------------------------------------------------------------------------
 
 CLIP = np._core.umath.clip  # type: ignore[attr-defined]  # what ndarray.clip hands to __array_ufunc__
 POSITIVE, UNIT, ABOVE_ONE = (0.1, 3), (-0.9, 0.9), (1.1, 3)
@@ -527,7 +542,7 @@ def _ndtr(xp: Any, x: Any) -> Any:
     return ROWS["ndtr"].dense(xp, x)
 
 
-# -- composites --------------------------------------------------------------------------------------------------------
+# -- composites ------------------------------------------------------------------------------------
 
 
 def call(name: str, *operands: Any) -> Node:
@@ -541,8 +556,14 @@ def cast(node: Node, dtype: Any) -> Node:
     if node.dtype == dtype:
         return node
     if dtype.kind not in "biufc" and dtype.name != "bfloat16":
-        raise DtypeError(f"cannot convert to {dtype}: duckkeops knows booleans, integers, floats and complex numbers.")
-    own = node.dtype if isinstance(node.dtype, np.dtype) else np.result_type(WEAK.get(node.dtype, BOOL))
+        raise DtypeError(
+            f"cannot convert to {dtype}: duckkeops knows booleans, integers, floats and complex numbers."
+        )
+    own = (
+        node.dtype
+        if isinstance(node.dtype, np.dtype)
+        else np.result_type(WEAK.get(node.dtype, BOOL))
+    )
     return Apply(CAST, (node,), (own,), dtype, (dtype.name,))
 
 
@@ -583,10 +604,15 @@ def round(x: Node, decimals: int = 0) -> Node:
     return call("multiply", call("rint", call("divide", x, 10.0**-decimals)), 10.0**-decimals)
 
 
-def nan_to_num(x: Node, nan: float = 0.0, posinf: float | None = None, neginf: float | None = None) -> Node:
+def nan_to_num(
+    x: Node, nan: float = 0.0, posinf: float | None = None, neginf: float | None = None
+) -> Node:
     """x, with NaN and infinities replaced; by default by 0 and the dtype's largest numbers."""
     if _is_complex(x):
-        return call("complex", *(nan_to_num(call(part, x), nan, posinf, neginf) for part in ("real", "imag")))
+        return call(
+            "complex",
+            *(nan_to_num(call(part, x), nan, posinf, neginf) for part in ("real", "imag")),
+        )
     if getattr(x.dtype, "kind", "f") in "biu":
         return x
     info = np.finfo(np.float32 if x.dtype.name == "bfloat16" else x.dtype)
@@ -595,15 +621,23 @@ def nan_to_num(x: Node, nan: float = 0.0, posinf: float | None = None, neginf: f
     return call("nan_to_num_parts", x, float(nan), float(high), float(low))
 
 
-def isclose(x: Any, y: Any, rtol: float = 1e-05, atol: float = 1e-08, equal_nan: bool = False) -> Node:
+def isclose(
+    x: Any, y: Any, rtol: float = 1e-05, atol: float = 1e-08, equal_nan: bool = False
+) -> Node:
     """|x - y| <= atol + rtol |y|, or equal; as np.isclose."""
     near = call(
         "less_equal",
         call("abs", call("subtract", x, _inexact(y))),
         call("add", call("multiply", call("abs", _inexact(y)), rtol), atol),
     )
-    out = call("logical_or", call("logical_and", near, call("isfinite", _inexact(y))), call("equal", x, y))
-    return call("logical_or", out, call("logical_and", call("isnan", x), call("isnan", y))) if equal_nan else out
+    out = call(
+        "logical_or", call("logical_and", near, call("isfinite", _inexact(y))), call("equal", x, y)
+    )
+    return (
+        call("logical_or", out, call("logical_and", call("isnan", x), call("isnan", y)))
+        if equal_nan
+        else out
+    )
 
 
 def _inexact(y: Any) -> Any:
@@ -640,7 +674,9 @@ def frexp(x: Any) -> tuple[Node, Node]:
 
 def polar(r: Any, angle: Any) -> Node:
     """r exp(i angle), as torch.polar."""
-    return call("complex", call("multiply", r, call("cos", angle)), call("multiply", r, call("sin", angle)))
+    return call(
+        "complex", call("multiply", r, call("cos", angle)), call("multiply", r, call("sin", angle))
+    )
 
 
 def addcmul(x: Any, a: Any, b: Any, value: Any = 1) -> Node:
@@ -686,7 +722,9 @@ def celu(x: Any, alpha: float = 1.0) -> Node:
 
 
 def selu(x: Any) -> Node:
-    return call("selu_scale", x, 1.0507009873554804934193349852946, 1.6732632423543772848170429916717)
+    return call(
+        "selu_scale", x, 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
+    )
 
 
 def leaky_relu(x: Any, negative_slope: float = 0.01) -> Node:

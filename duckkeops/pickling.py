@@ -1,4 +1,7 @@
-"""A node as plain data and back: what pickle and deepcopy see of a lazy array. Rows travel by name."""
+"""A node as plain data and back: what pickle and deepcopy see of a lazy array.
+
+Rows travel by name.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,9 @@ _BUILD: dict[str, Any] = {
     "Input": lambda args, *rest: Input(*rest),
     "Scalar": lambda args, value: Scalar(value),
     "Apply": lambda args, op, loop, dtype, params: Apply(ops.ROWS[op], args, loop, dtype, params),
-    "Reduce": lambda args, row, axes, dtype, params: Reduce(reductions.BY_NAME[row], args, axes, dtype, params),
+    "Reduce": lambda args, row, axes, dtype, params: Reduce(
+        reductions.BY_NAME[row], args, axes, dtype, params
+    ),
     "Concat": lambda args, axis, dtype: Concat(args, axis, dtype),
     "Broadcast": lambda args, shape, roles: Broadcast(args[0], shape, roles),
     "Softmax": lambda args, axes, dtype: Softmax(args[0], axes, dtype),

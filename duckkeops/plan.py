@@ -1,4 +1,6 @@
-"""Strategy, loop axes, tile shape and splits: the cost model, and what `explain` and `estimate` say."""
+"""Strategy, loop axes, tile shape and splits:
+the cost model, and what `explain` and `estimate` say.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ CLOCK = 2.5e9  # cycles a second; estimates need no more than the order of magni
 
 @dataclass(frozen=True)
 class LoopAxes:
-    """Which axis of the whole each loop runs over. The lane axis None: there is one row; `merged`: it is reduced too."""
+    """Which axis of the whole each loop runs over. The lane axis None: there is one row; `merged`:
+    it is reduced too.
+    """
 
     outer: tuple[int, ...]
     lane: int | None
@@ -25,10 +29,12 @@ class LoopAxes:
 
 
 def loop_axes(node: Reduce) -> LoopAxes:
-    """Lanes run over the last kept point axis; without one, over the first reduced axis, whose states are merged after.
+    """Lanes run over the last kept point axis; without one, over the first reduced axis, whose
+    states are merged after.
 
-    An axis that every input spans is a batch, whatever its role: its entries share nothing, lie far apart and may be few. If
-    only such axes are left, lanes run over the longer of them and the first reduced axis.
+    An axis that every input spans is a batch, whatever its role: its entries share nothing, lie far
+    apart and may be few. If only such axes are left, lanes run over the longer of them and the
+    first reduced axis.
     """
     whole, roles = node.whole, node.whole_roles
     kept = [a for a in range(len(whole)) if a not in node.axes]
@@ -36,8 +42,14 @@ def loop_axes(node: Reduce) -> LoopAxes:
     large = [a for a in kept if a not in features and whole[a] != 1]
     reduced = [a for a in node.axes if whole[a] != 1]
     spans = [s for arg in node.args for s in arg.spans]
-    points = [a for a in large if roles[a] == POINT and not all(s >> (len(whole) - 1 - a) & 1 for s in spans)]
-    if not points and (len(reduced) < 2 or whole[reduced[0]] < max((whole[a] for a in large), default=0)):
+    points = [
+        a
+        for a in large
+        if roles[a] == POINT and not all(s >> (len(whole) - 1 - a) & 1 for s in spans)
+    ]
+    if not points and (
+        len(reduced) < 2 or whole[reduced[0]] < max((whole[a] for a in large), default=0)
+    ):
         points = large
     merged = False
     lane: int | None = None
@@ -55,7 +67,9 @@ def loop_axes(node: Reduce) -> LoopAxes:
 
 
 def tile_shape(registers: int) -> object:
-    """Vectors of rows and columns of a tile, for a number of vector registers: measured on one machine with 32."""
+    """Vectors of rows and columns of a tile, for a number of vector registers:
+    measured on one machine with 32.
+    """
 
     def choose(depth: int, outputs: int, arrays: int) -> tuple[int, int]:
         if arrays:  # values of each pair that are kept in arrays must stay in the first cache
@@ -70,11 +84,15 @@ def tile_shape(registers: int) -> object:
 
 
 def operations(node: Reduce) -> float:
-    """Rough vector operations a pair: each elementwise node counts once for each of its features."""
+    """Rough vector operations a pair:
+    each elementwise node counts once for each of its features.
+    """
     total = 0.0
     for n in walk(node):
         if isinstance(n, Apply):
-            size = math.prod(s for s, r in zip(n.shape, n.roles, strict=True) if r in (FEATURE, NEUTRAL))
+            size = math.prod(
+                s for s, r in zip(n.shape, n.roles, strict=True) if r in (FEATURE, NEUTRAL)
+            )
             total += size * (HEAVY if n.op.name in HEAVY_OPS else CHEAP)
         elif isinstance(n, Reduce) and n is not node:
             total += math.prod(n.whole[a] for a in n.axes)
@@ -82,14 +100,59 @@ def operations(node: Reduce) -> float:
 
 
 HEAVY_OPS = frozenset(
-    "exp exp2 expm1 log log2 log10 log1p logaddexp logaddexp2 sin cos tan asin acos atan atan2 sinh cosh tanh asinh acosh atanh "
-    "pow cbrt hypot erf erfc erfinv lgamma digamma expit logit sinc i0 i1 i0e i1e ndtr log_ndtr gelu silu softplus mish".split()
+    [
+        "exp",
+        "exp2",
+        "expm1",
+        "log",
+        "log2",
+        "log10",
+        "log1p",
+        "logaddexp",
+        "logaddexp2",
+        "sin",
+        "cos",
+        "tan",
+        "asin",
+        "acos",
+        "atan",
+        "atan2",
+        "sinh",
+        "cosh",
+        "tanh",
+        "asinh",
+        "acosh",
+        "atanh",
+        "pow",
+        "cbrt",
+        "hypot",
+        "erf",
+        "erfc",
+        "erfinv",
+        "lgamma",
+        "digamma",
+        "expit",
+        "logit",
+        "sinc",
+        "i0",
+        "i1",
+        "i0e",
+        "i1e",
+        "ndtr",
+        "log_ndtr",
+        "gelu",
+        "silu",
+        "softplus",
+        "mish",
+    ]
 )
 
 
 def pairs(node: Reduce) -> int:
     """How many entries the loop visits."""
-    return math.prod(n for n, r in zip(node.whole, node.whole_roles, strict=True) if r in (POINT, BATCH, NEUTRAL))
+    return math.prod(
+        n for n, r in zip(node.whole, node.whole_roles, strict=True) if r in (POINT, BATCH, NEUTRAL)
+    )
 
 
 def seconds(node: Reduce, lanes: int, threads: int) -> float:

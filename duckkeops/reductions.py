@@ -1,9 +1,10 @@
 """One row per reduction: all that the library knows about it.
 
-A reduction is a monoid: `tile` makes the state of some columns, `merge` joins the states of two sets of columns, and
-`finish` turns a state into the result. Here they are written with the array library's own functions, one row of the
-state for each row of the result; kernels/reductions.h says the same in C, under the same name. Some reductions may
-stand inside an expression (`fold`); the others say by `lazy` which folds they are made of.
+A reduction is a monoid: `tile` makes the state of some columns, `merge` joins the states of two
+sets of columns, and `finish` turns a state into the result. Here they are written with the array
+library's own functions, one row of the state for each row of the result; kernels/reductions.h says
+the same in C, under the same name. Some reductions may stand inside an expression (`fold`); the
+others say by `lazy` which folds they are made of.
 
 `params` is a tuple of (name, value) pairs, as it is in a Reduce node.
 """
@@ -35,20 +36,33 @@ FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 class Reduction:
     """One reduction over columns: sum, argmin, top-k ...
 
-    Shapes: the values of a tile are (rows ..., n), one array for each argument, some rows' axes perhaps 1 long; `index`
-    (n,) holds the flat positions of the columns. The arrays of a state are (rows ..., *extra).
+    Shapes: the values of a tile are (rows ..., n), one array for each argument, some rows' axes
+    perhaps 1 long; `index` (n,) holds the flat positions of the columns. The arrays of a state are
+    (rows ..., *extra).
     """
 
     name: str  # ours, and the method's; the section of kernels/reductions.h
-    types: Callable[[Dtypes, Params], tuple[Dtypes, np.dtype]]  # dtypes -> (what the values are cast to, result)
-    state: Callable[[Dtypes, Params], tuple[Component, ...]]  # loop dtypes -> (name, dtype, extra trailing shape) ...
+    types: Callable[
+        [Dtypes, Params], tuple[Dtypes, np.dtype]
+    ]  # dtypes -> (what the values are cast to, result)
+    state: Callable[
+        [Dtypes, Params], tuple[Component, ...]
+    ]  # loop dtypes -> (name, dtype, extra trailing shape) ...
     tile: Callable[[Any, tuple, Any, Params], State]  # (xp, values, index, params)
-    merge: Callable[[Any, State, State, Params], State]  # (xp, a, b, params): a's columns come before b's
-    finish: Callable[[Any, State, int, Params], Any]  # (xp, state, n, params): n columns were reduced
-    lazy: Callable[[Sequence[Node], Sequence[int], Params], Node] | None  # made of folds; None: always evaluated
+    merge: Callable[
+        [Any, State, State, Params], State
+    ]  # (xp, a, b, params): a's columns come before b's
+    finish: Callable[
+        [Any, State, int, Params], Any
+    ]  # (xp, state, n, params): n columns were reduced
+    lazy: (
+        Callable[[Sequence[Node], Sequence[int], Params], Node] | None
+    )  # made of folds; None: always evaluated
     fold: bool = False  # may be a node inside an expression
     empty: str | None = None  # the error when no column is reduced; None: it has a value
-    identity: Callable[[np.dtype], Any] | None = None  # the value that changes nothing: what `where=` puts in
+    identity: Callable[[np.dtype], Any] | None = (
+        None  # the value that changes nothing: what `where=` puts in
+    )
     numpy: tuple[Callable, ...] = ()  # the NumPy functions we answer for
     ufunc: tuple[np.ufunc, ...] = ()  # those whose `reduce` it is
     torch: tuple[str, ...] = ()  # their names under torch
@@ -68,14 +82,15 @@ def computed(dtype: np.dtype) -> np.dtype:
     return FLOAT32 if dtype.itemsize == 2 and dtype.kind not in "iu" else dtype
 
 
-# -- building ----------------------------------------------------------------------------------------------------------
+# -- building --------------------------------------------------------------------------------------
 
 
 def reduce(row: Reduction, args: Sequence[Node], axes: Sequence[int], **params: Any) -> Reduce:
     """The node of a reduction over `axes`; parameters that are None count as not given.
 
-    Every row knows dtype= where NumPy's function does; sum, prod, min and max know initial=, var and std correction=,
-    topk k= and largest=. Raises AxisError, DtypeError, and ShapeError if an empty axis has no answer.
+    Every row knows dtype= where NumPy's function does; sum, prod, min and max know initial=, var
+    and std correction=, topk k= and largest=. Raises AxisError, DtypeError, and ShapeError if an
+    empty axis has no answer.
     """
     if "dtype" in params and params["dtype"] is not None:
         wanted = params["dtype"] = np.dtype(params["dtype"])
@@ -94,7 +109,9 @@ def reduce(row: Reduction, args: Sequence[Node], axes: Sequence[int], **params: 
         raise ShapeError(f"{row.empty}\n  d: {node.whole} over axis {normal}.")
     k = parameter(pairs, "k", 0)
     if not 0 <= k <= n:
-        raise ShapeError(f"cannot take the top {k} of {n} entries.\n  d: {node.whole} over axis {normal}.")
+        raise ShapeError(
+            f"cannot take the top {k} of {n} entries.\n  d: {node.whole} over axis {normal}."
+        )
     return node
 
 
@@ -104,7 +121,9 @@ def count(node: Reduce) -> int:
 
 
 def result(xp: Any, node: Reduce, state: State) -> Any:
-    """The value of a reduction from its state, in the dtype of the node (top-k: values and indices)."""
+    """The value of a reduction from its state, in the dtype of the node (top-k:
+    values and indices).
+    """
     initial = parameter(node.params, "initial")
     if initial is not None:
         first = xp.full_like(state[0], initial)
@@ -119,7 +138,7 @@ def _dtype(node: Node) -> np.dtype:
     return node.dtype if isinstance(node.dtype, np.dtype) else np.dtype(node.dtype)
 
 
-# -- the array library -------------------------------------------------------------------------------------------------
+# -- the array library -----------------------------------------------------------------------------
 
 
 def native(xp: Any, dtype: np.dtype) -> Any:
@@ -135,7 +154,9 @@ def astype(xp: Any, x: Any, dtype: np.dtype) -> Any:
     """`x` in this dtype, complex to real by the real part; itself if it is so already."""
     if is_numpy(xp):
         x = np.asarray(x)
-        return (x.real if x.dtype.kind == "c" and dtype.kind in "iuf" else x).astype(dtype, copy=False)
+        return (x.real if x.dtype.kind == "c" and dtype.kind in "iuf" else x).astype(
+            dtype, copy=False
+        )
     own = native(xp, dtype)
     if x.dtype == own:
         return x
@@ -173,7 +194,7 @@ def _numbers(xp: Any, x: Any) -> Any:
     return astype(xp, x, np.dtype(np.uint8)) if _is(xp, x, "bool") else x
 
 
-# -- dtypes ------------------------------------------------------------------------------------------------------------
+# -- dtypes ----------------------------------------------------------------------------------------
 
 
 def _widened(dtype: np.dtype) -> np.dtype:
@@ -200,7 +221,9 @@ def _mean_types(dtypes: Dtypes, params: Params) -> tuple[Dtypes, np.dtype]:
 def _var_types(dtypes: Dtypes, params: Params) -> tuple[Dtypes, np.dtype]:
     own = parameter(params, "dtype") or _floating(dtypes[0])
     if own.kind in "biu":
-        raise DtypeError(f"var and std are computed in floating-point numbers, and dtype={own.name} was asked for.")
+        raise DtypeError(
+            f"var and std are computed in floating-point numbers, and dtype={own.name} was asked for."
+        )
     return (computed(own),), _real(own)
 
 
@@ -228,7 +251,9 @@ def _count_types(dtypes: Dtypes, params: Params) -> tuple[Dtypes, np.dtype]:
 def _logsumexp_types(dtypes: Dtypes, params: Params) -> tuple[Dtypes, np.dtype]:
     own = parameter(params, "dtype") or _floating(dtypes[0])
     if own.kind != "f" and own.name != "bfloat16":
-        raise DtypeError(f"logsumexp takes real numbers, and got {own.name}.\n  Write d.exp().sum(axis).log() instead.")
+        raise DtypeError(
+            f"logsumexp takes real numbers, and got {own.name}.\n  Write d.exp().sum(axis).log() instead."
+        )
     return (computed(own),), own
 
 
@@ -243,11 +268,13 @@ def _softmax_types(dtypes: Dtypes, params: Params) -> tuple[Dtypes, np.dtype]:
 def _topk_types(dtypes: Dtypes, params: Params) -> tuple[Dtypes, np.dtype]:
     if dtypes[0].kind == "c":
         name = dtypes[0].name
-        raise DtypeError(f"top-k and sort order real numbers, and got {name}.\n  Take d.abs() or d.real first.")
+        raise DtypeError(
+            f"top-k and sort order real numbers, and got {name}.\n  Take d.abs() or d.real first."
+        )
     return (computed(dtypes[0]),), dtypes[0]
 
 
-# -- identities --------------------------------------------------------------------------------------------------------
+# -- identities ------------------------------------------------------------------------------------
 
 
 def _greatest(dtype: np.dtype) -> Any:
@@ -266,7 +293,7 @@ def _least(dtype: np.dtype) -> Any:
     return complex(-math.inf, -math.inf) if dtype.kind == "c" else -math.inf
 
 
-# -- states of one array -----------------------------------------------------------------------------------------------
+# -- states of one array ---------------------------------------------------------------------------
 
 
 def _one(name: str) -> Callable[[Dtypes, Params], tuple[Component, ...]]:
@@ -322,7 +349,7 @@ def _mean_finish(xp: Any, state: State, n: int, params: Params) -> Any:
     return (astype(xp, total, FLOAT64) if kind is not None and kind.kind in "biu" else total) / n
 
 
-# -- order: NaN wins, the first one; then the least or greatest; then the lowest index ---------------------------------
+# -- order: NaN wins, the first one; then the least or greatest; then the lowest index -------------
 
 
 def _better(xp: Any, a: Any, b: Any, greatest: bool) -> Any:
@@ -405,7 +432,7 @@ def _arg_finish(xp: Any, state: State, n: int, params: Params) -> Any:
     return state[1]
 
 
-# -- top-k -------------------------------------------------------------------------------------------------------------
+# -- top-k -----------------------------------------------------------------------------------------
 
 
 def _topk_state(dtypes: Dtypes, params: Params) -> tuple[Component, ...]:
@@ -427,7 +454,9 @@ def _topk_merge(xp: Any, a: State, b: State, params: Params) -> State:
 
 
 def _order(xp: Any, v: Any, params: Params) -> Any:
-    """Where the first k of each row are, NaN being the greatest, and the lowest index first among equals."""
+    """Where the first k of each row are, NaN being the greatest, and the lowest index first among
+    equals.
+    """
     v = _numbers(xp, v)
     if not is_numpy(xp):
         order = xp.argsort(v, axis=-1, descending=parameter(params, "largest", False), stable=True)
@@ -442,7 +471,7 @@ def _topk_finish(xp: Any, state: State, n: int, params: Params) -> tuple[Any, An
     return state[0], state[1]
 
 
-# -- variance: Welford's state, merged as Chan, Golub and LeVeque (1979) -----------------------------------------------
+# -- variance: Welford's state, merged as Chan, Golub and LeVeque (1979) ---------------------------
 
 
 def _var_state(dtypes: Dtypes, params: Params) -> tuple[Component, ...]:
@@ -478,11 +507,13 @@ def _std_finish(xp: Any, state: State, n: int, params: Params) -> Any:
     return xp.sqrt(_var_finish(xp, state, n, params))
 
 
-# -- sums of exponentials, relative to the maximum seen so far: Milakov and Gimelshein (2018), arXiv:1805.02867 --------
+# -- sums of exponentials, relative to the maximum seen so far: Milakov and Gimelshein (2018), arXiv
 
 
 def _reference(xp: Any, m: Any) -> Any:
-    """What exponents are relative to: 0 where the maximum is infinite, so that inf - inf does not appear."""
+    """What exponents are relative to:
+    0 where the maximum is infinite, so that inf - inf does not appear.
+    """
     return xp.where(xp.isinf(m), xp.zeros_like(m), m)
 
 
@@ -525,7 +556,9 @@ def _softmax_tile(xp: Any, values: tuple, index: Any, params: Params) -> State:
     scores, v = values
     m = _max_last(xp, scores)
     weight = xp.exp(scores - _reference(xp, m)[..., None])
-    weighted = weight * v if not _is(xp, v, "complex floating") else astype(xp, weight, _named(v)) * v
+    weighted = (
+        weight * v if not _is(xp, v, "complex floating") else astype(xp, weight, _named(v)) * v
+    )
     return m, xp.sum(weight, axis=-1), xp.sum(weighted, axis=-1)
 
 
@@ -538,22 +571,31 @@ def _softmax_finish(xp: Any, state: State, n: int, params: Params) -> Any:
     return state[2] / state[1]
 
 
-# -- lazy forms: nodes made of folds -----------------------------------------------------------------------------------
+# -- lazy forms: nodes made of folds ---------------------------------------------------------------
 
 
 def _without(params: Params, *names: str) -> dict[str, Any]:
     return {k: v for k, v in params if k not in names}
 
 
-def _itself(name: str, joined: str | None = None) -> Callable[[Sequence[Node], Sequence[int], Params], Node]:
+def _itself(
+    name: str, joined: str | None = None
+) -> Callable[[Sequence[Node], Sequence[int], Params], Node]:
     """A fold; `joined` is the operation that joins it and initial=."""
 
     def lazy(args: Sequence[Node], axes: Sequence[int], params: Params) -> Node:
         initial = parameter(params, "initial")
         if initial is None:
             return reduce(BY_NAME[name], args, axes, **dict(params))
-        if math.prod(max(args, key=lambda a: a.ndim).shape[a] for a in axes) == 0 and name in ("min", "max"):
-            shape = [n for a, n in enumerate(args[0].shape) if a not in normalize_axis_tuple(axes, args[0].ndim)]
+        if math.prod(max(args, key=lambda a: a.ndim).shape[a] for a in axes) == 0 and name in (
+            "min",
+            "max",
+        ):
+            shape = [
+                n
+                for a, n in enumerate(args[0].shape)
+                if a not in normalize_axis_tuple(axes, args[0].ndim)
+            ]
             return expr.broadcast_to(cast_to(Scalar(initial), args[0].dtype), tuple(shape))
         folded = reduce(BY_NAME[name], args, axes, **_without(params, "initial"))
         assert joined is not None
@@ -563,7 +605,9 @@ def _itself(name: str, joined: str | None = None) -> Callable[[Sequence[Node], S
 
 
 def _size(total: Reduce) -> float:
-    """The number of reduced entries: a constant for features, else a parameter, so that no size enters the kernel."""
+    """The number of reduced entries:
+    a constant for features, else a parameter, so that no size enters the kernel.
+    """
     n = count(total)
     constant = n > 0 and all(total.whole_roles[a] in (FEATURE, NEUTRAL) for a in total.axes)
     return n if constant else float(n)
@@ -582,7 +626,9 @@ def _lazy_var(args: Sequence[Node], axes: Sequence[int], params: Params) -> Node
     mean = ops.call("divide", total, _size(total))
     gap = ops.call("subtract", x, expr.expand(mean, total.axes))
     if loop.kind == "c":
-        squares = ops.call("add", *(ops.call("square", ops.call(part, gap)) for part in ("real", "imag")))
+        squares = ops.call(
+            "add", *(ops.call("square", ops.call(part, gap)) for part in ("real", "imag"))
+        )
     else:
         squares = ops.call("square", gap)
     left = max(count(total) - parameter(params, "correction", 0), 0)
@@ -612,7 +658,9 @@ def _lazy_logsumexp(args: Sequence[Node], axes: Sequence[int], params: Params) -
     if math.prod(scores.shape[a] for a in axes) == 0:  # no maximum: log(0)
         return cast_to(ops.call("log", reduce(BY_NAME["sum"], (scores,), axes)), kind)
     safe, weight = _exponentials(scores, axes)
-    return cast_to(ops.call("add", safe, ops.call("log", reduce(BY_NAME["sum"], (weight,), axes))), kind)
+    return cast_to(
+        ops.call("add", safe, ops.call("log", reduce(BY_NAME["sum"], (weight,), axes))), kind
+    )
 
 
 def _lazy_softmax(args: Sequence[Node], axes: Sequence[int], params: Params) -> Node:
@@ -621,7 +669,10 @@ def _lazy_softmax(args: Sequence[Node], axes: Sequence[int], params: Params) -> 
     n = max(a.ndim for a in args)
     axes = normalize_axis_tuple(axes, n)
     scores, v = (expr.expand(a, range(n - a.ndim)) if a.ndim < n else a for a in (scores, v))
-    whole = [max(scores.shape[a], v.shape[a]) if 0 not in (scores.shape[a], v.shape[a]) else 0 for a in range(n)]
+    whole = [
+        max(scores.shape[a], v.shape[a]) if 0 not in (scores.shape[a], v.shape[a]) else 0
+        for a in range(n)
+    ]
     shape = tuple(whole[a] if a in axes else scores.shape[a] for a in range(n))
     scores = expr.broadcast_to(scores, shape)  # each column counts once in the denominator
     if math.prod(whole[a] for a in axes) == 0:
@@ -633,7 +684,7 @@ def _lazy_softmax(args: Sequence[Node], axes: Sequence[int], params: Params) -> 
     return cast_to(ops.call("divide", above, below), kind)
 
 
-# -- the table ---------------------------------------------------------------------------------------------------------
+# -- the table -------------------------------------------------------------------------------------
 
 _NO_IDENTITY = "zero-size array to reduction operation {} which has no identity."
 _NO_POSITION = "attempt to get {} of an empty sequence."

@@ -1,4 +1,6 @@
-"""Nodes rebuilt with one thing changed: other arguments, other roles, axes split and merged; softmax as one node."""
+"""Nodes rebuilt with one thing changed: other arguments, other roles, axes split and merged;
+softmax as one node.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,18 @@ import numpy as np
 
 from duckkeops import expr, reductions
 from duckkeops.errors import ShapeError
-from duckkeops.expr import FEATURE, NEUTRAL, POINT, Apply, Broadcast, Concat, Input, Node, Reduce, Scalar
+from duckkeops.expr import (
+    FEATURE,
+    NEUTRAL,
+    POINT,
+    Apply,
+    Broadcast,
+    Concat,
+    Input,
+    Node,
+    Reduce,
+    Scalar,
+)
 from duckkeops.operands import namespace_of
 from duckkeops.ops import call
 
@@ -19,7 +32,8 @@ LOGSUMEXP = reductions.BY_NAME["logsumexp"]
 
 
 class Softmax(Node):
-    """exp(args[0]) over its own sum along `axes`, kept whole so that a weighted sum over them is one pass.
+    """exp(args[0]) over its own sum along `axes`, kept whole so that a weighted sum over them is
+    one pass.
 
     No engine sees it: `settle` replaces it before anything is computed.
     """
@@ -46,7 +60,9 @@ def _view_softmax(node: Softmax, how: expr.View, memo: dict) -> Node:
     """A view that keeps the axes of the sum whole leaves a Softmax."""
     places = {e[0][0]: k for k, e in enumerate(how.entries) if e is not None and _is_whole(e)}
     if all(a in places for a in node.axes):
-        return Softmax(expr.view(node.args[0], how), tuple(places[a] for a in node.axes), node.dtype)
+        return Softmax(
+            expr.view(node.args[0], how), tuple(places[a] for a in node.axes), node.dtype
+        )
     return expr.view(unfused(node), how)
 
 
@@ -73,7 +89,8 @@ def is_pending(node: Node) -> bool:
 
 
 def settle(node: Node, evaluate: Callable[[Reduce], Any] | None) -> Node:
-    """`node` without Softmax: each inner logsumexp has become an input, or folds where it must stay lazy.
+    """`node` without Softmax: each inner logsumexp has become an input, or folds where it must stay
+    lazy.
 
     Without `evaluate` nothing is computed, and all become folds.
     """
@@ -82,7 +99,9 @@ def settle(node: Node, evaluate: Callable[[Reduce], Any] | None) -> Node:
     done: dict[int, Node] = {}
     for one in list(expr.walk(node)):
         if type(one) is Softmax:
-            one_done = settle(unfused(Softmax(done[id(one.args[0])], one.axes, one.dtype)), evaluate)
+            one_done = settle(
+                unfused(Softmax(done[id(one.args[0])], one.axes, one.dtype)), evaluate
+            )
         else:
             one_done = rebuild(one, [done[id(a)] for a in one.args])
         if type(one_done) is Reduce and one_done.row is LOGSUMEXP:
@@ -115,22 +134,28 @@ def rebuild(node: Node, args: Sequence[Node]) -> Node:
     raise AssertionError(type(node))
 
 
-# -- roles -------------------------------------------------------------------------------------------------------------
+# -- roles -----------------------------------------------------------------------------------------
 
 
 def retag(node: Node, roles: str) -> Node:
     """`node` with these roles, whatever its inputs said."""
     if node.roles == roles and not node.bare:
         return node
-    return expr.view(node, expr.View(node.ndim, [expr.axis(a) for a in range(node.ndim)], {}, roles))
+    return expr.view(
+        node, expr.View(node.ndim, [expr.axis(a) for a in range(node.ndim)], {}, roles)
+    )
 
 
 def _leading(node: Node, ndim: int) -> Node:
     """With leading axes of length 1, up to this number of axes."""
-    return node if node.ndim == ndim or isinstance(node, Scalar) else expr.expand(node, range(ndim - node.ndim))
+    return (
+        node
+        if node.ndim == ndim or isinstance(node, Scalar)
+        else expr.expand(node, range(ndim - node.ndim))
+    )
 
 
-# -- axes split and merged ---------------------------------------------------------------------------------------------
+# -- axes split and merged -------------------------------------------------------------------------
 
 
 class Group(NamedTuple):
@@ -138,13 +163,17 @@ class Group(NamedTuple):
 
     old: tuple[int, ...]
     new: tuple[int, ...]
-    features: bool = False  # features only, so that an input that lacks some of them may be repeated to all
+    features: bool = (
+        False  # features only, so that an input that lacks some of them may be repeated to all
+    )
 
 
 def reshape(node: Node, shape: Sequence[int]) -> Node:
-    """`node` in another shape: axes of length 1 come and go, an axis is split, feature axes are merged.
+    """`node` in another shape: axes of length 1 come and go, an axis is split, feature axes are
+    merged.
 
-    Raises ValueError if the number of entries differs, ShapeError if axes are merged that no input holds together.
+    Raises ValueError if the number of entries differs, ShapeError if axes are merged that no input
+    holds together.
     """
     shape = _completed(node.shape, shape)
     if shape == node.shape:
@@ -170,7 +199,9 @@ def _completed(old: tuple[int, ...], new: Sequence[int]) -> tuple[int, ...]:
 
 
 def _groups(plain: Node, shape: Any, wanted: Any, new: tuple[int, ...]) -> list[Group]:
-    """The smallest runs of old and new axes with equal products; `plain` and `new` have no axes of length 1."""
+    """The smallest runs of old and new axes with equal products;
+    `plain` and `new` have no axes of length 1.
+    """
     old = plain.shape
     if 0 in old:
         raise ShapeError(
@@ -199,7 +230,10 @@ def _regroup(node: Node, groups: list[Group], memo: dict) -> Node:
         return node
     key = (id(node), tuple(groups))
     if key not in memo:
-        memo[key] = (_REGROUP[type(node)](node, groups, memo), node)  # the node too, so that its id stays taken
+        memo[key] = (
+            _REGROUP[type(node)](node, groups, memo),
+            node,
+        )  # the node too, so that its id stays taken
     return memo[key][0]
 
 
@@ -208,7 +242,9 @@ def _regroup_apply(node: Node, groups: list[Group], memo: dict) -> Node:
 
 
 def _regroup_broadcast(node: Broadcast, groups: list[Group], memo: dict) -> Node:
-    roles = "".join(_role(r, len(g.new)) for r, g in zip(_runs(node.roles, groups), groups, strict=True))
+    roles = "".join(
+        _role(r, len(g.new)) for r, g in zip(_runs(node.roles, groups), groups, strict=True)
+    )
     shape = tuple(n for g in groups for n in g.new)
     if isinstance(node.args[0], Scalar):
         return Broadcast(node.args[0], shape, roles)
@@ -223,7 +259,15 @@ def _runs(roles: str, groups: list[Group]) -> list[str]:
 
 def _role(its: str, times: int) -> str:
     """The roles of axes that come from axes with these."""
-    one = its[0] if len(set(its)) == 1 else POINT if POINT in its else FEATURE if FEATURE in its else NEUTRAL
+    one = (
+        its[0]
+        if len(set(its)) == 1
+        else POINT
+        if POINT in its
+        else FEATURE
+        if FEATURE in its
+        else NEUTRAL
+    )
     return one * times
 
 
@@ -232,9 +276,14 @@ def _regroup_reduce(node: Reduce, groups: list[Group], memo: dict) -> Node:
     kept = [a for a in range(n) if a not in node.axes]
     groups = groups + [Group((node.whole[a],), (node.whole[a],)) for a in node.axes]
     args = [_leading(a, n) for a in node.args]
-    args = [a if isinstance(a, Scalar) else _regroup(expr.permute(a, [*kept, *node.axes]), groups, memo) for a in args]
+    args = [
+        a if isinstance(a, Scalar) else _regroup(expr.permute(a, [*kept, *node.axes]), groups, memo)
+        for a in args
+    ]
     m = max(a.ndim for a in args)
-    return Reduce(node.row, tuple(args), tuple(range(m - len(node.axes), m)), node.dtype, node.params)
+    return Reduce(
+        node.row, tuple(args), tuple(range(m - len(node.axes), m)), node.dtype, node.params
+    )
 
 
 def _regroup_concat(node: Concat, groups: list[Group], memo: dict) -> Node:
@@ -243,11 +292,13 @@ def _regroup_concat(node: Concat, groups: list[Group], memo: dict) -> Node:
     if axis is None:  # the others first, and this one component by component
         whole = [Group((n,), (n,)) for n in groups[k].old]
         return expr.reshape(
-            _regroup(node, [*groups[:k], *whole, *groups[k + 1 :]], memo), tuple(n for g in groups for n in g.new)
+            _regroup(node, [*groups[:k], *whole, *groups[k + 1 :]], memo),
+            tuple(n for g in groups for n in g.new),
         )
     lengths = [(a.shape[node.axis],) for a in node.args]
     parts = [
-        _regroup(a, [*groups[:k], Group(n, n), *groups[k + 1 :]], memo) for a, n in zip(node.args, lengths, strict=True)
+        _regroup(a, [*groups[:k], Group(n, n), *groups[k + 1 :]], memo)
+        for a, n in zip(node.args, lengths, strict=True)
     ]
     return Concat(tuple(parts), axis, node.dtype)
 
@@ -256,7 +307,9 @@ def _regroup_softmax(node: Softmax, groups: list[Group], memo: dict) -> Node:
     axes = [_whole_axis(a, groups) for a in node.axes]
     if None in axes:
         return _regroup(unfused(node), groups, memo)
-    return Softmax(_regroup(node.args[0], groups, memo), tuple(a for a in axes if a is not None), node.dtype)
+    return Softmax(
+        _regroup(node.args[0], groups, memo), tuple(a for a in axes if a is not None), node.dtype
+    )
 
 
 def _group_of(axis: int, groups: list[Group]) -> int:
@@ -270,11 +323,17 @@ def _group_of(axis: int, groups: list[Group]) -> int:
 def _whole_axis(axis: int, groups: list[Group]) -> int | None:
     """Where an axis is afterwards, if it is neither split nor merged."""
     k = _group_of(axis, groups)
-    return sum(len(g.new) for g in groups[:k]) if len(groups[k].old) == len(groups[k].new) == 1 else None
+    return (
+        sum(len(g.new) for g in groups[:k])
+        if len(groups[k].old) == len(groups[k].new) == 1
+        else None
+    )
 
 
 def _regroup_input(node: Input, groups: list[Group], memo: dict) -> Node:
-    held: list[int] = []  # the shape before: that of the input, but whole where feature axes are merged
+    held: list[
+        int
+    ] = []  # the shape before: that of the input, but whole where feature axes are merged
     shape: list[int] = []
     roles = ""
     for (old, new, features), its in zip(groups, _runs(node.roles, groups), strict=True):

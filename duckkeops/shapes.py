@@ -16,7 +16,7 @@ from duckkeops.expr import ALL, FEATURE, NEUTRAL, Broadcast, Concat, Input, Node
 from duckkeops.genuine import all_entries, dense, reshaped
 from duckkeops.operands import constant, input_of, is_array, namespace_of, node_of
 
-# -- order and number of axes ------------------------------------------------------------------------------------------
+# -- order and number of axes ----------------------------------------------------------------------
 
 
 def transpose(a: Node, axes: Sequence[int] | None = None) -> Node:
@@ -49,7 +49,9 @@ def moveaxis(a: Node, source: Any, destination: Any) -> Node:
     source = normalize_axis_tuple(source, a.ndim, "source")
     destination = normalize_axis_tuple(destination, a.ndim, "destination")
     if len(source) != len(destination):
-        raise ValueError("`source` and `destination` arguments must have the same number of elements")
+        raise ValueError(
+            "`source` and `destination` arguments must have the same number of elements"
+        )
     order = [n for n in range(a.ndim) if n not in source]
     for place, one in sorted(zip(destination, source, strict=True)):
         order.insert(place, one)
@@ -83,10 +85,17 @@ def squeeze(a: Node, axis: Any = None) -> Node:
 
 
 def reshape(a: Node, /, shape: Any = None, order: str = "C", *, copy: bool | None = None) -> Any:
-    """Another shape. Of a virtual array axes of length 1 come and go, axes are split, feature axes are merged."""
+    """Another shape.
+
+    Of a virtual array axes of length 1 come and go, axes are split, feature axes are merged.
+    """
     if order not in ("C", "A"):
         raise ValueError(f"reshape(order={order!r}) of a lazy array: only order 'C' is there.")
-    shape = tuple(map(operator.index, shape)) if isinstance(shape, tuple | list) else (operator.index(shape),)
+    shape = (
+        tuple(map(operator.index, shape))
+        if isinstance(shape, tuple | list)
+        else (operator.index(shape),)
+    )
     try:
         return rewrite.reshape(a, shape)
     except ShapeError:
@@ -104,7 +113,9 @@ def atleast(ndim: int, a: Node) -> Node:
     """With at least this many axes, new ones where NumPy puts them."""
     if a.ndim >= ndim:
         return a
-    places = {(0, 2): (0, 1), (0, 3): (0, 1, 2), (1, 3): (0, 2), (2, 3): (2,)}.get((a.ndim, ndim), range(ndim - a.ndim))
+    places = {(0, 2): (0, 1), (0, 3): (0, 1, 2), (1, 3): (0, 2), (2, 3): (2,)}.get(
+        (a.ndim, ndim), range(ndim - a.ndim)
+    )
     return expr.expand(a, places)
 
 
@@ -120,7 +131,9 @@ def broadcast_to(array: Node, shape: Any, subok: bool = False) -> Node:
     """Repeated to a shape, without a copy."""
     shape = tuple(shape) if isinstance(shape, tuple | list) else (operator.index(shape),)
     if len(shape) < array.ndim:
-        raise ShapeError(f"cannot broadcast an array of shape {array.shape} to {shape}: that has fewer axes.")
+        raise ShapeError(
+            f"cannot broadcast an array of shape {array.shape} to {shape}: that has fewer axes."
+        )
     return array if array.shape == shape else Broadcast(array, shape)
 
 
@@ -135,7 +148,9 @@ def flip(m: Node, axis: Any = None) -> Node:
     """Entries in reverse order along one, several or all axes."""
     axes = range(m.ndim) if axis is None else normalize_axis_tuple(axis, m.ndim)
     back = slice(None, None, -1)
-    return expr.view(m, expr.View(m.ndim, [expr.axis(a, back if a in axes else ALL) for a in range(m.ndim)], {}))
+    return expr.view(
+        m, expr.View(m.ndim, [expr.axis(a, back if a in axes else ALL) for a in range(m.ndim)], {})
+    )
 
 
 def flipud(m: Node) -> Node:
@@ -163,14 +178,22 @@ def rot90(m: Node, k: int = 1, axes: tuple[int, int] = (0, 1)) -> Node:
 
 def _needs(a: Node, ndim: int, what: str) -> None:
     if a.ndim < ndim:
-        raise ShapeError(f"{what} needs an array of at least {ndim} axes, and d has shape {a.shape}.")
+        raise ShapeError(
+            f"{what} needs an array of at least {ndim} axes, and d has shape {a.shape}."
+        )
 
 
-# -- side by side ------------------------------------------------------------------------------------------------------
+# -- side by side ----------------------------------------------------------------------------------
 
 
 def concatenate(
-    arrays: Any, /, axis: int | None = 0, out: Any = None, *, dtype: Any = None, casting: str = "same_kind"
+    arrays: Any,
+    /,
+    axis: int | None = 0,
+    out: Any = None,
+    *,
+    dtype: Any = None,
+    casting: str = "same_kind",
 ) -> Any:
     """Arrays one after the other along an axis: along features for virtual arrays."""
     refuse_out("concatenate", out)
@@ -205,7 +228,9 @@ def _same_but(axis: int, nodes: Sequence[Node]) -> None:
     first = nodes[0]
     for k, n in enumerate(nodes):
         if n.ndim != first.ndim:
-            raise ShapeError(f"cannot concatenate arrays with different numbers of axes: {first.shape} and {n.shape}.")
+            raise ShapeError(
+                f"cannot concatenate arrays with different numbers of axes: {first.shape} and {n.shape}."
+            )
         for a in range(n.ndim):
             if a != axis and n.shape[a] != first.shape[a]:
                 raise ShapeError(
@@ -215,13 +240,19 @@ def _same_but(axis: int, nodes: Sequence[Node]) -> None:
                 )
 
 
-def stack(arrays: Any, axis: int = 0, out: Any = None, *, dtype: Any = None, casting: str = "same_kind") -> Any:
+def stack(
+    arrays: Any, axis: int = 0, out: Any = None, *, dtype: Any = None, casting: str = "same_kind"
+) -> Any:
     """Arrays of one shape along a new axis, a feature axis."""
     nodes = [node_of(a) for a in arrays]
     if len({n.shape for n in nodes}) != 1:
-        raise ShapeError(f"all input arrays must have the same shape: stack got {[n.shape for n in nodes]}.")
+        raise ShapeError(
+            f"all input arrays must have the same shape: stack got {[n.shape for n in nodes]}."
+        )
     place = normalize_axis_index(axis, nodes[0].ndim + 1)
-    return concatenate([expr.expand(n, (place,)) for n in nodes], place, out, dtype=dtype, casting=casting)
+    return concatenate(
+        [expr.expand(n, (place,)) for n in nodes], place, out, dtype=dtype, casting=casting
+    )
 
 
 def hstack(tup: Any, *, dtype: Any = None, casting: str = "same_kind") -> Any:
@@ -295,14 +326,19 @@ def unstack(x: Node, /, *, axis: int = 0) -> tuple[Node, ...]:
     axis = normalize_axis_index(axis, x.ndim)
     if x.roles[axis] == expr.POINT and expr.is_virtual(x):
         all_entries("numpy.unstack along a point axis", x)
-    return tuple(expr.squeeze(_piece(x, axis, slice(k, k + 1)), (axis,)) for k in range(x.shape[axis]))
+    return tuple(
+        expr.squeeze(_piece(x, axis, slice(k, k + 1)), (axis,)) for k in range(x.shape[axis])
+    )
 
 
 def _piece(a: Node, axis: int, select: slice) -> Node:
-    return expr.view(a, expr.View(a.ndim, [expr.axis(n, select if n == axis else ALL) for n in range(a.ndim)], {}))
+    return expr.view(
+        a,
+        expr.View(a.ndim, [expr.axis(n, select if n == axis else ALL) for n in range(a.ndim)], {}),
+    )
 
 
-# -- triangles and constants -------------------------------------------------------------------------------------------
+# -- triangles and constants -----------------------------------------------------------------------
 
 
 def tril(m: Node, k: int = 0) -> Node:
@@ -352,20 +388,34 @@ def full_like(
 
 
 def zeros_like(
-    a: Node, dtype: Any = None, order: str = "K", subok: bool = True, shape: Any = None, *, device: Any = None
+    a: Node,
+    dtype: Any = None,
+    order: str = "K",
+    subok: bool = True,
+    shape: Any = None,
+    *,
+    device: Any = None,
 ) -> Any:
     """Zeros of the shape and roles of `a`, not stored."""
     return full_like(a, 0, dtype, shape=shape)
 
 
 def ones_like(
-    a: Node, dtype: Any = None, order: str = "K", subok: bool = True, shape: Any = None, *, device: Any = None
+    a: Node,
+    dtype: Any = None,
+    order: str = "K",
+    subok: bool = True,
+    shape: Any = None,
+    *,
+    device: Any = None,
 ) -> Any:
     """Ones of the shape and roles of `a`, not stored."""
     return full_like(a, 1, dtype, shape=shape)
 
 
-def astype(x: Node, dtype: Any, /, *, copy: bool = True, device: Any = None, casting: str = "unsafe") -> Node:
+def astype(
+    x: Node, dtype: Any, /, *, copy: bool = True, device: Any = None, casting: str = "unsafe"
+) -> Node:
     """`x` in another dtype."""
     dtype = np.dtype(dtype)
     _castable(x.dtype, dtype, casting, "astype")
@@ -373,7 +423,9 @@ def astype(x: Node, dtype: Any, /, *, copy: bool = True, device: Any = None, cas
         import warnings
 
         warnings.warn(
-            "Casting complex values to real discards the imaginary part", np.exceptions.ComplexWarning, stacklevel=4
+            "Casting complex values to real discards the imaginary part",
+            np.exceptions.ComplexWarning,
+            stacklevel=4,
         )
     return ops.cast(x, dtype)
 

@@ -1,7 +1,10 @@
-"""Sorting, as far as it is a top-k: what np.sort and its kin return for a lazy array, until it is sliced."""
+"""Sorting, as far as it is a top-k:
+what np.sort and its kin return for a lazy array, until it is sliced.
+"""
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import Any
 
@@ -13,21 +16,27 @@ from duckkeops.errors import ShapeError, UnsupportedError, VirtualArrayError
 from duckkeops.expr import FEATURE, NEUTRAL, Node
 from duckkeops.genuine import dense, evaluated, permuted
 from duckkeops.indexing import getitem
-from duckkeops.operands import describe, namespace_of, node_of, unsupported
+from duckkeops.operands import describe, namespace_of, node_of, units, unsupported
+
+GIB = 1 << 30
 
 
 def topk(a: Any, k: int, axis: int = -1, largest: bool = True) -> tuple[Any, Any]:
-    """The k greatest (or least) entries along an axis and their positions; the most extreme first, of equals the first.
+    """The k greatest (or least) entries along an axis and their positions; the most extreme first,
+    of equals the first.
 
-    Shapes: (M, N) -> (M, k), (M, k) for axis=1. NaN counts as the greatest. k is cut to the length of the axis.
+    Shapes: (M, N) -> (M, k), (M, k) for axis=1. NaN counts as the greatest. k is cut to the length
+    of the axis.
     """
     node = node_of(a)
     axis = normalize_axis_index(axis, node.ndim)
     k = operator.index(k)
     if k < 0:
         raise ValueError(f"topk(k={k}): k is the number of entries wanted, at least 0.")
+    k = min(k, node.shape[axis])
+    _check_size(node, axis, k)
     reduce = reductions.reduce(
-        statistics.ROWS["topk"], (node,), (axis,), k=min(k, node.shape[axis]), largest=bool(largest)
+        statistics.ROWS["topk"], (node,), (axis,), k=k, largest=bool(largest)
     )
     if not expr.is_evaluated(reduce):
         raise _refused("topk", node, axis)
@@ -35,6 +44,17 @@ def topk(a: Any, k: int, axis: int = -1, largest: bool = True) -> tuple[Any, Any
     order = list(range(node.ndim - 1))
     order.insert(axis, node.ndim - 1)
     return permuted(values, order), permuted(index, order)
+
+
+def _check_size(node: Node, axis: int, k: int) -> None:
+    """Half of all entries and more, and their positions, are no reduction: refuse what is large."""
+    n = node.shape[axis]
+    size = math.prod(node.shape) // max(n, 1) * k * (node.dtype.itemsize + 8)
+    if 2 * k > n and size > GIB:
+        raise MemoryError(
+            f"the top {k} of {n} entries need {units(size)} for {describe(node)}, nearly all.\n"
+            "  Ask for fewer, or sort all pairs yourself: numpy.sort(d.to_dense(max_bytes=...))."
+        )
 
 
 def _refused(what: str, node: Node, axis: int) -> UnsupportedError:
@@ -54,7 +74,8 @@ def _refused(what: str, node: Node, axis: int) -> UnsupportedError:
 class Ordered:
     """An array sorted along one axis, of which only the first or last k entries are ever computed.
 
-    `np.sort(D, axis=1)[:, :k]`, `np.argsort(D, axis=1)[:, 1:k]`, `np.argpartition(D, k, axis=1)[:, -k:]` are top-k.
+    `np.sort(D, axis=1)[:, :k]`, `np.argsort(D, axis=1)[:, 1:k]`, `np.argpartition(D, k, axis=1)[:,
+    -k:]` are top-k.
     """
 
     __slots__ = ("_axis", "_back", "_kth", "_node", "_positions", "_stable", "_what")
@@ -95,10 +116,24 @@ class Ordered:
         keys = self._complete(key if isinstance(key, tuple) else (key,))
         ours = keys.pop(self._axis)
         keys.insert(self._axis, slice(None))
-        if all(k == slice(None) for k in keys) and ours == slice(None, None, -1) and self._kth is None:
-            return Ordered(self._what, self._node, self._axis, self._positions, None, self._stable, not self._back)
+        if (
+            all(k == slice(None) for k in keys)
+            and ours == slice(None, None, -1)
+            and self._kth is None
+        ):
+            return Ordered(
+                self._what,
+                self._node,
+                self._axis,
+                self._positions,
+                None,
+                self._stable,
+                not self._back,
+            )
         ranks = self._ranks(ours)
-        node = getitem(self._node, tuple(keys)) if any(k != slice(None) for k in keys) else self._node
+        node = (
+            getitem(self._node, tuple(keys)) if any(k != slice(None) for k in keys) else self._node
+        )
         return self._entries(node, ranks, isinstance(ours, int))
 
     def _complete(self, key: tuple) -> list[Any]:
@@ -122,23 +157,36 @@ class Ordered:
             raise self._refuse() from None
 
     def _ranks(self, key: Any) -> range:
-        """The ranks asked for, in order. Only keys that are bounded at one end by their form will do."""
+        """The ranks asked for, in order.
+
+        Only keys that are bounded at one end by their form will do.
+        """
         n = self.shape[self._axis]
         if isinstance(key, int):
             if not -n <= key < n:
-                raise IndexError(f"index {key} is out of bounds for axis {self._axis} with size {n}")
+                raise IndexError(
+                    f"index {key} is out of bounds for axis {self._axis} with size {n}"
+                )
             ranks, bounded = range(key % n, key % n + 1), True
         else:
             ranks = range(n)[key]
             if (key.step or 1) > 0:
-                bounded = (key.stop is not None and key.stop >= 0) or (key.start is not None and key.start < 0)
+                bounded = (key.stop is not None and key.stop >= 0) or (
+                    key.start is not None and key.start < 0
+                )
             else:
-                bounded = (key.start is not None and key.start >= 0) or (key.stop is not None and key.stop < 0)
+                bounded = (key.start is not None and key.start >= 0) or (
+                    key.stop is not None and key.stop < 0
+                )
         if not bounded:
             raise self._refuse()
         if self._back:
             ranks = range(n - 1 - ranks.start, n - 1 - ranks.stop, -ranks.step)
-        if self._kth is not None and len(ranks) and not (max(ranks) <= self._kth or min(ranks) >= self._kth):
+        if (
+            self._kth is not None
+            and len(ranks)
+            and not (max(ranks) <= self._kth or min(ranks) >= self._kth)
+        ):
             raise ShapeError(
                 f"numpy.{self._what}(d, {self._kth}) orders only what is before and after rank {self._kth}, "
                 f"and ranks {min(ranks)} to {max(ranks)} "
@@ -191,13 +239,17 @@ def _slice(places: list[int]) -> slice:
     return slice(places[0], None if stop < 0 else stop, step)
 
 
-def _ordered(what: str, a: Node, axis: int | None, kind: Any, stable: Any, positions: bool, kth: Any = None) -> Any:
+def _ordered(
+    what: str, a: Node, axis: int | None, kind: Any, stable: Any, positions: bool, kth: Any = None
+) -> Any:
     if not expr.is_virtual(a):
         function = getattr(namespace_of(a), what)
         order = {} if kind is None else {"kind": kind}
         return function(dense(a), *(() if kth is None else (kth,)), axis=axis, **order)
     if axis is None:
-        raise unsupported(f"numpy.{what}(axis=None)", a, f"Name the axis: numpy.{what}(d, axis=1)[:, :k].")
+        raise unsupported(
+            f"numpy.{what}(axis=None)", a, f"Name the axis: numpy.{what}(d, axis=1)[:, :k]."
+        )
     axis = normalize_axis_index(axis, a.ndim)
     if a.roles[axis] in (FEATURE, NEUTRAL):
         raise _refused(f"numpy.{what}", a, axis)
@@ -209,21 +261,33 @@ def _ordered(what: str, a: Node, axis: int | None, kind: Any, stable: Any, posit
     return Ordered(what, a, axis, positions, kth, bool(stable) or kind in ("stable", "mergesort"))
 
 
-def sort(a: Node, axis: int | None = -1, kind: Any = None, order: Any = None, *, stable: Any = None) -> Any:
-    """The entries in order along an axis: of a virtual array, to be sliced to the first or last k."""
+def sort(
+    a: Node, axis: int | None = -1, kind: Any = None, order: Any = None, *, stable: Any = None
+) -> Any:
+    """The entries in order along an axis:
+    of a virtual array, to be sliced to the first or last k.
+    """
     return _ordered("sort", a, axis, kind, stable, False)
 
 
-def argsort(a: Node, axis: int | None = -1, kind: Any = None, order: Any = None, *, stable: Any = None) -> Any:
-    """The positions that sort along an axis: of a virtual array, to be sliced to the first or last k."""
+def argsort(
+    a: Node, axis: int | None = -1, kind: Any = None, order: Any = None, *, stable: Any = None
+) -> Any:
+    """The positions that sort along an axis:
+    of a virtual array, to be sliced to the first or last k.
+    """
     return _ordered("argsort", a, axis, kind, stable, True)
 
 
-def partition(a: Node, kth: Any, axis: int | None = -1, kind: Any = "introselect", order: Any = None) -> Any:
+def partition(
+    a: Node, kth: Any, axis: int | None = -1, kind: Any = "introselect", order: Any = None
+) -> Any:
     """As sort, where order only matters before and after rank `kth`."""
     return _ordered("partition", a, axis, None, None, False, kth)
 
 
-def argpartition(a: Node, kth: Any, axis: int | None = -1, kind: Any = "introselect", order: Any = None) -> Any:
+def argpartition(
+    a: Node, kth: Any, axis: int | None = -1, kind: Any = "introselect", order: Any = None
+) -> Any:
     """As argsort, where order only matters before and after rank `kth`."""
     return _ordered("argpartition", a, axis, None, None, True, kth)

@@ -1,4 +1,6 @@
-"""Puts a prelude above a skeleton, finds kernels/, and keeps on disk what was generated and compiled."""
+"""Puts a prelude above a skeleton, finds kernels/, and keeps on disk what was generated and
+compiled.
+"""
 
 from __future__ import annotations
 
@@ -34,14 +36,19 @@ def kernels_folder() -> Path:
 
 @functools.cache
 def skeleton(name: str) -> str:
-    """The text of kernels/<name>, with a line directive so that compiler errors point into the real file."""
+    """The text of kernels/<name>, with a line directive so that compiler errors point into the
+    real file.
+    """
     text = (kernels_folder() / name).read_text()
     return f'#line 1 "kernels/{name}"\n{text}'
 
 
 def assemble(prelude: str, name: str, head: str = "") -> str:
     """Prelude + skeleton; the prelude marks where vector.h and reductions.h belong."""
-    for marker, files in (("vector", ("vector.h", *_wanted(prelude))), ("reduction", ("reductions.h",))):
+    for marker, files in (
+        ("vector", ("vector.h", *_wanted(prelude))),
+        ("reduction", ("reductions.h",)),
+    ):
         mark = f"//---- {marker} ----\n"
         at = prelude.index(mark)
         line = prelude[: at + len(mark)].count("\n") + 1
@@ -52,17 +59,24 @@ def assemble(prelude: str, name: str, head: str = "") -> str:
 
 def standalone(prelude: str) -> str:
     """A prelude as a header of its own, which includes what the kernel's text would carry."""
-    for marker, files in (("vector", ("vector.h", *_wanted(prelude))), ("reduction", ("reductions.h",))):
-        prelude = prelude.replace(f"//---- {marker} ----\n", "".join(f'#include "{f}"\n' for f in files))
+    for marker, files in (
+        ("vector", ("vector.h", *_wanted(prelude))),
+        ("reduction", ("reductions.h",)),
+    ):
+        prelude = prelude.replace(
+            f"//---- {marker} ----\n", "".join(f'#include "{f}"\n' for f in files)
+        )
     return prelude
 
 
 def _wanted(prelude: str) -> list[str]:
     """The headers of rarer functions, where the prelude asks for them."""
-    return [f"{name.lower()}.h" for name in ("COMPLEX", "SPECIAL") if f"#define USE_{name}" in prelude]
+    return [
+        f"{name.lower()}.h" for name in ("COMPLEX", "SPECIAL") if f"#define USE_{name}" in prelude
+    ]
 
 
-# -- the cache ---------------------------------------------------------------------------------------------------------
+# -- the cache -------------------------------------------------------------------------------------
 
 SEAL = b"\n// sha256 "  # ends every file of the cache; C, JSON (for us) and shared objects of ELF and PE may end in it
 SEALED = sys.platform != "darwin"  # there a library is signed up to its last byte
@@ -70,12 +84,15 @@ SEALED = sys.platform != "darwin"  # there a library is signed up to its last by
 
 def _wanted_folder() -> Path:
     wanted = os.environ.get("DUCKKEOPS_CACHE_DIR")
-    return Path(wanted) if wanted else Path(platformdirs.user_cache_dir("duckkeops", appauthor=False))
+    return (
+        Path(wanted) if wanted else Path(platformdirs.user_cache_dir("duckkeops", appauthor=False))
+    )
 
 
 @functools.cache
 def cache_folder() -> Path:
-    """The per-user folder of generated and compiled kernels; a temporary one where that cannot be written.
+    """The per-user folder of generated and compiled kernels; a temporary one where that cannot be
+    written.
 
     DUCKKEOPS_CACHE_DIR overrides it.
     """
@@ -85,7 +102,10 @@ def cache_folder() -> Path:
         with tempfile.NamedTemporaryFile(dir=folder):
             pass
     except OSError as error:
-        log.warning("compiled kernels are kept for this process only: the cache folder cannot be written: %s", error)
+        log.warning(
+            "compiled kernels are kept for this process only: the cache folder cannot be written: %s",
+            error,
+        )
         return temporary_folder()
     return folder
 
@@ -94,7 +114,9 @@ def cache_folder() -> Path:
 def temporary_folder() -> Path:
     """A folder of this process, removed when it ends."""
     folder, owner = Path(tempfile.mkdtemp(prefix="duckkeops-")), os.getpid()
-    atexit.register(lambda: shutil.rmtree(folder, ignore_errors=True) if os.getpid() == owner else None)
+    atexit.register(
+        lambda: shutil.rmtree(folder, ignore_errors=True) if os.getpid() == owner else None
+    )
     return folder
 
 
@@ -103,15 +125,19 @@ def digest(*parts: str) -> str:
 
 
 def cached(name: str, make: Callable[[Path], None], folder: Path | None = None) -> Path:
-    """The cache's file of this name; `make` writes it under a temporary one first, so nobody sees half a file.
+    """The cache's file of this name; `make` writes it under a temporary one first, so nobody sees
+    half a file.
 
-    A damaged file (a crash, a full disk) is made again. A folder that can only be read serves what it has.
+    A damaged file (a crash, a full disk) is made again. A folder that can only be read serves what
+    it has.
     """
     for place in (folder,) if folder else (_wanted_folder(), cache_folder()):
         if _is_whole(place / name):
             return place / name
     path = (folder or cache_folder()) / name
-    with _lock_of(name):  # the threads of a process wait for one of them; processes race, and the last one wins
+    with _lock_of(
+        name
+    ):  # the threads of a process wait for one of them; processes race, and the last one wins
         if not _is_whole(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             handle, part = tempfile.mkstemp(dir=path.parent, prefix=f"{path.stem}.", suffix=".tmp")

@@ -1,7 +1,7 @@
 """NumPy's reductions on nodes: one row each, or a few lines over the rows.
 
-Each returns a genuine array where DESIGN's rule evaluates (a point or batch axis goes, and one input spans the point
-axes that are left), and a node otherwise.
+Each returns a genuine array where DESIGN's rule evaluates (a point or batch axis goes, and one
+input spans the point axes that are left), and a node otherwise.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ def axes_of(a: Node, axis: Axis) -> tuple[int, ...]:
     return tuple(sorted(normalize_axis_tuple(axis, n)))
 
 
-def fold(name: str, args: Sequence[Node], axes: tuple[int, ...], keepdims: Any = False, **params: Any) -> Any:
+def fold(
+    name: str, args: Sequence[Node], axes: tuple[int, ...], keepdims: Any = False, **params: Any
+) -> Any:
     """A reduction row over `axes` of broadcast nodes: evaluated by the rule, else a node."""
     row = ROWS[name]
     params = {k: v for k, v in params.items() if v is not None}
@@ -82,7 +84,7 @@ def _out_dtype(a: Node, dtype: Any, out: Any) -> Any:
     return None
 
 
-# -- sums, products, extremes ------------------------------------------------------------------------------------------
+# -- sums, products, extremes ----------------------------------------------------------------------
 
 
 def sum(
@@ -112,17 +114,31 @@ def prod(
 
 
 def min(
-    a: Any, axis: Axis = None, out: Any = None, keepdims: Any = False, initial: Any = MISSING, where: Any = True
+    a: Any,
+    axis: Axis = None,
+    out: Any = None,
+    keepdims: Any = False,
+    initial: Any = MISSING,
+    where: Any = True,
 ) -> Any:
     """The least entry over axes; NaN if there is one."""
-    return _numeric("min", "minimum", initial, node_of(a), axis, None, out, keepdims, initial, where)
+    return _numeric(
+        "min", "minimum", initial, node_of(a), axis, None, out, keepdims, initial, where
+    )
 
 
 def max(
-    a: Any, axis: Axis = None, out: Any = None, keepdims: Any = False, initial: Any = MISSING, where: Any = True
+    a: Any,
+    axis: Axis = None,
+    out: Any = None,
+    keepdims: Any = False,
+    initial: Any = MISSING,
+    where: Any = True,
 ) -> Any:
     """The greatest entry over axes; NaN if there is one."""
-    return _numeric("max", "maximum", initial, node_of(a), axis, None, out, keepdims, initial, where)
+    return _numeric(
+        "max", "maximum", initial, node_of(a), axis, None, out, keepdims, initial, where
+    )
 
 
 def _numeric(
@@ -151,7 +167,11 @@ def _numeric(
     if _given(initial) and 0 in [a.shape[k] for k in axes] and name in ("min", "max"):
         value = _constant(a, axes, initial, keepdims)
     else:
-        value = _sum(a, axes, dtype, keepdims) if name == "sum" else fold(name, (a,), axes, keepdims, dtype=dtype)
+        value = (
+            _sum(a, axes, dtype, keepdims)
+            if name == "sum"
+            else fold(name, (a,), axes, keepdims, dtype=dtype)
+        )
         if _given(initial):
             value = _with_initial(combine, value, initial)
     return _put(out, value)
@@ -161,7 +181,9 @@ def _mask(where: Any, a: Node) -> Node:
     """The node of where=: booleans that broadcast to the shape of `a`."""
     mask = node_of(where)
     if mask.dtype != bool:
-        raise TypeError(f"where= takes booleans, and got {describe(mask)}.\n  Compare first, as in where=w != 0.")
+        raise TypeError(
+            f"where= takes booleans, and got {describe(mask)}.\n  Compare first, as in where=w != 0."
+        )
     if mask.ndim > a.ndim or np.broadcast_shapes(mask.shape, a.shape) != a.shape:
         raise ValueError(
             f"where= of shape {mask.shape} does not broadcast to d: {describe(a)}.\n"
@@ -184,7 +206,11 @@ def _constant(a: Node, axes: tuple[int, ...], value: Any, keepdims: Any) -> Any:
     shape = tuple(1 if k in axes else n for k, n in enumerate(a.shape))
     if not _true(keepdims):
         shape = tuple(n for k, n in enumerate(a.shape) if k not in axes)
-    return np.asarray(full_like(a, value, shape=shape))[()] if not shape else full_like(a, value, shape=shape)
+    return (
+        np.asarray(full_like(a, value, shape=shape))[()]
+        if not shape
+        else full_like(a, value, shape=shape)
+    )
 
 
 def _of_no_axes(name: str, a: Node, dtype: Any, initial: Any, combine: str) -> Any:
@@ -214,9 +240,15 @@ def _sum(a: Node, axes: tuple[int, ...], dtype: Any, keepdims: Any) -> Any:
 
 
 def _weighted(a: Node, axes: tuple[int, ...]) -> tuple[Node, Node] | None:
-    """Scores and values, if `a` is softmax(scores) times values, the softmax being over the axes of this sum."""
+    """Scores and values, if `a` is softmax(scores) times values, the softmax being over the axes
+    of this sum.
+    """
     factors = _factors(a, 0)
-    found = [f for f in factors if type(f) is Softmax and tuple(k + a.ndim - f.ndim for k in f.axes) == axes]
+    found = [
+        f
+        for f in factors
+        if type(f) is Softmax and tuple(k + a.ndim - f.ndim for k in f.axes) == axes
+    ]
     if len(found) != 1 or len(factors) == 1 or not _same_lengths(found[0], a, axes):
         return None
     values: Node | None = None
@@ -240,24 +272,32 @@ def _factors(a: Node, depth: int) -> list[Node]:
 def ptp(a: Any, axis: Axis = None, out: Any = None, keepdims: Any = False) -> Any:
     """The greatest entry less the least."""
     a = node_of(a)
-    return _put(out, call("subtract", max(a, axis, keepdims=keepdims), min(a, axis, keepdims=keepdims)))
+    return _put(
+        out, call("subtract", max(a, axis, keepdims=keepdims), min(a, axis, keepdims=keepdims))
+    )
 
 
-def trace(a: Node, offset: int = 0, axis1: int = 0, axis2: int = 1, dtype: Any = None, out: Any = None) -> Any:
+def trace(
+    a: Node, offset: int = 0, axis1: int = 0, axis2: int = 1, dtype: Any = None, out: Any = None
+) -> Any:
     """The sum of the diagonal."""
     return sum(diagonal_node(a, offset, axis1, axis2), -1, dtype, out)
 
 
-# -- where they are ----------------------------------------------------------------------------------------------------
+# -- where they are --------------------------------------------------------------------------------
 
 
 def argmin(a: Any, axis: int | None = None, out: Any = None, *, keepdims: Any = False) -> Any:
-    """The position of the least entry along an axis, or of all; of equals the first, NaN before all."""
+    """The position of the least entry along an axis, or of all;
+    of equals the first, NaN before all.
+    """
     return _arg("argmin", node_of(a), axis, out, keepdims)
 
 
 def argmax(a: Any, axis: int | None = None, out: Any = None, *, keepdims: Any = False) -> Any:
-    """The position of the greatest entry along an axis, or of all; of equals the first, NaN before all."""
+    """The position of the greatest entry along an axis, or of all;
+    of equals the first, NaN before all.
+    """
     return _arg("argmax", node_of(a), axis, out, keepdims)
 
 
@@ -271,10 +311,12 @@ def _arg(name: str, a: Node, axis: int | None, out: Any, keepdims: Any) -> Any:
     return _put(out, value)
 
 
-# -- truth and counts --------------------------------------------------------------------------------------------------
+# -- truth and counts ------------------------------------------------------------------------------
 
 
-def any(a: Any, axis: Axis = None, out: Any = None, keepdims: Any = False, *, where: Any = True) -> Any:
+def any(
+    a: Any, axis: Axis = None, out: Any = None, keepdims: Any = False, *, where: Any = True
+) -> Any:
     """Is any entry true?"""
     a = ops.cast(node_of(a), np.dtype(bool))
     if where is not True and where is not MISSING:
@@ -282,7 +324,9 @@ def any(a: Any, axis: Axis = None, out: Any = None, keepdims: Any = False, *, wh
     return _put(out, _truth("any", a, axis, keepdims))
 
 
-def all(a: Any, axis: Axis = None, out: Any = None, keepdims: Any = False, *, where: Any = True) -> Any:
+def all(
+    a: Any, axis: Axis = None, out: Any = None, keepdims: Any = False, *, where: Any = True
+) -> Any:
     """Are all entries true?"""
     a = ops.cast(node_of(a), np.dtype(bool))
     if where is not True and where is not MISSING:
@@ -305,7 +349,9 @@ def count_nonzero(a: Any, axis: Axis = None, *, keepdims: Any = False) -> Any:
 
 
 def _count(where: Any, a: Node, axes: tuple[int, ...], keepdims: Any) -> Any:
-    """How many entries of `a` the mask keeps, along `axes`; of the shape of the result, or broadcast to it."""
+    """How many entries of `a` the mask keeps, along `axes`;
+    of the shape of the result, or broadcast to it.
+    """
     if where is True or where is MISSING:
         return math.prod(a.shape[k] for k in axes)
     mask = ops.cast(_mask(where, a), np.dtype(bool))
@@ -316,11 +362,17 @@ def _count(where: Any, a: Node, axes: tuple[int, ...], keepdims: Any) -> Any:
     return call("multiply", fold("sum", (mask,), axes, keepdims), times)
 
 
-# -- moments -----------------------------------------------------------------------------------------------------------
+# -- moments ---------------------------------------------------------------------------------------
 
 
 def mean(
-    a: Any, axis: Axis = None, dtype: Any = None, out: Any = None, keepdims: Any = False, *, where: Any = True
+    a: Any,
+    axis: Axis = None,
+    dtype: Any = None,
+    out: Any = None,
+    keepdims: Any = False,
+    *,
+    where: Any = True,
 ) -> Any:
     """The mean over axes."""
     a = node_of(a)
@@ -372,7 +424,9 @@ def var(
 _mean = mean
 
 
-def _var_of_some(a: Node, axes: tuple[int, ...], dtype: Any, ddof: float, keepdims: Any, where: Any, mean: Any) -> Any:
+def _var_of_some(
+    a: Node, axes: tuple[int, ...], dtype: Any, ddof: float, keepdims: Any, where: Any, mean: Any
+) -> Any:
     """In two passes: the mean is there, then the squares."""
     wanted = _mean_dtype(a, dtype)
     if not _given(mean):
@@ -382,7 +436,10 @@ def _var_of_some(a: Node, axes: tuple[int, ...], dtype: Any, ddof: float, keepdi
     real = _wider(squares.dtype)
     total = sum(squares, axes, real, keepdims=keepdims, where=where)
     divisor = call("maximum", call("subtract", _count(where, a, axes, keepdims), ddof), 0)
-    return cast(call("divide", total, divisor), squares.dtype if dtype is None else np.real(np.zeros(1, wanted)).dtype)
+    return cast(
+        call("divide", total, divisor),
+        squares.dtype if dtype is None else np.real(np.zeros(1, wanted)).dtype,
+    )
 
 
 def std(
@@ -400,20 +457,35 @@ def std(
     """The square root of `var`."""
     a = node_of(a)
     squared = var(
-        a, axis, _out_dtype(a, dtype, out), None, ddof, keepdims, where=where, mean=mean, correction=correction
+        a,
+        axis,
+        _out_dtype(a, dtype, out),
+        None,
+        ddof,
+        keepdims,
+        where=where,
+        mean=mean,
+        correction=correction,
     )
     return _put(out, call("sqrt", squared))
 
 
-def average(a: Any, axis: Axis = None, weights: Any = None, returned: bool = False, *, keepdims: Any = False) -> Any:
+def average(
+    a: Any, axis: Axis = None, weights: Any = None, returned: bool = False, *, keepdims: Any = False
+) -> Any:
     """The mean, or the mean weighted by `weights`, of the shape of `a` or of the axes."""
     a = node_of(a)
     axes = axes_of(a, axis)
     if weights is None:
-        value, total = mean(a, axes, keepdims=keepdims), np.float64(math.prod(a.shape[k] for k in axes))
+        value, total = (
+            mean(a, axes, keepdims=keepdims),
+            np.float64(math.prod(a.shape[k] for k in axes)),
+        )
     else:
         w = _aligned_weights(a, axis, axes, node_of(weights))
-        wanted = ops.common((a.dtype, w.dtype, *([np.dtype(np.float64)] if a.dtype.kind in "biu" else [])))
+        wanted = ops.common(
+            (a.dtype, w.dtype, *([np.dtype(np.float64)] if a.dtype.kind in "biu" else []))
+        )
         product = ops.cast(ops.call("multiply", a, w), wanted)
         w = rewrite.retag(w, a.roles)
         missing = math.prod(a.shape[k] for k in axes if w.shape[k] == 1)
@@ -423,7 +495,11 @@ def average(a: Any, axis: Axis = None, weights: Any = None, returned: bool = Fal
         value = call("divide", sum(product, axes, wanted, keepdims=keepdims), total)
     if not returned:
         return value
-    if not isinstance(value, Node) and not isinstance(total, Node) and np.shape(total) != np.shape(value):
+    if (
+        not isinstance(value, Node)
+        and not isinstance(total, Node)
+        and np.shape(total) != np.shape(value)
+    ):
         total = namespace_of(value).broadcast_to(total, value.shape)
     return value, total
 
@@ -432,7 +508,9 @@ def _aligned_weights(a: Node, axis: Axis, axes: tuple[int, ...], w: Node) -> Nod
     if w.shape == a.shape:
         return w
     if axis is None:
-        raise TypeError(f"Axis must be specified when shapes of a and weights differ: {a.shape} and {w.shape}.")
+        raise TypeError(
+            f"Axis must be specified when shapes of a and weights differ: {a.shape} and {w.shape}."
+        )
     order = normalize_axis_tuple(axis, a.ndim)
     if w.shape != tuple(a.shape[k] for k in order):
         raise ValueError(
@@ -443,7 +521,7 @@ def _aligned_weights(a: Node, axis: Axis, axes: tuple[int, ...], w: Node) -> Nod
     return expr.expand(w, [k for k in range(a.ndim) if k not in axes])
 
 
-# -- logarithms of sums ------------------------------------------------------------------------------------------------
+# -- logarithms of sums ----------------------------------------------------------------------------
 
 
 def logsumexp(a: Any, axis: Axis = None, keepdims: Any = False) -> Any:
@@ -465,7 +543,9 @@ def softmax(a: Any, axis: Axis = -1) -> Node:
 def softmax_sum(a: Any, values: Any, axis: Axis = -1, keepdims: Any = False) -> Any:
     """The mean of `values`, weighted by softmax(a) along `axis`, in one pass."""
     a, values = node_of(a), node_of(values)
-    return fold("softmax_sum", (a, values), axes_of(a if a.ndim >= values.ndim else values, axis), keepdims)
+    return fold(
+        "softmax_sum", (a, values), axes_of(a if a.ndim >= values.ndim else values, axis), keepdims
+    )
 
 
 def log_softmax(a: Any, axis: Axis = -1) -> Node:
@@ -474,11 +554,13 @@ def log_softmax(a: Any, axis: Axis = -1) -> Node:
     return ops.call("subtract", a, node_of(logsumexp(a, axis, True)))
 
 
-# -- without NaN -------------------------------------------------------------------------------------------------------
+# -- without NaN -----------------------------------------------------------------------------------
 
 
 def _without_nan(a: Any, instead: float) -> tuple[Node, Node | None]:
-    """`a` with a number instead of NaN, and where there was none; None where there cannot be any."""
+    """`a` with a number instead of NaN, and where there was none;
+    None where there cannot be any.
+    """
     a = node_of(a)
     if a.dtype.kind in "biu":
         return a, None
@@ -489,7 +571,9 @@ def _without_nan(a: Any, instead: float) -> tuple[Node, Node | None]:
 def _both(where: Any, mask: Node | None) -> Any:
     if mask is None:
         return where
-    return mask if where is True or where is MISSING else ops.call("logical_and", mask, node_of(where))
+    return (
+        mask if where is True or where is MISSING else ops.call("logical_and", mask, node_of(where))
+    )
 
 
 def nansum(
@@ -519,7 +603,13 @@ def nanprod(
 
 
 def nanmean(
-    a: Any, axis: Axis = None, dtype: Any = None, out: Any = None, keepdims: Any = False, *, where: Any = True
+    a: Any,
+    axis: Axis = None,
+    dtype: Any = None,
+    out: Any = None,
+    keepdims: Any = False,
+    *,
+    where: Any = True,
 ) -> Any:
     """The mean of the entries that are not NaN."""
     a = node_of(a)
@@ -533,7 +623,15 @@ def nanvar(
     """The variance of the entries that are not NaN."""
     a = node_of(a)
     return var(
-        a, axis, dtype, out, ddof, keepdims, where=_both(where, _without_nan(a, 0)[1]), mean=mean, correction=correction
+        a,
+        axis,
+        dtype,
+        out,
+        ddof,
+        keepdims,
+        where=_both(where, _without_nan(a, 0)[1]),
+        mean=mean,
+        correction=correction,
     )
 
 
@@ -544,25 +642,45 @@ def nanstd(
     """The standard deviation of the entries that are not NaN."""
     a = node_of(a)
     return std(
-        a, axis, dtype, out, ddof, keepdims, where=_both(where, _without_nan(a, 0)[1]), mean=mean, correction=correction
+        a,
+        axis,
+        dtype,
+        out,
+        ddof,
+        keepdims,
+        where=_both(where, _without_nan(a, 0)[1]),
+        mean=mean,
+        correction=correction,
     )
 
 
 def nanmin(
-    a: Any, axis: Axis = None, out: Any = None, keepdims: Any = False, initial: Any = MISSING, where: Any = True
+    a: Any,
+    axis: Axis = None,
+    out: Any = None,
+    keepdims: Any = False,
+    initial: Any = MISSING,
+    where: Any = True,
 ) -> Any:
     """The least entry that is not NaN."""
     return _put(out, _nan_extreme(min, math.inf, node_of(a), axis, keepdims, initial, where))
 
 
 def nanmax(
-    a: Any, axis: Axis = None, out: Any = None, keepdims: Any = False, initial: Any = MISSING, where: Any = True
+    a: Any,
+    axis: Axis = None,
+    out: Any = None,
+    keepdims: Any = False,
+    initial: Any = MISSING,
+    where: Any = True,
 ) -> Any:
     """The greatest entry that is not NaN."""
     return _put(out, _nan_extreme(max, -math.inf, node_of(a), axis, keepdims, initial, where))
 
 
-def _nan_extreme(extreme: Any, worst: float, a: Node, axis: Axis, keepdims: Any, initial: Any, where: Any) -> Any:
+def _nan_extreme(
+    extreme: Any, worst: float, a: Node, axis: Axis, keepdims: Any, initial: Any, where: Any
+) -> Any:
     filled, mask = _without_nan(a, worst)
     value = extreme(filled, axis, keepdims=keepdims, initial=initial, where=where)
     if mask is None or _given(initial):
@@ -597,10 +715,12 @@ def _nan_arg(arg: Any, worst: float, a: Node, axis: int | None, out: Any, keepdi
     return arg(filled, axis, out, keepdims=keepdims)
 
 
-# -- comparisons of whole arrays ---------------------------------------------------------------------------------------
+# -- comparisons of whole arrays -------------------------------------------------------------------
 
 
-def allclose(a: Any, b: Any, rtol: float = 1e-05, atol: float = 1e-08, equal_nan: bool = False) -> bool:
+def allclose(
+    a: Any, b: Any, rtol: float = 1e-05, atol: float = 1e-08, equal_nan: bool = False
+) -> bool:
     """Is every pair of entries close, as in isclose?"""
     return _bool("allclose", all(ops.isclose(node_of(a), node_of(b), rtol, atol, equal_nan)))
 
@@ -612,7 +732,9 @@ def array_equal(a1: Any, a2: Any, equal_nan: bool = False) -> bool:
         return False
     same = ops.call("equal", x, y)
     if equal_nan and x.dtype.kind in "fc" and y.dtype.kind in "fc":
-        same = ops.call("logical_or", same, ops.call("logical_and", ops.call("isnan", x), ops.call("isnan", y)))
+        same = ops.call(
+            "logical_or", same, ops.call("logical_and", ops.call("isnan", x), ops.call("isnan", y))
+        )
     return _bool("array_equal", all(same))
 
 

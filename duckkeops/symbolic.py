@@ -1,20 +1,22 @@
 """Nodes -> scalar SymPy expressions over opaque symbols, and their derivatives.
 
-An element `x0[i,d]` is a SymPy *atom* (`Elem`) whose name carries its base and its indices. A value in between is an
-atom too: `t3[i,j]` stands for a definition in `Program.defs`, either one operation (`Let`) or a fold over an index
-(`Fold`). So SymPy never sees a whole formula unless we show it one: it cannot expand (x - y)**2, cancel x - x (which is
-NaN where x is infinite), reorder a sum, or take time that grows with the number of features. `Program.inline` shows the
-algebra to SymPy where that is wanted: for derivatives, for LaTeX, for the recognition of forms.
+An element `x0[i,d]` is a SymPy *atom* (`Elem`) whose name carries its base and its indices. A value
+in between is an atom too: `t3[i,j]` stands for a definition in `Program.defs`, either one operation
+(`Let`) or a fold over an index (`Fold`). So SymPy never sees a whole formula unless we show it one:
+it cannot expand (x - y)**2, cancel x - x (which is NaN where x is infinite), reorder a sum, or take
+time that grows with the number of features. `Program.inline` shows the algebra to SymPy where that
+is wanted: for derivatives, for LaTeX, for the recognition of forms.
 
-Measured for one Gaussian over three features: an element as a Symbol makes (x - y)**2 in 3.5 us, as SymPy's Indexed in
-60 us; SymPy's own unrolled derivatives take 11 s at 128 features, these 10 ms at any number.
+Measured for one Gaussian over three features: an element as a Symbol makes (x - y)**2 in 3.5 us, as
+SymPy's Indexed in 60 us; SymPy's own unrolled derivatives take 11 s at 128 features, these 10 ms at
+any number.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence, Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -36,7 +38,9 @@ Terms = list[tuple[Any, tuple]]  # coefficients, each with the pairs of indices 
 
 
 class Elem(sympy.Symbol):
-    """A symbol named 'base[i,d]'; its fields are read off the name, so pickling and equality are Symbol's own."""
+    """A symbol named 'base[i,d]';
+    its fields are read off the name, so pickling and equality are Symbol's own.
+    """
 
     __slots__ = ("base", "idx")
     base: str
@@ -63,7 +67,9 @@ def indices(e: Any) -> frozenset[str]:
     """All indices of an expression, those that only `delta` names included."""
     out: set[str] = set()
     for a in e.free_symbols:
-        out.update(a.idx if isinstance(a, Elem) else [a.name] if isinstance(a, fn.IndexSymbol) else [])
+        out.update(
+            a.idx if isinstance(a, Elem) else [a.name] if isinstance(a, fn.IndexSymbol) else []
+        )
     return frozenset(out)
 
 
@@ -87,20 +93,24 @@ class Fold:
 
 @dataclass
 class Program:
-    """A pairwise expression: definitions of opaque symbols, the dtypes of all bases, the sizes of all indices.
+    """A pairwise expression: definitions of opaque symbols, the dtypes of all bases, the sizes of
+    all indices.
 
     `sizes[index]` is the length of a feature index, or None if it is known at launch only.
-    `sources[index]` says where a length that is known at launch comes from, for indices of inner folds.
+    `sources[index]` says where a length that is known at launch comes from, for indices of inner
+    folds.
     """
 
     defs: dict[str, Let | Fold] = field(default_factory=dict)
     types: dict[str, np.dtype] = field(default_factory=dict)
     sizes: dict[str, int | None] = field(default_factory=dict)
     sources: dict[str, tuple[int, int]] = field(default_factory=dict)
-    inputs: dict[str, tuple[int, tuple[int, ...]]] = field(default_factory=dict)  # base -> node number, axes of its idx
+    inputs: dict[str, tuple[int, tuple[int, ...]]] = field(
+        default_factory=dict
+    )  # base -> node number, axes of its idx
     _names: dict[Any, Elem] = field(default_factory=dict)
 
-    # -- definitions ---------------------------------------------------------------------------------------------------
+    # -- definitions -------------------------------------------------------------------------------
 
     def order(self, idx: Iterable[str]) -> Index:
         """Indices in the order in which the program first met them."""
@@ -116,9 +126,13 @@ class Program:
 
     def fold(self, op: str, over: Index, body: Any, dtype: np.dtype) -> Any:
         sign = op in ("sum", "min", "max", "prod") and bool(body.is_nonnegative)
-        return self._define(Fold(op, over, body, self.order(indices(body) - set(over))), dtype, "s", sign)
+        return self._define(
+            Fold(op, over, body, self.order(indices(body) - set(over))), dtype, "s", sign
+        )
 
-    def _define(self, what: Let | Fold, dtype: np.dtype, letter: str, nonnegative: bool, keep: bool = False) -> Elem:
+    def _define(
+        self, what: Let | Fold, dtype: np.dtype, letter: str, nonnegative: bool, keep: bool = False
+    ) -> Elem:
         key = (what, dtype, len(self.defs) if keep else None)
         if key not in self._names:
             base = f"{letter}{len(self.defs)}"
@@ -139,7 +153,9 @@ class Program:
 
     def _renamed_fold(self, what: Fold, sub: dict[str, str], idx: Index) -> Fold:
         taken = {*idx, *what.over, *indices(what.body), *self.bound(what.body)}
-        away = self._fresh((c for c in what.over if c in idx), taken)  # do not capture: the bound index makes way
+        away = self._fresh(
+            (c for c in what.over if c in idx), taken
+        )  # do not capture: the bound index makes way
         over = tuple(away.get(c, c) for c in what.over)
         return Fold(what.op, over, self.rename(what.body, sub | away), idx)
 
@@ -170,7 +186,7 @@ class Program:
                 moved[a] = fn.IndexSymbol(sub[a.name])
         return e.xreplace(moved) if moved else e
 
-    # -- indices -------------------------------------------------------------------------------------------------------
+    # -- indices -----------------------------------------------------------------------------------
 
     def feature(self, size: int, taken: Iterable[str]) -> str:
         """A feature index of this length that is not taken."""
@@ -183,7 +199,9 @@ class Program:
         raise AssertionError("an index name is always left")
 
     def launch_index(self, source: tuple[int, int], taken: Iterable[str]) -> str:
-        """An index over an axis whose length is known at launch: `source` is (node number, axis)."""
+        """An index over an axis whose length is known at launch:
+        `source` is (node number, axis).
+        """
         taken = set(taken)
         for name, other in self.sources.items():
             if other == source and name not in taken:
@@ -198,10 +216,12 @@ class Program:
             return self.launch_index(self.sources[name], {*taken, name})
         return self.feature(size, {*taken, name})
 
-    # -- algebra -------------------------------------------------------------------------------------------------------
+    # -- algebra -----------------------------------------------------------------------------------
 
     def inline(self, e: Any) -> Any:
-        """e with all Lets replaced by what they stand for: inputs and folds are left, and SymPy may do its algebra."""
+        """e with all Lets replaced by what they stand for:
+        inputs and folds are left, and SymPy may do its algebra.
+        """
         while True:
             new = {a: what.expr for a in elems(e) if isinstance(what := self.definition(a), Let)}
             if not new:
@@ -248,18 +268,27 @@ class Program:
         return self.cast(a, common) * self.cast(b, common)
 
     def sum(self, index: str, body: Any, dtype: np.dtype) -> Any:
-        """The sum over an index; what does not depend on the index leaves it. `dtype` is that of bare numbers."""
+        """The sum over an index; what does not depend on the index leaves it.
+
+        `dtype` is that of bare numbers.
+        """
         terms = []
         for outside, inside in self._split(index, body):
             size = self.sizes[index]
             if inside == 1 and size is not None:
                 terms.append(outside * size)
             else:
-                terms.append(self.times(outside, self.fold("sum", (index,), inside, self.dtype_of(inside) or dtype)))
+                terms.append(
+                    self.times(
+                        outside, self.fold("sum", (index,), inside, self.dtype_of(inside) or dtype)
+                    )
+                )
         return sympy.Add(*terms)
 
     def _split(self, index: str, e: Any) -> list[tuple[Any, Any]]:
-        """[(factor without the index, the sum's body)]: products open only over sums whose terms have such factors."""
+        """[(factor without the index, the sum's body)]:
+        products open only over sums whose terms have such factors.
+        """
         if index not in indices(e):
             return [(e, sympy.S.One)]
         if e.is_Add:
@@ -271,7 +300,9 @@ class Program:
                 return [(outside, sympy.Add(*inside)) for outside, inside in groups.items()]
             if len({abs(outside) for outside in groups}) == 1:  # 2*x - 2*y is 2*(x - y)
                 c = next(iter(groups))
-                signed = (i if outside == c else -i for outside, inside in groups.items() for i in inside)
+                signed = (
+                    i if outside == c else -i for outside, inside in groups.items() for i in inside
+                )
                 return [(c, sympy.Add(*signed))]
         if e.is_Mul:
             pairs = [(sympy.S.One, sympy.S.One)]
@@ -280,13 +311,16 @@ class Program:
             return pairs
         return [(sympy.S.One, e)]
 
-    # -- differentiation -----------------------------------------------------------------------------------------------
+    # -- differentiation ---------------------------------------------------------------------------
 
-    def diff(self, e: Any, leaf: str, target: Index, fixed: Iterable[str] = (), seed: Any = sympy.S.One) -> Terms:
+    def diff(
+        self, e: Any, leaf: str, target: Index, fixed: Iterable[str] = (), seed: Any = sympy.S.One
+    ) -> Terms:
         """d e / d leaf[target]: SymPy's derivative of scalars, our chain rule through folds.
 
-        `fixed` are the target indices that e has too: there leaf[target] is met as it is, at the others in folds.
-        Of a complex leaf this is the derivative along `seed`: 1 for its real part, the imaginary unit for the other.
+        `fixed` are the target indices that e has too: there leaf[target] is met as it is, at the
+        others in folds. Of a complex leaf this is the derivative along `seed`: 1 for its real part,
+        the imaginary unit for the other.
         """
         found: dict[tuple, Any] = {}
         fixed = frozenset(fixed)
@@ -311,13 +345,22 @@ class Program:
         if a.is_real:
             de = derivative(e, a)
             return lambda c: self.times(de, c)
-        t, w = sympy.Symbol("step", real=True), elem("change", (), real=False)  # real has no complex derivative
+        t, w = (
+            sympy.Symbol("step", real=True),
+            elem("change", (), real=False),
+        )  # real has no complex derivative
         de = e.xreplace({a: a + t * w}).diff(t).xreplace({t: sympy.S.Zero})
         return lambda c: fn.evaluated(de.xreplace({w: self.cast(c, self.types[a.base])}))
 
-    def _fold_terms(self, a: Elem, leaf: str, target: Index, fixed: frozenset[str], seed: Any) -> Terms:
+    def _fold_terms(
+        self, a: Elem, leaf: str, target: Index, fixed: frozenset[str], seed: Any
+    ) -> Terms:
         f = self.definition(a)
-        if not isinstance(f, Fold) or not self.depends(a, leaf) or f.op in ("argmin", "argmax", "any", "all"):
+        if (
+            not isinstance(f, Fold)
+            or not self.depends(a, leaf)
+            or f.op in ("argmin", "argmax", "any", "all")
+        ):
             return []
         body, over = self._out_of_the_way(f, target)
         dtype = self.types[a.base]
@@ -355,7 +398,9 @@ class Program:
         return self.fold("prod", tuple(away.values()), other, dtype)
 
     def collapse(self, index: str, c: Any, pairs: tuple, dtype: np.dtype) -> tuple[Any, tuple]:
-        """The sum over `index`: a bound index that must meet a target index is renamed to it, and the sum is gone."""
+        """The sum over `index`:
+        a bound index that must meet a target index is renamed to it, and the sum is gone.
+        """
         here = [t for p, t in pairs if p == index]
         rest = tuple(d for d in pairs if d[0] != index)
         if here:
@@ -370,7 +415,9 @@ def met(c: str, d: str) -> Any:
 
 
 def ours(e: Any) -> Any:
-    """Without SymPy's own Abs, into which sqrt(x**2) evaluates: its second derivative is a Dirac delta."""
+    """Without SymPy's own Abs, into which sqrt(x**2) evaluates:
+    its second derivative is a Dirac delta.
+    """
     return e.replace(sympy.Abs, fn.abs) if e.has(sympy.Abs) else e
 
 
@@ -383,13 +430,19 @@ def derivative(e: Any, a: Elem) -> Any:
 
 
 def settle(e: Any, de: Any, a: Elem) -> Any:
-    """A removable 0/0 at a = 0 gets its limit; a true kink (an infinite limit) the subgradient 0, as in torch's norm.
+    """A removable 0/0 at a = 0 gets its limit; a true kink (an infinite limit) the subgradient 0,
+    as in torch's norm.
 
-    Only negative powers that differentiation brought in count: 1/r in the user's own formula stays infinite at 0.
-    Guarding a removable one by 0 would be silently wrong (the Hessian of Matern-5/2 at x = y), hence tidy, then limit.
+    Only negative powers that differentiation brought in count: 1/r in the user's own formula stays
+    infinite at 0. Guarding a removable one by 0 would be silently wrong (the Hessian of Matern-5/2
+    at x = y), hence tidy, then limit.
     """
     own = {p.base for p in e.atoms(sympy.Pow) if p.exp.is_negative}
-    half = [p for p in de.atoms(sympy.Pow) if p.base == a and p.exp.is_Rational and p.exp.q == 2 and p.exp < 0]
+    half = [
+        p
+        for p in de.atoms(sympy.Pow)
+        if p.base == a and p.exp.is_Rational and p.exp.q == 2 and p.exp < 0
+    ]
     if not half or a in own:
         return guard(e, de)
     if isinstance(de, fn.where):
@@ -397,7 +450,9 @@ def settle(e: Any, de: Any, a: Elem) -> Any:
     if de.atoms(fn.Elementwise):
         return guard(e, de)  # SymPy's limits know nothing of our functions
     r = sympy.Symbol("r", positive=True)
-    flat = de.xreplace({p: r ** (2 * p.exp) for p in de.atoms(sympy.Pow) if p.base == a}).xreplace({a: r**2})
+    flat = de.xreplace({p: r ** (2 * p.exp) for p in de.atoms(sympy.Pow) if p.base == a}).xreplace(
+        {a: r**2}
+    )
     try:
         lim = sympy.limit(flat, r, 0, "+")
     except (NotImplementedError, ValueError, PoleError):
@@ -408,17 +463,23 @@ def settle(e: Any, de: Any, a: Elem) -> Any:
 
 
 def guard(e: Any, de: Any) -> Any:
-    """Negative fractional powers which differentiation brought in stand for 0 * inf at 0: make them 0 there."""
+    """Negative fractional powers which differentiation brought in stand for 0 * inf at 0:
+    make them 0 there.
+    """
     own = {p.base for p in e.atoms(sympy.Pow) if p.exp.is_negative}
     new = {
         p: fn.pow0(p.base, p.exp)
         for p in de.atoms(sympy.Pow)
-        if p.exp.is_number and p.exp.is_negative and not p.exp.is_integer and p.base not in own and not p.base.is_number
+        if p.exp.is_number
+        and p.exp.is_negative
+        and not p.exp.is_integer
+        and p.base not in own
+        and not p.base.is_number
     }
     return de.xreplace(new) if new else de
 
 
-# -- nodes -> program --------------------------------------------------------------------------------------------------
+# -- nodes -> program ------------------------------------------------------------------------------
 
 
 def compute_dtype(dtype: np.dtype) -> np.dtype:
@@ -426,14 +487,16 @@ def compute_dtype(dtype: np.dtype) -> np.dtype:
     return np.dtype(np.float32) if dtype.itemsize == 2 and dtype.kind not in "iub" else dtype
 
 
-class _Below(Exception):  # noqa: N818
+class _Below(Exception):
     """Too deep: this call's value is needed first."""
 
 
 class Memo:
-    """Values of a recursive function, by key. A long chain is walked in stretches, so that it needs no deep stack.
+    """Values of a recursive function, by key. A long chain is walked in stretches, so that it needs
+    no deep stack.
 
-    The function may be started again after a call of itself: what it does before must be the same twice.
+    The function may be started again after a call of itself: what it does before must be the same
+    twice.
     """
 
     STRETCH = 40
@@ -469,13 +532,19 @@ class Memo:
 
 
 class Translator:
-    """Translates nodes under an environment: the index name of each axis, None where nothing depends on it."""
+    """Translates nodes under an environment:
+    the index name of each axis, None where nothing depends on it.
+    """
 
     def __init__(self, nodes: Sequence[Node]):
         self.program = Program()
         self.numbers = {id(n): k for k, n in enumerate(nodes)}  # in the order of the walk
         known = (("x", Input), ("p", Scalar))
-        self.names = {id(n): f"{x}{k}" for x, kind in known for k, n in enumerate(n for n in nodes if type(n) is kind)}
+        self.names = {
+            id(n): f"{x}{k}"
+            for x, kind in known
+            for k, n in enumerate(n for n in nodes if type(n) is kind)
+        }
         self.memo = Memo(lambda node, env: self._visit[type(node)](self, node, env))
 
     def __call__(self, node: Node, env: Env) -> Any:
@@ -493,19 +562,25 @@ class Translator:
         raise AssertionError("a scalar is translated by the operation that uses it")
 
     def constant(self, node: Scalar, dtype: np.dtype, opaque: bool = False) -> Any:
-        """A small integer or half stays a number; any other is a parameter, so that changing it compiles nothing."""
+        """A small integer or half stays a number;
+        any other is a parameter, so that changing it compiles nothing.
+        """
         value = node.value
         if is_constant(value) and not opaque:
             return sympy.Rational(int(2 * value.real), 2)
         base = self.names[id(node)]
-        if self.program.types.get(base, dtype) != dtype:  # the same number elsewhere in another dtype
+        if (
+            self.program.types.get(base, dtype) != dtype
+        ):  # the same number elsewhere in another dtype
             base += f"_{dtype.name}"
         self.program.types[base] = dtype
         self.program.inputs[base] = (self.numbers[id(node)], ())
         return elem(base, (), False, dtype.kind != "c")
 
     def argument(self, arg: Node, env: Env, dtype: np.dtype, opaque: bool = False) -> Any:
-        """The argument in the dtype that the operation computes in. `opaque`: SymPy sees no number."""
+        """The argument in the dtype that the operation computes in. `opaque`:
+        SymPy sees no number.
+        """
         dtype = compute_dtype(dtype)
         while isinstance(arg, Broadcast) and isinstance(arg.args[0], (Scalar, Broadcast)):
             arg = arg.args[0]  # a number is the same everywhere
@@ -526,8 +601,13 @@ class Translator:
         args = [self.argument(a, env, t) for a, t in zip(node.args, node.loop, strict=True)]
         loop = [compute_dtype(t) for t in node.loop]
         e = node.op.form(S, *args)
-        if e.has(sympy.zoo, sympy.nan) or all(isinstance(a, Scalar) for a in node.args):  # x / 0; isfinite(1)
-            args = [self.argument(a, env, t, opaque=True) for a, t in zip(node.args, node.loop, strict=True)]
+        if e.has(sympy.zoo, sympy.nan) or all(
+            isinstance(a, Scalar) for a in node.args
+        ):  # x / 0; isfinite(1)
+            args = [
+                self.argument(a, env, t, opaque=True)
+                for a, t in zip(node.args, node.loop, strict=True)
+            ]
             e = node.op.form(S, *args)
         if self._lost(node, args, e):
             args = [p.let(a, t, keep=True) for a, t in zip(args, loop, strict=True)]
@@ -536,7 +616,9 @@ class Translator:
 
     @staticmethod
     def _lost(node: Apply, args: list[Any], e: Any) -> bool:
-        """Did SymPy's automatic evaluation drop something that NumPy computes? x - x, x * 0, x / x, x + 0."""
+        """Did SymPy's automatic evaluation drop something that NumPy computes? x - x, x * 0, x /
+        x, x + 0.
+        """
         before: set[Any] = set().union(*(a.free_symbols for a in args))
         if before - e.free_symbols:
             return True
@@ -580,10 +662,14 @@ class Translator:
     def broadcast(self, node: Broadcast, env: Env) -> Any:
         (arg,) = node.args
         shift = node.ndim - arg.ndim
-        return self(arg, tuple(c if n != 1 else None for c, n in zip(env[shift:], arg.shape, strict=True)))
+        return self(
+            arg, tuple(c if n != 1 else None for c, n in zip(env[shift:], arg.shape, strict=True))
+        )
 
     def vjp(self, node: Vjp, env: Env) -> Any:
-        """sum over the value's summed axes of cotangent * d value / d wrt, at the place where wrt stands."""
+        """sum over the value's summed axes of cotangent * d value / d wrt, at the place where wrt
+        stands.
+        """
         p, (value, cotangent), wrt = self.program, node.args, node.wrt
         left = node.ndim - len(node.new)
         over = self._summed(node, left, env)
@@ -617,7 +703,9 @@ class Translator:
         out: list[str | None] = []
         for a in range(left, len(node.whole)):
             taken = {c for c in (*env, *out) if c is not None}
-            out.append(None if node.whole[a] == 1 else self.fold_index(node, a, node.whole[a], taken))
+            out.append(
+                None if node.whole[a] == 1 else self.fold_index(node, a, node.whole[a], taken)
+            )
         return out
 
     def _against(self, g: Any, c: Any) -> Any:
@@ -639,14 +727,22 @@ class Translator:
 
 
 def is_constant(value: complex) -> bool:
-    """Is this number part of the formula's text? Small integers and halves are; -0.0 is not, as it equals 0.0."""
-    if isinstance(value, (bool, complex)) or not abs(value) <= 16 or not float(2 * value).is_integer():
+    """Is this number part of the formula's text? Small integers and halves are;
+    -0.0 is not, as it equals 0.0.
+    """
+    if (
+        isinstance(value, (bool, complex))
+        or not abs(value) <= 16
+        or not float(2 * value).is_integer()
+    ):
         return False
     return value != 0 or math.copysign(1.0, value) > 0
 
 
 def axis_source(node: Node, axis: int, numbers: dict[int, int]) -> tuple[int, int]:
-    """(number, axis) of a node below whose own length makes this axis as long as it is: an input or a Broadcast."""
+    """(number, axis) of a node below whose own length makes this axis as long as it is:
+    an input or a Broadcast.
+    """
     whole = node.whole if isinstance(node, (Reduce, Vjp)) else node.shape
     size, right = whole[axis], len(whole) - axis
     for arg in node.args:

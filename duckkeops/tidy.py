@@ -1,7 +1,9 @@
-"""Simplification that cannot hurt: of scalar derivatives only, over opaque symbols, and the cheapest form wins.
+"""Simplification that cannot hurt: of scalar derivatives only, over opaque symbols, and the
+cheapest form wins.
 
-`expand`, `factor` or `simplify` on a formula would trade accuracy for beauty (they cancel in floating point); here the
-passes see symbols for all that the pair loop does not compute, and what they return is kept only if it is cheaper.
+`expand`, `factor` or `simplify` on a formula would trade accuracy for beauty (they cancel in
+floating point); here the passes see symbols for all that the pair loop does not compute, and what
+they return is kept only if it is cheaper.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ import sympy
 from duckkeops import functions as fn
 
 HEAVY = 12  # a transcendental function, in multiplications
-BUDGET = 80  # operations beyond which `cancel` is not tried: it took seconds and expanded denominators
+BUDGET = (
+    80  # operations beyond which `cancel` is not tried: it took seconds and expanded denominators
+)
 PASSES: tuple[Callable, ...] = (
     lambda e: e,
     sympy.factor_terms,
@@ -45,7 +49,8 @@ def cost(e: sympy.Expr) -> int:
 def tidy(e: sympy.Expr, indices: Callable[[sympy.Expr], frozenset[str]]) -> sympy.Expr:
     """e, or a cheaper equal. `indices` tells what an expression depends on.
 
-    Sums that no pair loop computes (1 - |x_i|^2) are hidden first, so that no pass multiplies them out.
+    Sums that no pair loop computes (1 - |x_i|^2) are hidden first, so that no pass multiplies them
+    out.
     """
     passes = PASSES if sympy.count_ops(e) <= BUDGET else PASSES[:2]
     hidden = _one_sided_sums(e, indices)
@@ -79,14 +84,26 @@ def _cheapest(e: sympy.Expr, passes: tuple[Callable, ...]) -> sympy.Expr:
         return e
     if isinstance(e, fn.where):
         return e.func(e.args[0], *(_cheapest(a, passes) for a in e.args[1:]))
-    halves = {p.base for p in e.atoms(sympy.Pow) if p.base.is_Symbol and p.exp.is_Rational and p.exp.q == 2}
+    halves = {
+        p.base
+        for p in e.atoms(sympy.Pow)
+        if p.base.is_Symbol and p.exp.is_Rational and p.exp.q == 2
+    }
     roots = {b: sympy.Symbol(f"root_{b.name}", positive=True) for b in sorted(halves, key=str)}
     there = {b: r**2 for b, r in roots.items()}
-    there.update({p: roots[p.base] ** (2 * p.exp) for p in e.atoms(sympy.Pow) if p.base in roots and p.exp.is_Rational})
+    there.update(
+        {
+            p: roots[p.base] ** (2 * p.exp)
+            for p in e.atoms(sympy.Pow)
+            if p.base in roots and p.exp.is_Rational
+        }
+    )
     flat = e.xreplace(there)
     best = min((p(flat) for p in passes), key=_rank)
     for b, r in roots.items():  # r is back where b's root was, so that r and r**2 have cancelled
-        powers = {p: b ** (p.exp / 2) for p in best.atoms(sympy.Pow) if p.base == r and p.exp.is_Rational}
+        powers = {
+            p: b ** (p.exp / 2) for p in best.atoms(sympy.Pow) if p.base == r and p.exp.is_Rational
+        }
         best = best.xreplace(powers)
     best = best.xreplace({r: sympy.sqrt(b) for b, r in roots.items()})
     return best if _rank(best) < _rank(e) else e

@@ -2,8 +2,8 @@
 
     python examples/color_quantization.py [picture.png]
 
-The estimator below knows nothing of duckkeops. It is fitted on an array, which stores a distance for
-each pair of pixel and colour, and on a LazyArray, which stores none; the labels are the same.
+The estimator below knows nothing of duckkeops. It is fitted on an array, which stores a distance
+for each pair of pixel and colour, and on a LazyArray, which stores none; the labels are the same.
 """
 
 import sys
@@ -59,7 +59,9 @@ def main(path):
         print(f"{name:10} {models[name].n_iter_} iterations, {time.perf_counter() - start:.1f} s")
 
     lazy, dense = models["LazyArray"], models["array"]
-    print(f"same labels: {np.array_equal(lazy.labels_, dense.labels_)}, for {lazy.labels_.size} pixels")
+    print(
+        f"same labels: {np.array_equal(lazy.labels_, dense.labels_)}, for {lazy.labels_.size} pixels"
+    )
     painted = lazy.cluster_centers_[lazy.labels_]
     print(f"mean square error: {np.mean((painted - pixels) ** 2):.2f}")
     Image.fromarray(np.uint8(painted + 0.5).reshape(picture.shape)).save(path)

@@ -1,6 +1,7 @@
 """Compute with pairwise arrays that no memory could hold: a tour in four NumPy functions.
 
-Each function is plain NumPy. Given arrays it stores all pairs; given LazyArrays it streams over them.
+Each function is plain NumPy. Given arrays it stores all pairs; given LazyArrays it streams over
+them.
 """
 
 import numpy as np

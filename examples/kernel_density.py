@@ -1,4 +1,6 @@
-"""Choose the bandwidth of a Gaussian kernel density estimate by the likelihood of held-out points, in plain NumPy."""
+"""Choose the bandwidth of a Gaussian kernel density estimate by the likelihood of held-out points,
+in plain NumPy.
+"""
 
 import math
 
@@ -26,7 +28,13 @@ def main():
     samples, held_out = ring(50_000, rng), ring(10_000, rng)
     x, y = LazyArray(held_out), LazyArray(samples)
 
-    widths = [0.003, 0.01, 0.03, 0.1, 0.3]  # one kernel serves them all: a number is no reason to compile again
+    widths = [
+        0.003,
+        0.01,
+        0.03,
+        0.1,
+        0.3,
+    ]  # one kernel serves them all: a number is no reason to compile again
     scores = [log_density(x, y, width).mean() for width in widths]
     for width, score in zip(widths, scores, strict=True):
         print(f"width {width:5}: log-likelihood {score:.3f}")

@@ -1,4 +1,6 @@
-"""Settings of hypothesis for all tests: without a deadline, and under CI the same examples in every run."""
+"""Settings of hypothesis for all tests:
+without a deadline, and under CI the same examples in every run.
+"""
 
 import os
 

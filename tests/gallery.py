@@ -1,4 +1,6 @@
-"""25 pairwise formulas, written once for NumPy arrays and lazy arrays, and inputs inside their domains."""
+"""25 pairwise formulas, written once for NumPy arrays and lazy arrays, and inputs inside their
+domains.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,21 @@ class Formula:
     out: str = "ij"  # the axes of its value
 
 
-LEAVES = dict(x="i1d", y="1jd", v="1jd", a="i1", b="1j", q="1j", l="1j1", w="1j1", g="", h="", c="", p="d", A="de")
+LEAVES = dict(
+    x="i1d",
+    y="1jd",
+    v="1jd",
+    a="i1",
+    b="1j",
+    q="1j",
+    l="1j1",
+    w="1j1",
+    g="",
+    h="",
+    c="",
+    p="d",
+    A="de",
+)
 FORMULAS: dict[str, Formula] = {}
 
 
@@ -167,7 +183,11 @@ def rational_quadratic(x, y, g, h):
 
 @formula("x y l w", out="ijd")
 def tutorial(x, y, l, w):
-    return np.cos(x**1.5 + y / l) - (x * y).sum(-1)[..., None] + x[..., 1 % x.shape[-1], None] * relu(w) * y
+    return (
+        np.cos(x**1.5 + y / l)
+        - (x * y).sum(-1)[..., None]
+        + x[..., 1 % x.shape[-1], None] * relu(w) * y
+    )
 
 
 def sample(leaves, rows=5, columns=6, features=3, seed=0, dtype=np.float64):

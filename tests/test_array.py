@@ -12,7 +12,14 @@ import timeit
 import numpy as np
 import pytest
 
-from duckkeops import DtypeError, LazyArray, RoleError, ShapeError, UnsupportedError, VirtualArrayError
+from duckkeops import (
+    DtypeError,
+    LazyArray,
+    RoleError,
+    ShapeError,
+    UnsupportedError,
+    VirtualArrayError,
+)
 from duckkeops.array import NumpyLazyArray
 
 pytestmark = pytest.mark.filterwarnings("ignore:the matrix subclass")
@@ -41,7 +48,7 @@ def agree(got, want):
     np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12)
 
 
-# -- making ------------------------------------------------------------------------------------------------------------
+# -- making ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -94,8 +101,16 @@ def test_bytes_in_another_order_are_read():
         (object(), TypeError, "LazyArray takes an array, and got an object."),
         (np.array(["a"]), DtypeError, "LazyArray does not take arrays of dtype str32."),
         (np.array([1], "O"), DtypeError, "LazyArray does not take arrays of dtype object."),
-        (np.zeros(2, "M8[s]"), DtypeError, "LazyArray does not take arrays of dtype datetime64[s]."),
-        (np.zeros(2, "g"), DtypeError, f"LazyArray does not take arrays of dtype {np.dtype('g').name}."),
+        (
+            np.zeros(2, "M8[s]"),
+            DtypeError,
+            "LazyArray does not take arrays of dtype datetime64[s].",
+        ),
+        (
+            np.zeros(2, "g"),
+            DtypeError,
+            f"LazyArray does not take arrays of dtype {np.dtype('g').name}.",
+        ),
         (np.asmatrix([[1.0]]), TypeError, "LazyArray takes an array, and got a matrix."),
         (np.ma.array([1.0]), TypeError, "LazyArray takes an array, and got a MaskedArray."),
     ],
@@ -111,21 +126,46 @@ def test_axes_that_do_not_fit():
         LazyArray(X, feature_ndim=3)
     with pytest.raises(RoleError, match="cannot subtract: axis -1 is a"):
         LazyArray(X) - LazyArray(X, feature_ndim=0)
-    with pytest.raises(ShapeError, match=r"cannot subtract: axis -1 has 3 entries in one operand and 4 in another."):
+    with pytest.raises(
+        ShapeError, match=r"cannot subtract: axis -1 has 3 entries in one operand and 4 in another."
+    ):
         LazyArray(X) - np.zeros(4)
 
 
-# -- operators ---------------------------------------------------------------------------------------------------------
+# -- operators -------------------------------------------------------------------------------------
 
-BINARY = [operator.add, operator.sub, operator.mul, operator.truediv, operator.floordiv, operator.mod]
+BINARY = [
+    operator.add,
+    operator.sub,
+    operator.mul,
+    operator.truediv,
+    operator.floordiv,
+    operator.mod,
+]
 COMPARISONS = [operator.lt, operator.le, operator.gt, operator.ge, operator.eq, operator.ne]
-INTEGER = [operator.and_, operator.or_, operator.xor, operator.lshift, operator.rshift, operator.pow]
+INTEGER = [
+    operator.and_,
+    operator.or_,
+    operator.xor,
+    operator.lshift,
+    operator.rshift,
+    operator.pow,
+]
 
 
 @pytest.mark.parametrize("f", BINARY + COMPARISONS, ids=lambda f: f.__name__)
 def test_operators_in_both_orders(f):
     d, lazy, cost = squares(X, Y), lazy_squares(), 0.5 + rng.random((M, N))
-    for other in (2, 1.5, np.float32(1.5), np.float64(2), np.int64(3), cost, cost[:, :1], np.abs(V)):
+    for other in (
+        2,
+        1.5,
+        np.float32(1.5),
+        np.float64(2),
+        np.int64(3),
+        cost,
+        cost[:, :1],
+        np.abs(V),
+    ):
         agree(f(lazy, other), f(d, other))
         agree(f(other, lazy), f(other, d))
     agree(f(lazy, lazy + 1), f(d, d + 1))
@@ -133,7 +173,12 @@ def test_operators_in_both_orders(f):
 
 @pytest.mark.parametrize("f", BINARY + INTEGER, ids=lambda f: f.__name__)
 def test_operators_of_integers(f):
-    x, y, lazy_x, lazy_y = INTS_X[:, None], INTS_Y[None], LazyArray(INTS_X)[:, None], LazyArray(INTS_Y)[None]
+    x, y, lazy_x, lazy_y = (
+        INTS_X[:, None],
+        INTS_Y[None],
+        LazyArray(INTS_X)[:, None],
+        LazyArray(INTS_Y)[None],
+    )
     agree(f(lazy_x, lazy_y), f(x, y))
     agree(f(lazy_x, 2), f(x, 2))
     agree(f(3, lazy_y), f(3, y))
@@ -188,7 +233,8 @@ def test_immutable():
     assert lazy is not same
     agree(same, squares(X, Y))
     with pytest.raises(
-        UnsupportedError, match=r"a lazy array cannot be changed: d\[...\] = value on d: \(6, 4\) float64."
+        UnsupportedError,
+        match=r"a lazy array cannot be changed: d\[...\] = value on d: \(6, 4\) float64.",
     ):
         lazy[0] = 1
     with pytest.raises(AttributeError):
@@ -202,7 +248,7 @@ def test_immutable():
             change(dense, lazy)
 
 
-# -- methods -----------------------------------------------------------------------------------------------------------
+# -- methods ---------------------------------------------------------------------------------------
 
 
 def test_methods_of_each_row():
@@ -261,7 +307,7 @@ def test_metadata():
         len(LazyArray(1.0))
 
 
-# -- indexing ----------------------------------------------------------------------------------------------------------
+# -- indexing --------------------------------------------------------------------------------------
 
 MASK = np.array([True, False, True, True, False, True])
 INDEX = [
@@ -384,7 +430,7 @@ def test_masks_of_pairs_are_refused():
         lazy[True]
 
 
-# -- all entries -------------------------------------------------------------------------------------------------------
+# -- all entries -----------------------------------------------------------------------------------
 
 DENSIFYING = {
     "numpy.asarray(d)": np.asarray,
@@ -460,7 +506,8 @@ def test_to_dense():
         "  If you do need it, raise the limit: d.to_dense(max_bytes=2000000000000)."
     )
     with pytest.raises(
-        MemoryError, match=r"to_dense\(\) needs 192 bytes for \(6, 4\) float64; the limit is 100 bytes."
+        MemoryError,
+        match=r"to_dense\(\) needs 192 bytes for \(6, 4\) float64; the limit is 100 bytes.",
     ):
         lazy_squares().to_dense(max_bytes=100)
 
@@ -470,11 +517,13 @@ def test_torch_does_not_walk_the_entries():
     for make in (torch.tensor, torch.as_tensor, torch.asarray, torch.from_dlpack):
         with pytest.raises((TypeError, RuntimeError, ValueError), match="never stored"):
             make(lazy_squares())
-    with pytest.raises(UnsupportedError, match=r"LazyArray does not take torch tensors in this version."):
+    with pytest.raises(
+        UnsupportedError, match=r"LazyArray does not take torch tensors in this version."
+    ):
         LazyArray(torch.zeros(3))
 
 
-# -- other libraries ---------------------------------------------------------------------------------------------------
+# -- other libraries -------------------------------------------------------------------------------
 
 
 def test_another_array_library():
@@ -487,21 +536,32 @@ def test_another_array_library():
         (np.exp(-lazy) @ xp.asarray(V), np.exp(-squares(X, Y)) @ V),
         (lazy.max(1, keepdims=True), squares(X, Y).max(1, keepdims=True)),
         (lazy[[0, 1], [2, 3]], squares(X, Y)[[0, 1], [2, 3]]),
-        (lazy.softmax(1) @ y, np.exp(-np.logaddexp.reduce(squares(X, Y), axis=1, keepdims=True) + squares(X, Y)) @ Y),
+        (
+            lazy.softmax(1) @ y,
+            np.exp(-np.logaddexp.reduce(squares(X, Y), axis=1, keepdims=True) + squares(X, Y)) @ Y,
+        ),
         (lazy.to_dense(), squares(X, Y)),
     ]:
         assert type(got) is type(x)
         np.testing.assert_allclose(np.asarray(got), want, rtol=1e-10)
-    with pytest.raises(TypeError, match="a lazy array over array_api_strict and an array of numpy cannot be combined"):
+    with pytest.raises(
+        TypeError,
+        match="a lazy array over array_api_strict and an array of numpy cannot be combined",
+    ):
         lazy - squares(X, Y)
-    with pytest.raises(TypeError, match="a lazy array over numpy and an array of array_api_strict cannot be combined"):
+    with pytest.raises(
+        TypeError,
+        match="a lazy array over numpy and an array of array_api_strict cannot be combined",
+    ):
         lazy_squares() * xp.ones((M, N))
 
 
-# -- copies ------------------------------------------------------------------------------------------------------------
+# -- copies ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("clone", [copy.copy, copy.deepcopy, lambda d: pickle.loads(pickle.dumps(d))])
+@pytest.mark.parametrize(
+    "clone", [copy.copy, copy.deepcopy, lambda d: pickle.loads(pickle.dumps(d))]
+)
 def test_copies(clone):
     for make in (
         lambda: lazy_squares(),
@@ -524,7 +584,7 @@ def test_deepcopy_copies_the_inputs():
     agree(lazy, X)
 
 
-# -- looking at it -----------------------------------------------------------------------------------------------------
+# -- looking at it ---------------------------------------------------------------------------------
 
 
 def test_repr():
@@ -537,7 +597,15 @@ def test_repr():
     x = LazyArray(X)
     first = [
         repr(e).partition(":")[0]
-        for e in (-x * 2, 1 / (x + 1), (x < 1) & ~(x > 0), (-x) ** 2, 2 - (x - 1), x.astype("f4"), x.softmax(0))
+        for e in (
+            -x * 2,
+            1 / (x + 1),
+            (x < 1) & ~(x > 0),
+            (-x) ** 2,
+            2 - (x - 1),
+            x.astype("f4"),
+            x.softmax(0),
+        )
     ]
     assert first == [
         "LazyArray -x0 * 2",
@@ -568,7 +636,7 @@ def test_repr_of_large_expressions_is_short():
     assert "..." in repr(e)
 
 
-# -- costs -------------------------------------------------------------------------------------------------------------
+# -- costs -----------------------------------------------------------------------------------------
 
 
 def test_recording_an_operation_costs_microseconds():
@@ -588,19 +656,30 @@ def test_negative_zero_is_no_zero():
     """-0.0 == 0.0, so it must neither share the other's kernel nor lose its sign in the formula."""
     d = LazyArray(np.ones(17))[:, None] * LazyArray(np.ones(19))[None]
     for zero in (0.0, -0.0, 0.0):
-        np.testing.assert_array_equal(np.copysign(d, zero).sum(1), np.full(17, math.copysign(19, zero)))
+        np.testing.assert_array_equal(
+            np.copysign(d, zero).sum(1), np.full(17, math.copysign(19, zero))
+        )
         with np.errstate(divide="ignore"):
-            np.testing.assert_array_equal((1 / (d * zero)).max(1), np.full(17, math.copysign(math.inf, zero)))
+            np.testing.assert_array_equal(
+                (1 / (d * zero)).max(1), np.full(17, math.copysign(math.inf, zero))
+            )
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32, np.int64])
 def test_integers_wrap_around_before_what_follows(dtype):
-    """Overflow of signed integers is undefined in C: a compiler may take x * x to be nonnegative."""
+    """Overflow of signed integers is undefined in C:
+    a compiler may take x * x to be nonnegative.
+    """
     info = np.iinfo(dtype)
     x = np.array([info.min, info.min // 3, -12, 12, info.max // 3, info.max], dtype)
     d = LazyArray(x)[:, None] + LazyArray(x)[None]
     whole = x[:, None] + x[None]
-    for f in (lambda a: abs(a * a), lambda a: np.sign(a * a), lambda a: np.maximum(a * a, 0), lambda a: a * a < 0):
+    for f in (
+        lambda a: abs(a * a),
+        lambda a: np.sign(a * a),
+        lambda a: np.maximum(a * a, 0),
+        lambda a: a * a < 0,
+    ):
         np.testing.assert_array_equal(f(d).sum(1), f(whole).sum(1))
 
 
@@ -618,7 +697,9 @@ def test_long_chains_and_deep_sharing():
     x, y = np.linspace(0, 1, 5), np.linspace(0, 1, 4)
     d, whole = LazyArray(x)[:, None] * LazyArray(y)[None], x[:, None] * y[None]
     for k in range(300):
-        d, whole = (np.sqrt(d + k % 7), np.sqrt(whole + k % 7)) if k % 4 == 0 else (d * 0.99, whole * 0.99)
+        d, whole = (
+            (np.sqrt(d + k % 7), np.sqrt(whole + k % 7)) if k % 4 == 0 else (d * 0.99, whole * 0.99)
+        )
     np.testing.assert_allclose(d.sum(1), whole.sum(1))
     d, whole = np.tanh(LazyArray(x)[:, None] * LazyArray(y)[None]), np.tanh(x[:, None] * y[None])
     for _ in range(40):

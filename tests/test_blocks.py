@@ -1,4 +1,6 @@
-"""The blocks engine: tiles of any size give the dense value, in bounded memory, in several array libraries."""
+"""The blocks engine:
+tiles of any size give the dense value, in bounded memory, in several array libraries.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +22,18 @@ each_size = pytest.mark.parametrize("tile_bytes", [1, 100, 1000, 32 << 20])
 
 
 def points(n: int, dim: int = 3, seed: int = 0, dtype: Any = np.float64) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=(n, dim)).astype(expr.dtype_of(np.dtype(dtype).name))
+    return (
+        np.random.default_rng(seed)
+        .normal(size=(n, dim))
+        .astype(expr.dtype_of(np.dtype(dtype).name))
+    )
 
 
 def node_of(a: np.ndarray, library: str = "numpy", roles: str | None = None) -> Input:
     xp = pytest.importorskip(library)
-    return Input(a if library == "numpy" else xp.asarray(a), a.dtype, roles or expr.default_roles(a.ndim))
+    return Input(
+        a if library == "numpy" else xp.asarray(a), a.dtype, roles or expr.default_roles(a.ndim)
+    )
 
 
 def squared_distances(x: Node, y: Node) -> Node:
@@ -44,7 +52,9 @@ def dense_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def test_reductions_by_tiles_of_any_size(name, axes, library, tile_bytes):
     x, y = points(9), points(11, seed=1)
     want = dense_distances(x, y)
-    node = reduce(BY_NAME[name], (squared_distances(node_of(x, library), node_of(y, library)),), axes)
+    node = reduce(
+        BY_NAME[name], (squared_distances(node_of(x, library), node_of(y, library)),), axes
+    )
     got = blocks.value(node, tile_bytes=tile_bytes)
     assert type(got) is type(node_of(x, library).array) and tuple(got.shape) == node.shape
     flat = want.reshape(1, -1) if len(axes) == 2 else want if axes == (1,) else want.T
@@ -56,7 +66,9 @@ def test_reductions_by_tiles_of_any_size(name, axes, library, tile_bytes):
 @each_size
 def test_states_and_their_merge_are_those_of_the_row(tile_bytes):
     x, y = points(9), points(11, seed=1)
-    node = reduce(BY_NAME["topk"], (squared_distances(node_of(x), node_of(y)),), (1,), k=4, largest=False)
+    node = reduce(
+        BY_NAME["topk"], (squared_distances(node_of(x), node_of(y)),), (1,), k=4, largest=False
+    )
     values, index = blocks.reduce(node, tile_bytes=tile_bytes)
     want = np.argsort(dense_distances(x, y), axis=1)[:, :4]
     np.testing.assert_array_equal(index, want)
@@ -79,7 +91,8 @@ def test_all_pairs(library, tile_bytes):
 def test_folds_over_points_inside_an_expression(tile_bytes):
     x, y, z = points(5), points(7, seed=1), points(6, seed=2)
     kernel = [
-        ops.call("exp", ops.call("negative", squared_distances(node_of(a), node_of(b)))) for a, b in ((x, y), (y, z))
+        ops.call("exp", ops.call("negative", squared_distances(node_of(a), node_of(b))))
+        for a, b in ((x, y), (y, z))
     ]
     product = ops.call("multiply", expr.expand(kernel[0], [2]), expr.expand(kernel[1], [0]))
     inner = reduce(BY_NAME["sum"], (product,), (1,))  # K1 @ K2
@@ -117,7 +130,11 @@ def test_scalars_broadcasts_and_concatenations(library):
     x = points(4)
     node = node_of(x, library)
     shifted = ops.call("add", ops.call("multiply", node, 2), 0.5)
-    joined = Concat((shifted, Broadcast(expr.view(node, expr.View(2, [expr.axis(1)], {0: 0})), (4, 3))), 1, x.dtype)
+    joined = Concat(
+        (shifted, Broadcast(expr.view(node, expr.View(2, [expr.axis(1)], {0: 0})), (4, 3))),
+        1,
+        x.dtype,
+    )
     want = np.concatenate([2 * x + 0.5, np.broadcast_to(x[0], (4, 3))], axis=1)
     np.testing.assert_allclose(np.asarray(blocks.dense(joined)), want)
     np.testing.assert_array_equal(np.asarray(blocks.dense(Broadcast(Scalar(3), (2,)))), [3, 3])
@@ -131,7 +148,9 @@ def test_loop_dtypes_are_numpys():
         got = blocks.dense(node)
         assert got.dtype == want.dtype
         np.testing.assert_array_equal(got, want)
-    np.testing.assert_array_equal(blocks.dense(ops.call("add", node_of(a), node_of(a))), a + a)  # wraps around
+    np.testing.assert_array_equal(
+        blocks.dense(ops.call("add", node_of(a), node_of(a))), a + a
+    )  # wraps around
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -139,7 +158,9 @@ def test_half_precision_is_computed_in_float32(dtype):
     kind = expr.dtype_of(dtype)
     a = np.full((300,), 300, dtype=kind)
     node = ops.call("multiply", node_of(a), node_of(a))  # overflows float16
-    mean = blocks.value(reduce(BY_NAME["mean"], (ops.call("divide", node, 300.0),), (0,)), tile_bytes=100)
+    mean = blocks.value(
+        reduce(BY_NAME["mean"], (ops.call("divide", node, 300.0),), (0,)), tile_bytes=100
+    )
     assert mean.dtype == kind and mean == kind.type(300)
     assert blocks.dense(ops.call("sqrt", node)).dtype == kind
 
@@ -148,7 +169,9 @@ def test_half_precision_of_torch():
     torch = pytest.importorskip("torch")
     x = Input(torch.full((300,), 300, dtype=torch.bfloat16), expr.dtype_of("bfloat16"), "p")
     total = blocks.value(reduce(BY_NAME["sum"], (x,), (0,)))
-    assert total.dtype == torch.bfloat16 and float(total) == float(torch.tensor(90000.0).to(torch.bfloat16))
+    assert total.dtype == torch.bfloat16 and float(total) == float(
+        torch.tensor(90000.0).to(torch.bfloat16)
+    )
 
 
 def test_no_warnings_from_floating_point(recwarn):
@@ -162,7 +185,9 @@ def test_memory_is_bounded():
     x, y = points(3000, dtype=np.float32), points(20000, seed=1, dtype=np.float32)
     node = reduce(BY_NAME["argmin"], (squared_distances(node_of(x), node_of(y)),), (1,))
     inner = ops.call("exp", squared_distances(node_of(x[:300]), node_of(y)))
-    nested = reduce(BY_NAME["max"], (ops.call("sqrt", reduce(BY_NAME["sum"], (inner,), (1,))),), (0,))
+    nested = reduce(
+        BY_NAME["max"], (ops.call("sqrt", reduce(BY_NAME["sum"], (inner,), (1,))),), (0,)
+    )
     for one in (node, nested):
         tracemalloc.start()
         blocks.value(one, tile_bytes=4 << 20)
@@ -173,7 +198,9 @@ def test_memory_is_bounded():
 
 def test_shared_parts_are_computed_once():
     calls = []
-    row = ops.Op("counted", lambda S, x: x, None, types=np.negative, dense=lambda xp, x: calls.append(1) or x)
+    row = ops.Op(
+        "counted", lambda S, x: x, None, types=np.negative, dense=lambda xp, x: calls.append(1) or x
+    )
     x = ops.apply(row, node_of(points(4)))
     for _ in range(50):
         x = ops.call("add", x, x)

@@ -1,4 +1,6 @@
-"""Random expressions: the same NumPy code on arrays and on LazyArrays, in compiled C and in tiles, gives the same."""
+"""Random expressions:
+the same NumPy code on arrays and on LazyArrays, in compiled C and in tiles, gives the same.
+"""
 
 import os
 from collections.abc import Callable
@@ -98,9 +100,13 @@ REDUCTIONS: dict[str, Code] = {
 def terms(draw: st.DrawFn, depth: int, features: bool) -> Term:
     """An expression of this depth, with or without a feature axis."""
     if depth == 0:
-        name = draw(st.sampled_from(["x", "y", "x", "y", "b", "c"] if features else ["s", "t", "u", "k"]))
+        name = draw(
+            st.sampled_from(["x", "y", "x", "y", "b", "c"] if features else ["s", "t", "u", "k"])
+        )
         return Term(name, lambda a: a[name], features)
-    kind = draw(st.sampled_from(["unary", "binary", "binary", "keep" if features else "fold", "constant"]))
+    kind = draw(
+        st.sampled_from(["unary", "binary", "binary", "keep" if features else "fold", "constant"])
+    )
     if kind == "unary":
         name = draw(st.sampled_from(sorted(UNARY)))
         arg = draw(terms(depth - 1, features))
@@ -119,7 +125,11 @@ def terms(draw: st.DrawFn, depth: int, features: bool) -> Term:
         return Term(f"({value} * {arg.text})", lambda a: value * arg.run(a), features)
     name = draw(st.sampled_from(sorted(BINARY)))
     one, other = draw(terms(depth - 1, features)), draw(terms(depth - 1, features))
-    return Term(f"{name}({one.text}, {other.text})", lambda a: BINARY[name](one.run(a), other.run(a)), features)
+    return Term(
+        f"{name}({one.text}, {other.text})",
+        lambda a: BINARY[name](one.run(a), other.run(a)),
+        features,
+    )
 
 
 @st.composite
@@ -127,7 +137,11 @@ def problems(draw: st.DrawFn) -> tuple[Term, str, object, Arrays, set[str]]:
     """Code, reduction, axis, arrays, and which of these are wrapped."""
     features = draw(st.booleans())
     term = draw(terms(draw(st.integers(1, 4)), features))
-    m, n, d = draw(st.sampled_from([1, 2, 5, 17])), draw(st.sampled_from([1, 3, 9, 33])), draw(st.integers(1, 4))
+    m, n, d = (
+        draw(st.sampled_from([1, 2, 5, 17])),
+        draw(st.sampled_from([1, 3, 9, 33])),
+        draw(st.integers(1, 4)),
+    )
     batch = draw(st.sampled_from([(), (), (2,), (3, 1)]))
     rng = np.random.default_rng(draw(st.integers(0, 2**16)))
     dtype = draw(st.sampled_from([np.float64, np.float64, np.float32]))
@@ -142,7 +156,9 @@ def problems(draw: st.DrawFn) -> tuple[Term, str, object, Arrays, set[str]]:
         "k": rng.normal(size=(m, 1)),
     }
     arrays = {name: a.astype(dtype) for name, a in arrays.items()}
-    wrapped = {"x", "y", "s", "t"} | set(draw(st.lists(st.sampled_from(["b", "c", "u", "k"]), unique=True)))
+    wrapped = {"x", "y", "s", "t"} | set(
+        draw(st.lists(st.sampled_from(["b", "c", "u", "k"]), unique=True))
+    )
     axis = draw(st.sampled_from([-1, -2, (-2, -1)]))
     if features:
         axis = tuple(a - 1 for a in axis) if isinstance(axis, tuple) else axis - 1
@@ -166,7 +182,10 @@ def test_compositions(problem: tuple[Term, str, object, Arrays, set[str]]) -> No
         want = np.asarray(REDUCTIONS[name](whole, axis=axis))
         same_dtype = np.asarray(REDUCTIONS[name](np.asarray(term.run(arrays)), axis=axis)).dtype
     single = arrays["x"].dtype == np.float32
-    if single and any(word in term.text for word in ("floor", "mod", "sign", "arg", "any", "where")) or single and name in ("any", "count"):
+    if (
+        single
+        and any(word in term.text for word in ("floor", "mod", "sign", "arg", "any", "where"))
+    ) or (single and name in ("any", "count")):
         return  # a step at a rounding error away is no error
     tol = 2e-4 if single else 1e-9
     scale = max(1.0, float(np.nanmax(np.abs(np.where(np.isfinite(want), want, 0)), initial=0)))
@@ -176,5 +195,12 @@ def test_compositions(problem: tuple[Term, str, object, Arrays, set[str]]) -> No
             if isinstance(got, LazyArray):  # the rule says: stays lazy
                 got = got.to_dense()
         assert isinstance(got, np.ndarray | np.generic), type(got)
-        assert got.shape == want.shape and got.dtype == same_dtype, (got.shape, want.shape, got.dtype, same_dtype)
-        np.testing.assert_allclose(got, want, rtol=tol, atol=tol * scale, err_msg=f"{engine}: {name} of {term.text}")
+        assert got.shape == want.shape and got.dtype == same_dtype, (
+            got.shape,
+            want.shape,
+            got.dtype,
+            same_dtype,
+        )
+        np.testing.assert_allclose(
+            got, want, rtol=tol, atol=tol * scale, err_msg=f"{engine}: {name} of {term.text}"
+        )

@@ -9,7 +9,9 @@ from duckkeops.config import Settings, current
 
 
 def test_defaults():
-    assert current() == Settings(engine="auto", threads=None, precision="float32", accumulate="auto")
+    assert current() == Settings(
+        engine="auto", threads=None, precision="float32", accumulate="auto"
+    )
 
 
 def test_a_block_changes_what_it_names():
@@ -17,7 +19,11 @@ def test_a_block_changes_what_it_names():
         assert settings is current()
         assert (settings.engine, settings.threads, settings.precision) == ("blocks", 3, "float32")
         with config(threads=None, precision="exact"):
-            assert (current().engine, current().threads, current().precision) == ("blocks", None, "exact")
+            assert (current().engine, current().threads, current().precision) == (
+                "blocks",
+                None,
+                "exact",
+            )
         assert current() is settings
     assert current() == Settings()
 
@@ -65,7 +71,11 @@ def test_settings_are_frozen():
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"engine": "gpu"}, ValueError, "config(engine='gpu'): engine is one of 'auto', 'cpu', 'blocks'."),
+        (
+            {"engine": "gpu"},
+            ValueError,
+            "config(engine='gpu'): engine is one of 'auto', 'cpu', 'blocks'.",
+        ),
         (
             {"precision": 32},
             ValueError,

@@ -1,4 +1,6 @@
-"""The compiled engine where things go wrong: damaged caches, missing compilers, interruptions, forks, large records."""
+"""The compiled engine where things go wrong:
+damaged caches, missing compilers, interruptions, forks, large records.
+"""
 
 import os
 import shutil
@@ -33,8 +35,15 @@ print("right", "with" if "sympy" in sys.modules else "without", "sympy")
 
 def run(cache: Path, engine: str = "auto", **environment: str) -> subprocess.CompletedProcess:
     """The script in a fresh process, with this cache folder."""
-    env = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"], "DUCKKEOPS_CACHE_DIR": str(cache), **environment}
-    return subprocess.run([sys.executable, "-c", SCRIPT, engine], capture_output=True, text=True, env=env, timeout=120)
+    env = {
+        "PYTHONPATH": str(ROOT),
+        "PATH": os.environ["PATH"],
+        "DUCKKEOPS_CACHE_DIR": str(cache),
+        **environment,
+    }
+    return subprocess.run(
+        [sys.executable, "-c", SCRIPT, engine], capture_output=True, text=True, env=env, timeout=120
+    )
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +63,15 @@ def test_a_hit_imports_no_sympy(filled: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".json", ".so"])
 @pytest.mark.parametrize("damage", ["cut", "zeros", "empty"])
-def test_a_damaged_cache_is_made_again(filled: Path, tmp_path: Path, suffix: str, damage: str) -> None:
+def test_a_damaged_cache_is_made_again(
+    filled: Path, tmp_path: Path, suffix: str, damage: str
+) -> None:
     folder = Path(shutil.copytree(filled, tmp_path / "cache"))
     for path in folder.glob(f"*{suffix}"):
         size = path.stat().st_size
-        path.write_bytes({"cut": path.read_bytes()[: size // 2], "zeros": bytes(size), "empty": b""}[damage])
+        path.write_bytes(
+            {"cut": path.read_bytes()[: size // 2], "zeros": bytes(size), "empty": b""}[damage]
+        )
     answer = run(folder)
     assert answer.stdout.startswith("right"), answer.stderr
     assert run(folder).stdout == "right without sympy\n"
@@ -68,15 +81,23 @@ def test_a_cache_folder_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     answer = run(tmp_path / "file", TMPDIR=str(tmp_path))
     assert answer.stdout.startswith("right") and "cannot be written" in answer.stderr
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]  # the temporary folder went with its process
+    assert [p.name for p in tmp_path.iterdir()] == [
+        "file"
+    ]  # the temporary folder went with its process
 
 
 def test_a_cache_folder_that_vanishes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source, "_wanted_folder", lambda: tmp_path / "cache")
     monkeypatch.setattr(source, "cache_folder", lambda: tmp_path / "cache")
-    assert source.content(source.cached("a.json", lambda part: part.write_text("[1]") and None)) == "[1]"
+    assert (
+        source.content(source.cached("a.json", lambda part: part.write_text("[1]") and None))
+        == "[1]"
+    )
     shutil.rmtree(tmp_path / "cache")
-    assert source.content(source.cached("a.json", lambda part: part.write_text("[2]") and None)) == "[2]"
+    assert (
+        source.content(source.cached("a.json", lambda part: part.write_text("[2]") and None))
+        == "[2]"
+    )
 
 
 def test_threads_make_a_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +127,9 @@ def test_no_compiler(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["/bin/false", "/no/such/compiler", "gcc -fnonsense", "'open"])
-def test_a_compiler_that_does_not_work_is_named_and_passed_over(tmp_path: Path, command: str) -> None:
+def test_a_compiler_that_does_not_work_is_named_and_passed_over(
+    tmp_path: Path, command: str
+) -> None:
     answer = run(tmp_path, DUCKKEOPS_CC=command)
     assert answer.stdout.startswith("right"), answer.stderr
     assert f"DUCKKEOPS_CC={command} is not used" in answer.stderr
@@ -115,7 +138,9 @@ def test_a_compiler_that_does_not_work_is_named_and_passed_over(tmp_path: Path, 
 def test_compilers_that_cannot_link_are_no_compilers(tmp_path: Path) -> None:
     for name in ("gcc", "clang", "cc"):
         path = tmp_path / name
-        path.write_text('#!/bin/sh\nif [ "$1" = --version ]; then echo fake; else echo "cannot find -lm" >&2; exit 1; fi\n')
+        path.write_text(
+            '#!/bin/sh\nif [ "$1" = --version ]; then echo fake; else echo "cannot find -lm" >&2; exit 1; fi\n'
+        )
         path.chmod(path.stat().st_mode | stat.S_IEXEC)
     if cpu._candidates()[-1][0] == sys.executable:
         pytest.skip("ziglang is installed: there is always a compiler")
@@ -161,7 +186,9 @@ print("alive")
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_interrupting_again_and_again_frees_nothing_in_use() -> None:
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    answer = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, env=env, timeout=300)
+    answer = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, env=env, timeout=300
+    )
     assert answer.returncode == 0 and answer.stdout == "alive\n", answer.stderr
 
 
@@ -204,13 +231,20 @@ def test_large_parameters_that_are_computed() -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int32"])
 def test_many_neighbours(k: int, dtype: str) -> None:
     rng = np.random.default_rng(0)
-    x, y = rng.integers(0, 20, (9, 2)).astype(dtype), rng.integers(0, 20, (700, 2)).astype(dtype)  # exact, with ties
+    x, y = (
+        rng.integers(0, 20, (9, 2)).astype(dtype),
+        rng.integers(0, 20, (700, 2)).astype(dtype),
+    )  # exact, with ties
     if dtype != "int32":
         y[::50] = np.nan
     dense = ((x[:, None] - y[None]) ** 2).sum(-1)
     lazy = pairwise(x, y)
-    assert np.array_equal(np.sort(lazy, axis=1)[:, :k], np.sort(dense, axis=1)[:, :k], equal_nan=dtype != "int32")
-    assert (np.argsort(lazy, axis=1)[:, :k] == np.argsort(dense, axis=1, kind="stable")[:, :k]).all()
+    assert np.array_equal(
+        np.sort(lazy, axis=1)[:, :k], np.sort(dense, axis=1)[:, :k], equal_nan=dtype != "int32"
+    )
+    assert (
+        np.argsort(lazy, axis=1)[:, :k] == np.argsort(dense, axis=1, kind="stable")[:, :k]
+    ).all()
 
 
 def test_lanes_run_over_points_when_batches_alone_are_left() -> None:

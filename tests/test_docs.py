@@ -1,4 +1,6 @@
-"""What the documentation shows is what the code does: docstrings, and the README's code, output and links."""
+"""What the documentation shows is what the code does:
+docstrings, and the README's code, output and links.
+"""
 
 import contextlib
 import doctest
@@ -37,13 +39,23 @@ def namespace():
     rng = np.random.default_rng(0)
     x, y = rng.random((1000, 3)), rng.random((2000, 3))
     D_ij = ((LazyArray(x)[:, None, :] - LazyArray(y)[None, :, :]) ** 2).sum(-1)
-    return {"np": np, "LazyArray": LazyArray, "x": x, "y": y, "b": rng.random((2000, 2)), "D_ij": D_ij, "d": D_ij}
+    return {
+        "np": np,
+        "LazyArray": LazyArray,
+        "x": x,
+        "y": y,
+        "b": rng.random((2000, 2)),
+        "D_ij": D_ij,
+        "d": D_ij,
+    }
 
 
 def docstrings():
     """Every docstring with an example, as a doctest."""
     finder = doctest.DocTestFinder(exclude_empty=True)
-    found = {test.name: test for module in modules() for test in finder.find(module) if test.examples}
+    found = {
+        test.name: test for module in modules() for test in finder.find(module) if test.examples
+    }
     return [pytest.param(test, id=name) for name, test in sorted(found.items())]
 
 
@@ -51,7 +63,9 @@ def docstrings():
 def test_docstring(test):
     test.globs = {**namespace(), **test.globs}
     report = io.StringIO()
-    failed, _ = doctest.DocTestRunner(optionflags=FLAGS).run(test, out=report.write, clear_globs=False)
+    failed, _ = doctest.DocTestRunner(optionflags=FLAGS).run(
+        test, out=report.write, clear_globs=False
+    )
     assert not failed, report.getvalue()
 
 
@@ -74,7 +88,9 @@ def test_readme_code_prints_its_output():
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             exec(compile(code, "README.md", "exec"), {})
-        assert doctest.OutputChecker().check_output(expected, printed.getvalue(), FLAGS), printed.getvalue()
+        assert doctest.OutputChecker().check_output(expected, printed.getvalue(), FLAGS), (
+            printed.getvalue()
+        )
 
 
 def test_readme_links_lead_to_files():

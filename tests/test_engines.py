@@ -1,4 +1,6 @@
-"""Compiled C and tiles of the array library give the same value, dtype and shape, for every row, dtype and kind of axis."""
+"""Compiled C and tiles of the array library give the same value, dtype and shape, for every row,
+dtype and kind of axis.
+"""
 
 import functools
 import math
@@ -61,7 +63,9 @@ def value_of(op: ops.Op, dtype: str) -> Node | None:
 
 
 def all_entries(nodes: list[Node]) -> list[np.ndarray]:
-    """Every entry of (M, N) nodes of one dtype, through one compiled kernel: the N largest of each row, put back."""
+    """Every entry of (M, N) nodes of one dtype, through one compiled kernel:
+    the N largest of each row, put back.
+    """
     label = Input(np.arange(len(nodes), dtype=np.int32), np.dtype(np.int32), "f")
     pair = points(np.zeros((1, N), np.int8))  # makes every value vary over both axes
     wide = [ops.call("where", ops.call("equal", pair, 0), n, n) for n in nodes]
@@ -88,13 +92,17 @@ def groups() -> list[tuple[str, int]]:
 
 @pytest.mark.parametrize(("dtype", "start"), groups())
 def test_rows(dtype: str, start: int) -> None:
-    """Each operation row: compiled against the library's own function, exactly for integers and booleans."""
+    """Each operation row:
+    compiled against the library's own function, exactly for integers and booleans.
+    """
     by_dtype: dict[np.dtype, list[tuple[str, Node]]] = {}
     for op in ops.TABLE[start : start + GROUP]:
         node = value_of(op, dtype)
         if node is None:
             continue
-        parts = [node] if node.dtype.kind != "c" else [ops.call("real", node), ops.call("imag", node)]
+        parts = (
+            [node] if node.dtype.kind != "c" else [ops.call("real", node), ops.call("imag", node)]
+        )
         for part in parts:
             by_dtype.setdefault(part.dtype, []).append((op.name, part))
     for kind, named in by_dtype.items():
@@ -102,7 +110,9 @@ def test_rows(dtype: str, start: int) -> None:
             want = np.broadcast_to(blocks.dense(node), (M, N))
             assert got.dtype == want.dtype == kind, name
             if tolerance(kind):
-                np.testing.assert_allclose(got, want, rtol=tolerance(kind), atol=tolerance(kind), err_msg=f"{name} {dtype}")
+                np.testing.assert_allclose(
+                    got, want, rtol=tolerance(kind), atol=tolerance(kind), err_msg=f"{name} {dtype}"
+                )
             else:
                 np.testing.assert_array_equal(got, want, err_msg=f"{name} {dtype}")
 
@@ -117,10 +127,16 @@ def references() -> dict[str, functools.partial]:
 
 
 def pairwise(dtype: str, name: str) -> tuple[Node, np.ndarray]:
-    """x_i op y_j of a dtype, virtual, with many ties; and its dense values. Few are zero for `all`, most for `any`."""
+    """x_i op y_j of a dtype, virtual, with many ties; and its dense values.
+
+    Few are zero for `all`, most for `any`.
+    """
     x, y = draw(dtype, (-2, 2), (M, 1)), draw(dtype, (-2, 2), (1, N))
     if name in ("all", "any", "count_nonzero"):
-        x, y = x * 0 + (np.arange(M)[:, None] != 3), y * 0 + (np.arange(N) > (N // 2 if name == "count_nonzero" else -1))
+        x, y = (
+            x * 0 + (np.arange(M)[:, None] != 3),
+            y * 0 + (np.arange(N) > (N // 2 if name == "count_nonzero" else -1)),
+        )
         x, y = (1 - x if name == "any" else x).astype(dtype), y.astype(dtype)
         node = ops.call("multiply", points(x), points(y))
         return node, x * y
@@ -145,13 +161,15 @@ def test_reductions(name: str, dtype: str) -> None:
         try:
             root = reductions.reduce(reductions.BY_NAME[name], [node], axes)
         except TypeError:
-            assert name == "logsumexp" and np.dtype(dtype).kind == "c" or dtype == "bool"
+            assert (name == "logsumexp" and np.dtype(dtype).kind == "c") or dtype == "bool"
             return
         with config(engine="cpu"):
             compiled = evaluate.evaluate(root)
         with config(engine="blocks"):
             tiled = evaluate.evaluate(root)
-        wide = dense.astype({"f": np.float64, "c": np.complex128}.get(dense.dtype.kind, dense.dtype))
+        wide = dense.astype(
+            {"f": np.float64, "c": np.complex128}.get(dense.dtype.kind, dense.dtype)
+        )
         if name == "logsumexp":
             wide = dense.astype(np.float64)
         if name in ("argmin", "argmax") and dense.dtype.kind in "fc":
@@ -162,7 +180,9 @@ def test_reductions(name: str, dtype: str) -> None:
         tol = tolerance(root.dtype) * (1 if name != "prod" else 10)
         for got in (compiled, tiled):
             if tol:
-                np.testing.assert_allclose(got, want, rtol=tol, atol=tol * max(1.0, float(np.abs(want).max())))
+                np.testing.assert_allclose(
+                    got, want, rtol=tol, atol=tol * max(1.0, float(np.abs(want).max()))
+                )
             else:
                 np.testing.assert_array_equal(got, want)
 
@@ -192,12 +212,19 @@ def test_kinds_of_axis(name: str, kind: str) -> None:
 def test_folds(dtype: str) -> None:
     """Each fold over features: compiled, in tiles, and NumPy's own, for every dtype."""
     x, y = draw(dtype, (-2, 2), (M, 1, 3)), draw(dtype, (-2, 2), (1, N, 3))
-    node = ops.call("logical_xor" if dtype == "bool" else "multiply", Input(x, x.dtype, "ppf"), Input(y, y.dtype, "ppf"))
+    node = ops.call(
+        "logical_xor" if dtype == "bool" else "multiply",
+        Input(x, x.dtype, "ppf"),
+        Input(y, y.dtype, "ppf"),
+    )
     wide = {"float16": "float32"}.get(dtype, dtype)
     dense = (np.logical_xor if dtype == "bool" else np.multiply)(x.astype(wide), y.astype(wide))
     by_dtype: dict[np.dtype, list[tuple[Node, np.ndarray]]] = {}
     for name in ("sum", "prod", "min", "max", "argmin", "argmax", "any", "all"):
-        fold, want = reductions.reduce(reductions.BY_NAME[name], [node], (2,)), getattr(np, name)(dense, axis=2)
+        fold, want = (
+            reductions.reduce(reductions.BY_NAME[name], [node], (2,)),
+            getattr(np, name)(dense, axis=2),
+        )
         if fold.dtype.kind == "c":
             for part in ("real", "imag"):
                 one = ops.call(part, fold)
@@ -208,12 +235,16 @@ def test_folds(dtype: str) -> None:
         for (fold, want), got in zip(pairs, all_entries([f for f, _ in pairs]), strict=True):
             for one in (got, blocks.dense(fold)):
                 assert one.dtype == kind
-                np.testing.assert_allclose(one, want, rtol=tolerance(kind), atol=tolerance(kind), err_msg=repr(fold))
+                np.testing.assert_allclose(
+                    one, want, rtol=tolerance(kind), atol=tolerance(kind), err_msg=repr(fold)
+                )
 
 
 @pytest.mark.parametrize("k", [1, 3, N])
 @pytest.mark.parametrize("largest", [False, True])
-@pytest.mark.parametrize("dtype", ["bool", "int8", "uint64", "int32", "float16", "float32", "float64"])
+@pytest.mark.parametrize(
+    "dtype", ["bool", "int8", "uint64", "int32", "float16", "float32", "float64"]
+)
 def test_topk(dtype: str, largest: bool, k: int) -> None:
     """The k best, sorted; ties by the lowest index; NaN counts as the greatest."""
     x, y = draw(dtype, (-2, 2), (M, 1)), draw(dtype, (-2, 2), (1, N))
@@ -232,7 +263,9 @@ def test_topk(dtype: str, largest: bool, k: int) -> None:
     order = np.argsort(dense, axis=1, kind="stable")[:, :k]
     if largest:  # a stable descending order
         key = dense.astype(np.float64)
-        order = np.lexsort((np.broadcast_to(np.arange(N), dense.shape), -np.nan_to_num(key, nan=np.inf)), axis=1)[:, :k]
+        order = np.lexsort(
+            (np.broadcast_to(np.arange(N), dense.shape), -np.nan_to_num(key, nan=np.inf)), axis=1
+        )[:, :k]
     np.testing.assert_array_equal(index, order)
     np.testing.assert_array_equal(tiled_index, order)
     np.testing.assert_array_equal(values, np.take_along_axis(dense, order, 1))
@@ -241,7 +274,9 @@ def test_topk(dtype: str, largest: bool, k: int) -> None:
 
 def test_topk_of_a_thousand() -> None:
     x, y = rng.random((5, 1)), rng.random((1, 3000))
-    root = reductions.reduce(reductions.BY_NAME["topk"], [ops.call("subtract", points(x), points(y))], (1,), k=1024)
+    root = reductions.reduce(
+        reductions.BY_NAME["topk"], [ops.call("subtract", points(x), points(y))], (1,), k=1024
+    )
     with config(engine="cpu"):
         values, index = evaluate.evaluate(root)
     order = np.argsort(x - y, axis=1, kind="stable")[:, :1024]
@@ -252,7 +287,9 @@ def test_topk_of_a_thousand() -> None:
 @pytest.mark.parametrize("name", ["sum", "max", "argmin", "logsumexp", "topk", "var"])
 @pytest.mark.parametrize("size", [1, 2, 15, 16, 63, 64, 65, 129, 513, 1025])
 def test_sizes(name: str, size: int) -> None:
-    """A tile less one, a tile, plus one: rows and columns; the same kernel serves all sizes but 1."""
+    """A tile less one, a tile, plus one: rows and columns;
+    the same kernel serves all sizes but 1.
+    """
     x, y = rng.random((size, 3)).astype(np.float32), rng.random((size + 1, 3)).astype(np.float32)
     d = squared_distances(x, y)
     params = {"k": min(3, size + 1)} if name == "topk" else {}
@@ -261,20 +298,38 @@ def test_sizes(name: str, size: int) -> None:
         compiled = evaluate.evaluate(root)
     with config(engine="blocks"):
         tiled = evaluate.evaluate(root)
-    for got, want in zip(compiled if name == "topk" else [compiled], tiled if name == "topk" else [tiled], strict=True):
+    for got, want in zip(
+        compiled if name == "topk" else [compiled],
+        tiled if name == "topk" else [tiled],
+        strict=True,
+    ):
         np.testing.assert_allclose(got, want, rtol=2e-5, atol=1e-6)
 
 
 def squared_distances(x: np.ndarray, y: np.ndarray) -> Node:
     xi, yj = (Input(a, a.dtype, "ppf") for a in (x[:, None], y[None]))
-    return reductions.reduce(reductions.BY_NAME["sum"], [ops.call("square", ops.call("subtract", xi, yj))], (2,))
+    return reductions.reduce(
+        reductions.BY_NAME["sum"], [ops.call("square", ops.call("subtract", xi, yj))], (2,)
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_infinities_and_nan(dtype: str) -> None:
-    """NaN is found by min, max and argmin; all -inf gives -inf in logsumexp; +inf gives inf; a NaN gives NaN."""
+    """NaN is found by min, max and argmin; all -inf gives -inf in logsumexp; +inf gives inf;
+    a NaN gives NaN.
+    """
     inf, nan = np.inf, np.nan
-    y = np.array([[1, 2, -inf, 0], [nan, 1, nan, 2], [-inf] * 4, [inf, 1, 2, -inf], [inf, nan, 0, 0], [inf] * 4], dtype).T
+    y = np.array(
+        [
+            [1, 2, -inf, 0],
+            [nan, 1, nan, 2],
+            [-inf] * 4,
+            [inf, 1, 2, -inf],
+            [inf, nan, 0, 0],
+            [inf] * 4,
+        ],
+        dtype,
+    ).T
     index = points(np.arange(6)[:, None])
     rows = [points(np.ascontiguousarray(y[:, k])[None]) for k in range(6)]
     node: Node = rows[0]
@@ -307,7 +362,9 @@ def test_exact_precision_rounds_as_numpy() -> None:
     """precision="exact" fuses nothing: squared distances are NumPy's, bit by bit."""
     x, y = rng.random((40, 3)), rng.random((50, 3))
     with config(engine="cpu", precision="exact"):
-        got = evaluate.evaluate(reductions.reduce(reductions.BY_NAME["min"], [squared_distances(x, y)], (1,)))
+        got = evaluate.evaluate(
+            reductions.reduce(reductions.BY_NAME["min"], [squared_distances(x, y)], (1,))
+        )
     np.testing.assert_array_equal(got, ((x[:, None] - y) ** 2).sum(-1).min(1))
 
 
@@ -333,7 +390,10 @@ def test_nothing_is_cancelled() -> None:
 
 def test_order_of_evaluation_is_the_users() -> None:
     """(x - y) + c with large x, y and a small c: SymPy's sorted sum would lose c."""
-    x, y = (rng.random((8, 1)) + 1e6).astype(np.float32), (rng.random((1, 9)) + 1e6).astype(np.float32)
+    x, y = (
+        (rng.random((8, 1)) + 1e6).astype(np.float32),
+        (rng.random((1, 9)) + 1e6).astype(np.float32),
+    )
     node = ops.call("add", ops.call("subtract", points(x), points(y)), 1e-3)
     with config(engine="cpu", precision="exact"):
         got = evaluate.evaluate(reductions.reduce(reductions.BY_NAME["min"], [node], (1,)))
@@ -357,19 +417,31 @@ def test_accumulation(accumulate: str) -> None:
 def test_any_number_of_point_axes() -> None:
     """Nested loops over two reduced axes; a virtual product of two kernels; three kept axes."""
     x, y, z = rng.random((7, 1, 1)), rng.random((1, 6, 1)), rng.random((1, 1, 5))
-    s = ops.call("add", ops.call("multiply", points(x), points(y)), ops.call("sin", ops.call("multiply", points(y), points(z))))
+    s = ops.call(
+        "add",
+        ops.call("multiply", points(x), points(y)),
+        ops.call("sin", ops.call("multiply", points(y), points(z))),
+    )
     dense = x * y + np.sin(y * z)
-    for name, f in (("sum", np.sum), ("max", np.max), ("logsumexp", lambda v, axis: np.log(np.exp(v).sum(axis)))):
+    for name, f in (
+        ("sum", np.sum),
+        ("max", np.max),
+        ("logsumexp", lambda v, axis: np.log(np.exp(v).sum(axis))),
+    ):
         for axes in ((1, 2), (0, 2), (0, 1), (0, 1, 2)):
             with config(engine="cpu"):
                 got = evaluate.evaluate(reductions.reduce(reductions.BY_NAME[name], [s], axes))
             np.testing.assert_allclose(got, f(dense, axis=axes), rtol=1e-12)
     flat = evaluate.evaluate(reductions.reduce(reductions.BY_NAME["argmin"], [s], (0, 1, 2)))
     assert flat == dense.argmin()
-    inner = reductions.reduce(reductions.BY_NAME["sum"], [s], (1,))  # (7, 5), lazy: no input spans it
+    inner = reductions.reduce(
+        reductions.BY_NAME["sum"], [s], (1,)
+    )  # (7, 5), lazy: no input spans it
     assert isinstance(inner, expr.Reduce) and not expr.is_evaluated(inner)
     with config(engine="cpu"):
-        got = evaluate.evaluate(reductions.reduce(reductions.BY_NAME["max"], [ops.call("exp", inner)], (1,)))
+        got = evaluate.evaluate(
+            reductions.reduce(reductions.BY_NAME["max"], [ops.call("exp", inner)], (1,))
+        )
     np.testing.assert_allclose(got, np.exp(dense.sum(1)).max(1), rtol=1e-12)
 
 
@@ -378,7 +450,9 @@ def test_batches_and_strides() -> None:
     x = rng.random((3, 7, 2, 4))[::2, ::-1, 1, ::2]  # (2, 7, 2), no stride as in a fresh array
     y = np.asfortranarray(rng.random((1, 9, 2)))
     xi, yj = Input(x[:, :, None], x.dtype, "bppf"), Input(y[:, None], y.dtype, "bppf")
-    d = reductions.reduce(reductions.BY_NAME["sum"], [ops.call("square", ops.call("subtract", xi, yj))], (3,))
+    d = reductions.reduce(
+        reductions.BY_NAME["sum"], [ops.call("square", ops.call("subtract", xi, yj))], (3,)
+    )
     dense = ((x[:, :, None] - y[:, None]) ** 2).sum(-1)
     for axes in ((2,), (1,), (0, 2), (0, 1, 2)):
         with config(engine="cpu"):
@@ -387,13 +461,21 @@ def test_batches_and_strides() -> None:
 
 
 def test_features_of_the_result() -> None:
-    """Outputs with feature axes, matrices too; folds inside folds are computed once for each feature that needs them."""
+    """Outputs with feature axes, matrices too;
+    folds inside folds are computed once for each feature that needs them.
+    """
     x, y, a, b = rng.random((6, 3)), rng.random((7, 3)), rng.random((3, 5)), rng.random((5, 4))
     u = ops.call("subtract", Input(x[:, None], x.dtype, "ppf"), Input(y[None], y.dtype, "ppf"))
     ua, bb = Input(a, a.dtype, "ff"), Input(b, b.dtype, "ff")
     fold = reductions.BY_NAME["sum"]
-    hidden = ops.call("maximum", reductions.reduce(fold, [ops.call("multiply", expr.expand(u, [3]), ua)], (2,)), 0.25)
-    out = reductions.reduce(fold, [ops.call("multiply", expr.expand(hidden, [3]), bb)], (2,))  # (6, 7, 4)
+    hidden = ops.call(
+        "maximum",
+        reductions.reduce(fold, [ops.call("multiply", expr.expand(u, [3]), ua)], (2,)),
+        0.25,
+    )
+    out = reductions.reduce(
+        fold, [ops.call("multiply", expr.expand(hidden, [3]), bb)], (2,)
+    )  # (6, 7, 4)
     dense = np.maximum((x[:, None] - y) @ a, 0.25) @ b
     for name, f in (("sum", np.sum), ("max", np.max), ("var", np.var)):
         with config(engine="cpu"):
@@ -422,12 +504,25 @@ def test_concatenated_features() -> None:
     x, y = rng.random((6, 2)), rng.random((7, 3))
     xi, yj = Input(x[:, None], x.dtype, "ppf"), Input(y[None], y.dtype, "ppf")
     both = ops.call("square", expr.concatenate([ops.call("multiply", xi, 2.0), yj], 2, x.dtype))
-    parts = np.concatenate([np.broadcast_to(2 * x[:, None], (6, 7, 2)), np.broadcast_to(y, (6, 7, 3))], 2) ** 2
+    parts = (
+        np.concatenate(
+            [np.broadcast_to(2 * x[:, None], (6, 7, 2)), np.broadcast_to(y, (6, 7, 3))], 2
+        )
+        ** 2
+    )
     fold = reductions.BY_NAME["sum"]
     with config(engine="cpu"):
         got = evaluate.evaluate(reductions.reduce(fold, [both], (1,)))
-        summed = evaluate.evaluate(reductions.reduce(reductions.BY_NAME["max"], [reductions.reduce(fold, [both], (2,))], (1,)))
-        at = evaluate.evaluate(reductions.reduce(fold, [reductions.reduce(reductions.BY_NAME["argmax"], [both], (2,))], (1,)))
+        summed = evaluate.evaluate(
+            reductions.reduce(
+                reductions.BY_NAME["max"], [reductions.reduce(fold, [both], (2,))], (1,)
+            )
+        )
+        at = evaluate.evaluate(
+            reductions.reduce(
+                fold, [reductions.reduce(reductions.BY_NAME["argmax"], [both], (2,))], (1,)
+            )
+        )
     np.testing.assert_allclose(got, parts.sum(1), rtol=1e-12)
     np.testing.assert_allclose(summed, parts.sum(2).max(1), rtol=1e-12)
     np.testing.assert_array_equal(at, parts.argmax(2).sum(1))
@@ -460,7 +555,11 @@ def test_parameters_do_not_recompile(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_same_result_for_any_number_of_threads() -> None:
     x, y = rng.random((3000, 3)).astype(np.float32), rng.random((2000, 3)).astype(np.float32)
-    root = reductions.reduce(reductions.BY_NAME["sum"], [ops.call("exp", ops.call("negative", squared_distances(x, y)))], (1,))
+    root = reductions.reduce(
+        reductions.BY_NAME["sum"],
+        [ops.call("exp", ops.call("negative", squared_distances(x, y)))],
+        (1,),
+    )
     out = []
     for threads in (1, 2, 5):
         with config(engine="cpu", threads=threads):
@@ -481,4 +580,6 @@ def test_variance_of_more_columns_than_float32_counts():
     ones, y = np.ones(2, np.float32), np.zeros(2**25, np.float32)
     y[::2] = 1
     with config(engine="cpu"):
-        np.testing.assert_allclose((LazyArray(ones)[:, None] * LazyArray(y)[None]).var(1), [0.25, 0.25], rtol=1e-3)
+        np.testing.assert_allclose(
+            (LazyArray(ones)[:, None] * LazyArray(y)[None]).var(1), [0.25, 0.25], rtol=1e-3
+        )

@@ -1,4 +1,6 @@
-"""Each example runs as a user runs it, prints what it should, and its functions take arrays and LazyArrays alike."""
+"""Each example runs as a user runs it, prints what it should, and its functions take arrays and
+LazyArrays alike.
+"""
 
 import ast
 import importlib.util
@@ -88,7 +90,9 @@ def test_first_steps_on_arrays_and_lazy_arrays():
     x, y, b = rng.random((30, 3)), rng.random((40, 3)), rng.random((40, 2))
     np.testing.assert_array_equal(steps.nearest(LazyArray(x), LazyArray(y)), steps.nearest(x, y))
     expected = steps.laplacian_product(x, y, b)
-    np.testing.assert_allclose(steps.laplacian_product(LazyArray(x), LazyArray(y), b), expected, rtol=1e-12)
+    np.testing.assert_allclose(
+        steps.laplacian_product(LazyArray(x), LazyArray(y), b), expected, rtol=1e-12
+    )
 
 
 def test_estimator_on_arrays_and_lazy_arrays():
@@ -113,4 +117,6 @@ def test_density_on_arrays_and_lazy_arrays():
     x, y = example.ring(50, rng), example.ring(60, rng)
     for width in (0.003, 0.1):
         expected = example.log_density(x, y, width)
-        np.testing.assert_allclose(example.log_density(LazyArray(x), LazyArray(y), width), expected, rtol=1e-10)
+        np.testing.assert_allclose(
+            example.log_density(LazyArray(x), LazyArray(y), width), expected, rtol=1e-10
+        )

@@ -27,7 +27,7 @@ def add(x: Node, y: Node) -> Node:
     return ops.call("add", x, y)
 
 
-# -- roles -------------------------------------------------------------------------------------------------------------
+# -- roles -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,9 @@ def test_operations_on_bare_arrays_stay_bare():
 
 
 def test_a_tie_of_roles_names_feature_ndim():
-    with pytest.raises(RoleError, match=r"cannot add: axis -1 is a point axis in one lazy array and a feature axis"):
+    with pytest.raises(
+        RoleError, match=r"cannot add: axis -1 is a point axis in one lazy array and a feature axis"
+    ):
         add(leaf((4, 5), "pp"), leaf((4, 5), "pf"))
     with pytest.raises(RoleError, match="feature_ndim="):
         add(leaf((4, 5), "pp"), leaf((4, 5), "pf"))
@@ -81,7 +83,9 @@ def test_a_tie_of_roles_names_feature_ndim():
 
 
 def test_shapes_that_do_not_fit():
-    with pytest.raises(ShapeError, match=r"cannot add: axis -1 has 3 entries in one operand and 2 in another\."):
+    with pytest.raises(
+        ShapeError, match=r"cannot add: axis -1 has 3 entries in one operand and 2 in another\."
+    ):
         add(leaf((4, 1, 3), "ppf"), leaf((5, 2), "pf"))
     with pytest.raises(ShapeError, match="different numbers of axes"):
         Concat((leaf((4, 3), "pf"), leaf((3,), "p")), 0, FLOAT)
@@ -101,7 +105,7 @@ def test_roles_of_concatenations():
     assert Concat((leaf((4, 3), "pf"), leaf((4, 2), "pp", bare=True)), 1, FLOAT).roles == "pf"
 
 
-# -- spans -------------------------------------------------------------------------------------------------------------
+# -- spans -----------------------------------------------------------------------------------------
 
 
 def test_virtual_means_that_no_input_spans_the_points():
@@ -113,7 +117,9 @@ def test_virtual_means_that_no_input_spans_the_points():
     one = leaf((1, 5, 3), "ppf")
     assert not expr.is_virtual(add(leaf((1, 1, 3), "ppf"), one))  # axes of length 1 do not count
     assert expr.is_virtual(Broadcast(same, (5, 4, 3)))
-    assert not expr.is_virtual(add(leaf((2, 1, 1), "bpf"), leaf((4, 3), "pf")))  # batch axes do not count
+    assert not expr.is_virtual(
+        add(leaf((2, 1, 1), "bpf"), leaf((4, 3), "pf"))
+    )  # batch axes do not count
 
 
 def test_a_concatenation_of_points_needs_each_part_spanned():
@@ -144,7 +150,9 @@ def test_the_rule_of_evaluation(shapes, axes, evaluated):
     node = args[0]
     for a in args[1:]:
         node = add(node, a)
-    assert expr.is_evaluated(reductions.reduce(reductions.BY_NAME["sum"], (node,), axes)) is evaluated
+    assert (
+        expr.is_evaluated(reductions.reduce(reductions.BY_NAME["sum"], (node,), axes)) is evaluated
+    )
 
 
 def test_removing_a_batch_axis_evaluates_and_neutral_axes_do_not():
@@ -154,7 +162,7 @@ def test_removing_a_batch_axis_evaluates_and_neutral_axes_do_not():
     assert not expr.is_evaluated(reductions.reduce(total, (leaf((4, 3), "pf"),), ()))
 
 
-# -- views -------------------------------------------------------------------------------------------------------------
+# -- views -----------------------------------------------------------------------------------------
 
 Pair = tuple[Node, np.ndarray]  # a node and its dense value
 ROLES = ("bppf", "pppf", "ppff")
@@ -164,7 +172,9 @@ ROLES = ("bppf", "pppf", "ppff")
 def leaves(draw: st.DrawFn, whole: tuple[int, ...], roles: str) -> Pair:
     ndim = draw(st.integers(0, len(whole)))
     shape = tuple(draw(st.sampled_from([n, n, 1])) for n in whole[len(whole) - ndim :])
-    values = draw(st.integers(0, 2**32 - 1).map(lambda s: np.random.default_rng(s).integers(-4, 5, shape)))
+    values = draw(
+        st.integers(0, 2**32 - 1).map(lambda s: np.random.default_rng(s).integers(-4, 5, shape))
+    )
     if ndim == 0 and draw(st.booleans()):
         return Scalar(int(values)), values
     bare = draw(st.integers(0, 3)) == 0
@@ -176,7 +186,11 @@ def expressions(draw: st.DrawFn, whole: tuple[int, ...], roles: str, depth: int)
     if depth == 0:
         return draw(leaves(whole, roles))
     one = expressions(whole, roles, depth - 1)
-    kind = draw(st.sampled_from(["apply", "apply", "twice", "fold", "contract", "concat", "broadcast", "leaf"]))
+    kind = draw(
+        st.sampled_from(
+            ["apply", "apply", "twice", "fold", "contract", "concat", "broadcast", "leaf"]
+        )
+    )
     x, a = draw(one)
     if kind == "apply":
         y, b = draw(one)
@@ -206,7 +220,9 @@ def _reduced(name: str, x: Node, k: int) -> Node:
 
 @st.composite
 def concatenations(draw: st.DrawFn, first: Pair, one: st.SearchStrategy[Pair]) -> Pair:
-    """The first rows of one array, then the last rows of another, which may be broadcast along other axes."""
+    """The first rows of one array, then the last rows of another, which may be broadcast along
+    other axes.
+    """
     (x, a), (y, b) = first, draw(one)
     n = max(x.ndim, y.ndim)
     x, a = expr.expand(x, range(n - x.ndim)), a.reshape((1,) * (n - a.ndim) + a.shape)
@@ -226,7 +242,9 @@ def concatenations(draw: st.DrawFn, first: Pair, one: st.SearchStrategy[Pair]) -
 
 
 def _cut(x: Node, k: int, s: slice) -> Node:
-    return expr.view(x, View(x.ndim, [axis(b, s if b == k else slice(None)) for b in range(x.ndim)], {}))
+    return expr.view(
+        x, View(x.ndim, [axis(b, s if b == k else slice(None)) for b in range(x.ndim)], {})
+    )
 
 
 @st.composite
@@ -234,7 +252,9 @@ def views(draw: st.DrawFn, shape: tuple[int, ...]) -> View:
     entries: list[Any] = []
     dropped: dict[int, int] = {}
     joint = (
-        draw(st.sets(st.integers(0, len(shape) - 1), min_size=2)) if len(shape) > 1 and draw(st.booleans()) else set()
+        draw(st.sets(st.integers(0, len(shape) - 1), min_size=2))
+        if len(shape) > 1 and draw(st.booleans())
+        else set()
     )
     joint = joint if all(shape[a] for a in joint) else set()
     for a, n in enumerate(shape):
@@ -250,7 +270,9 @@ def views(draw: st.DrawFn, shape: tuple[int, ...]) -> View:
     if joint:
         axes, length = draw(st.permutations(sorted(joint))), draw(st.integers(0, 4))
         picks = st.lists(st.integers(-99, 99), min_size=length, max_size=length)
-        entries.append((tuple(axes), tuple(np.array(draw(picks), dtype=int) % shape[a] for a in axes)))
+        entries.append(
+            (tuple(axes), tuple(np.array(draw(picks), dtype=int) % shape[a] for a in axes))
+        )
     entries = draw(st.permutations(entries))
     for _ in range(draw(st.integers(0, 2))):
         entries.insert(draw(st.integers(0, len(entries))), None)
@@ -297,7 +319,11 @@ def test_views_of_other_libraries(library: str):
     hows = [
         View(3, [axis(2, slice(None, None, -2)), axis(0, slice(2, 0, -1))], {1: -2}),
         View(3, [axis(1, np.array([3, -1, 0])), None, axis(2, slice(1, 3)), axis(0)], {}),
-        View(3, [axis(2, slice(None, None, -1)), ((1, 0), (np.array([0, -1, 2]), np.array([2, 1, 1])))], {}),
+        View(
+            3,
+            [axis(2, slice(None, None, -1)), ((1, 0), (np.array([0, -1, 2]), np.array([2, 1, 1])))],
+            {},
+        ),
         View(3, [], {0: 0, 1: 1, 2: 2}),
     ]
     for how in hows:
@@ -349,8 +375,12 @@ def test_squeeze_flip_stack_concatenate():
     np.testing.assert_array_equal(blocks.dense(expr.squeeze(x, [1])), a[:, 0])
     np.testing.assert_array_equal(blocks.dense(expr.flip(x, [0, 2])), np.flip(a, (0, 2)))
     np.testing.assert_array_equal(blocks.dense(expr.stack([x, x], 1, FLOAT)), np.stack([a, a], 1))
-    np.testing.assert_array_equal(blocks.dense(expr.concatenate([x, x], 2, FLOAT)), np.concatenate([a, a], 2))
-    np.testing.assert_array_equal(blocks.dense(expr.broadcast_to(x, (2, 4, 5, 3))), np.broadcast_to(a, (2, 4, 5, 3)))
+    np.testing.assert_array_equal(
+        blocks.dense(expr.concatenate([x, x], 2, FLOAT)), np.concatenate([a, a], 2)
+    )
+    np.testing.assert_array_equal(
+        blocks.dense(expr.broadcast_to(x, (2, 4, 5, 3))), np.broadcast_to(a, (2, 4, 5, 3))
+    )
 
 
 @pytest.mark.parametrize(
@@ -370,7 +400,11 @@ def test_squeeze_flip_stack_concatenate():
 def test_reshape(shape, roles, new):
     x = leaf(shape, roles)
     part = Input(x.array[..., :1], FLOAT, roles)  # broadcast along the last feature axis
-    for node in (x, ops.call("multiply", x, part), add(expr.expand(x, [0]), expr.expand(part, [0]))):
+    for node in (
+        x,
+        ops.call("multiply", x, part),
+        add(expr.expand(x, [0]), expr.expand(part, [0])),
+    ):
         want = blocks.dense(node).reshape(new if node.ndim == x.ndim else (1, *new))
         got = expr.reshape(node, want.shape)
         assert got.shape == want.shape

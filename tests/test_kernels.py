@@ -19,8 +19,12 @@ HEAD = """// The prelude of exp(-|x_i - y_j|^2).sum(axis=1) in float32 and 3 dim
 
 def gaussian(x: np.ndarray, y: np.ndarray) -> Reduce:
     xi, yj = (Input(a, a.dtype, "ppf") for a in (x[:, None], y[None]))
-    d = reductions.reduce(reductions.BY_NAME["sum"], [ops.call("square", ops.call("subtract", xi, yj))], (2,))
-    return reductions.reduce(reductions.BY_NAME["sum"], [ops.call("exp", ops.call("negative", d))], (1,))
+    d = reductions.reduce(
+        reductions.BY_NAME["sum"], [ops.call("square", ops.call("subtract", xi, yj))], (2,)
+    )
+    return reductions.reduce(
+        reductions.BY_NAME["sum"], [ops.call("exp", ops.call("negative", d))], (1,)
+    )
 
 
 def example(node: Reduce) -> tuple[str, tuple]:
@@ -39,10 +43,20 @@ def test_pairs_compiles_and_runs_alone(tmp_path: Path) -> None:
     node = gaussian(x, y)
     text, entries = example(node)
     folder = source.kernels_folder()
-    assert (folder / "example_prelude.h").read_text() == text, "write example(gaussian(x, y))[0] to kernels/example_prelude.h"
+    assert (folder / "example_prelude.h").read_text() == text, (
+        "write example(gaussian(x, y))[0] to kernels/example_prelude.h"
+    )
 
     library = tmp_path / "pairs.so"
-    command = [*cpu.compiler()[0], *cpu.SAFE_FLAGS, "-ffp-contract=off", "-o", str(library), str(folder / "pairs.c"), "-lm"]
+    command = [
+        *cpu.compiler()[0],
+        *cpu.SAFE_FLAGS,
+        "-ffp-contract=off",
+        "-o",
+        str(library),
+        str(folder / "pairs.c"),
+        "-lm",
+    ]
     subprocess.run(command, check=True)
     pairs = ctypes.CDLL(str(library))
     out = np.zeros(37, np.float32)
@@ -51,7 +65,10 @@ def test_pairs_compiles_and_runs_alone(tmp_path: Path) -> None:
     arguments = np.array(evaluate._arguments(kernel, node, numbers, [out], []), np.uint64)
     a = ctypes.c_void_p(arguments.ctypes.data)
     pairs.record_bytes.restype = pairs.work_bytes.restype = ctypes.c_int64
-    records, work = np.empty(pairs.record_bytes(a), np.uint8), np.empty(pairs.work_bytes(), np.uint8)
+    records, work = (
+        np.empty(pairs.record_bytes(a), np.uint8),
+        np.empty(pairs.work_bytes(), np.uint8),
+    )
     r, w = ctypes.c_void_p(records.ctypes.data), ctypes.c_void_p(work.ctypes.data)
     pairs.pack(a, r)
     pairs.reduce(a, r, w, ctypes.c_int64(1), ctypes.c_int64(0), ctypes.c_int64(-(-37 // 8)))

@@ -1,4 +1,6 @@
-"""The files keep to the path of one expression: imports run downwards, and C text is made in two places only."""
+"""The files keep to the path of one expression:
+imports run downwards, and C text is made in two places only.
+"""
 
 import ast
 import functools
@@ -24,7 +26,9 @@ ORDER = (
     "shapes",
     "indexing",
     "genuine",
+    "explain",
     "evaluate",
+    "concatenation",
     "engines/__init__",
     "engines/cpu",
     "engines/blocks",
@@ -32,6 +36,8 @@ ORDER = (
     "plan",
     "source",
     "latex",
+    "prelude",
+    "writer",
     "printer",
     "lower",
     "symbolic",
@@ -49,9 +55,20 @@ ORDER = (
     "errors",
 )
 # May be imported when first needed, since they need SymPy:
-DEFERRED = {"generate", "source", "latex", "printer", "lower", "symbolic", "tidy", "functions"}
+DEFERRED = {
+    "generate",
+    "source",
+    "latex",
+    "prelude",
+    "writer",
+    "printer",
+    "lower",
+    "symbolic",
+    "tidy",
+    "functions",
+}
 HEAVY = {"sympy", "torch", "cupy", "scipy", "dask", "array_api_compat", "tqdm"}
-WRITES_C = {"printer", "source"}
+WRITES_C = {"prelude", "writer", "source"}
 C_TEXT = re.compile(
     r"#\s*(include|define|if|ifdef|ifndef|endif|line)\b|\b(static|typedef|inline|__attribute__)\b.*[;({]|;\s*(\n|$)|\{\s*\n"
 )
@@ -79,7 +96,9 @@ def imported(node, name):
 def imports(name):
     """(dotted name, is it at the top of the file?) for every import of a file."""
     top = set(tree(name).body)
-    return [(dotted, node in top) for node in ast.walk(tree(name)) for dotted in imported(node, name)]
+    return [
+        (dotted, node in top) for node in ast.walk(tree(name)) for dotted in imported(node, name)
+    ]
 
 
 def own(dotted):
@@ -121,8 +140,12 @@ def test_heavy_libraries_are_imported_late(name):
 
 def test_every_library_is_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    requirements = project["dependencies"] + [r for rs in project["optional-dependencies"].values() for r in rs]
-    declared = {re.match(r"[\w-]+", r).group().replace("-", "_") for r in requirements} | {"duckkeops"}
+    requirements = project["dependencies"] + [
+        r for rs in project["optional-dependencies"].values() for r in rs
+    ]
+    declared = {re.match(r"[\w-]+", r).group().replace("-", "_") for r in requirements} | {
+        "duckkeops"
+    }
     declared |= {"cupy"} if any(r.startswith("cupy") for r in declared) else set()
     libraries = {dotted.split(".")[0] for name in ORDER for dotted, _ in imports(name)}
     assert libraries - set(sys.stdlib_module_names) <= declared
@@ -130,7 +153,9 @@ def test_every_library_is_declared():
 
 def fresh(code):
     """What `code` prints in a process of its own."""
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout
 
 
 def test_import_loads_no_heavy_library():

@@ -1,4 +1,6 @@
-"""The rows alone: dtypes and values against NumPy, SciPy and torch, derivatives against finite differences."""
+"""The rows alone:
+dtypes and values against NumPy, SciPy and torch, derivatives against finite differences.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +25,16 @@ from duckkeops.ops import BY_FUNCTION, ROWS, TABLE, call
 
 torch = pytest.importorskip("torch")
 
-DTYPES = [np.dtype(t) for t in ["?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16"]]
+DTYPES = [
+    np.dtype(t)
+    for t in ["?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16"]
+]
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 each_op = pytest.mark.parametrize("op", TABLE, ids=lambda op: op.name)
-with_numpy = pytest.mark.parametrize("op", [op for op in TABLE if op.numpy is not None], ids=lambda op: op.name)
+with_numpy = pytest.mark.parametrize(
+    "op", [op for op in TABLE if op.numpy is not None], ids=lambda op: op.name
+)
 
 
 def node(dtype):
@@ -42,11 +49,15 @@ def draw(op, n=50, dtype=np.float64, seed=0):
     """Arguments of `op` from its domain."""
     rng = np.random.default_rng(seed)
     if op.name == "where":
-        return [rng.random(n) < 0.5, rng.uniform(-2, 2, n).astype(dtype), rng.uniform(-2, 2, n).astype(dtype)]
+        return [
+            rng.random(n) < 0.5,
+            rng.uniform(-2, 2, n).astype(dtype),
+            rng.uniform(-2, 2, n).astype(dtype),
+        ]
     return [rng.uniform(low, high, n).astype(dtype) for low, high in domains(op)]
 
 
-# -- dtypes ------------------------------------------------------------------------------------------------------------
+# -- dtypes ----------------------------------------------------------------------------------------
 
 
 def numpy_dtype(op, *args):
@@ -77,18 +88,26 @@ def check(op, theirs, ours, what):
 @with_numpy
 def test_dtypes_of_arrays(op):
     for dtypes in (
-        itertools.product(DTYPES, repeat=op.nargs) if op.nargs < 3 else zip(DTYPES, DTYPES, DTYPES, strict=True)
+        itertools.product(DTYPES, repeat=op.nargs)
+        if op.nargs < 3
+        else zip(DTYPES, DTYPES, DTYPES, strict=True)
     ):
         arrays = [np.ones(2, t) for t in dtypes]
         check(op, numpy_dtype(op, *arrays), our_dtype(op, *map(node, dtypes)), dtypes)
 
 
-@pytest.mark.parametrize("op", [op for op in TABLE if op.numpy is not None and op.nargs == 2], ids=lambda op: op.name)
+@pytest.mark.parametrize(
+    "op", [op for op in TABLE if op.numpy is not None and op.nargs == 2], ids=lambda op: op.name
+)
 @pytest.mark.parametrize("number", [1, 1.0, 1j, True])
 def test_dtypes_with_python_numbers(op, number):
     for t in DTYPES:
-        check(op, numpy_dtype(op, np.ones(2, t), number), our_dtype(op, node(t), number), (t, number))
-        check(op, numpy_dtype(op, number, np.ones(2, t)), our_dtype(op, number, node(t)), (number, t))
+        check(
+            op, numpy_dtype(op, np.ones(2, t), number), our_dtype(op, node(t), number), (t, number)
+        )
+        check(
+            op, numpy_dtype(op, number, np.ones(2, t)), our_dtype(op, number, node(t)), (number, t)
+        )
 
 
 @each_op
@@ -153,7 +172,10 @@ def values(out):
     if isinstance(out, Scalar):
         return out.value
     args = [values(a) for a in out.args]
-    args = [a.astype(t) if hasattr(a, "dtype") else np.asarray(a, t) for a, t in zip(args, out.loop, strict=True)]
+    args = [
+        a.astype(t) if hasattr(a, "dtype") else np.asarray(a, t)
+        for a, t in zip(args, out.loop, strict=True)
+    ]
     with np.errstate(all="ignore"):
         return out.op.dense(np, *args, *out.params)
 
@@ -179,7 +201,9 @@ def test_comparisons_across_signs(name):
     a = np.array([-1, 0, 1, 2**62, -(2**63)], np.int64)
     b = np.array([2**64 - 1, 0, 1, 2**62, 2**63], np.uint64)
     for x, y in ((a, b), (b, a), (a[::-1].copy(), b), (b[::-1].copy(), a)):
-        np.testing.assert_array_equal(values(call(name, wrapped(x), wrapped(y))), ROWS[name].numpy(x, y))
+        np.testing.assert_array_equal(
+            values(call(name, wrapped(x), wrapped(y))), ROWS[name].numpy(x, y)
+        )
 
 
 def test_apply_says_what_it_takes():
@@ -227,7 +251,7 @@ def test_every_unary_and_binary_ufunc_has_a_row():
     assert not [n for n, f in ufuncs.items() if n not in skipped and f not in BY_FUNCTION]
 
 
-# -- what the forms mean -----------------------------------------------------------------------------------------------
+# -- what the forms mean ---------------------------------------------------------------------------
 
 SCIPY = "erf erfc erfcx erfinv expit logit digamma i0 i1 i0e i1e xlogy xlog1py entr ndtr log_ndtr polygamma"
 NUMERIC = {  # our SymPy functions in NumPy and SciPy
@@ -281,11 +305,17 @@ def test_derivative(op):
     symbols = symbols_of(op)
     args = draw(op, seed=1)
     form = op.form(S, *symbols)
-    if op.name in INTEGER_ROWS or op.name.startswith("logical") or op.name in ("complex", "nextafter"):
+    if (
+        op.name in INTEGER_ROWS
+        or op.name.startswith("logical")
+        or op.name in ("complex", "nextafter")
+    ):
         return
     for k, s in enumerate(symbols):
         derivative = form.diff(s)
-        assert not derivative.has(sympy.Derivative, sympy.DiracDelta, sympy.Heaviside, sympy.Subs), derivative
+        assert not derivative.has(
+            sympy.Derivative, sympy.DiracDelta, sympy.Heaviside, sympy.Subs
+        ), derivative
         if op.name == "where" and k == 0:
             continue
         h = 1e-6
@@ -327,16 +357,27 @@ def test_subgradients(name, at):
     for s, w in zip(symbols, SUBGRADIENTS[name, at], strict=True):
         if w is not None:
             with np.errstate(all="ignore"):
-                assert float(compiled(op.form(S, *symbols).diff(s), symbols)(*map(np.float64, at))) == w
+                assert (
+                    float(compiled(op.form(S, *symbols).diff(s), symbols)(*map(np.float64, at)))
+                    == w
+                )
 
 
-TORCH = [op for op in TABLE if op.torch is not None and op.name not in ("clamp_min", "clamp_max", "nextafter", "fabs")]
+TORCH = [
+    op
+    for op in TABLE
+    if op.torch is not None and op.name not in ("clamp_min", "clamp_max", "nextafter", "fabs")
+]
 
 
 @pytest.mark.parametrize("op", TORCH, ids=lambda op: op.name)
 def test_derivative_is_torchs(op):
     """At ties, corners and ordinary points."""
-    if op.name in INTEGER_ROWS or op.name.startswith("logical") or op.name in ("complex", "where", "copysign", "angle"):
+    if (
+        op.name in INTEGER_ROWS
+        or op.name.startswith("logical")
+        or op.name in ("complex", "where", "copysign", "angle")
+    ):
         return
     points = np.array([0.0, 1.0, -1.0, 0.5, 3.0, -3.0])
     if op.domain[0] in (0.1, 1.1, -0.9):
@@ -359,7 +400,9 @@ def test_derivative_is_torchs(op):
     try:
         out = op.dense(torch_namespace, *tensors)
         gradients = (
-            torch.autograd.grad(out.sum(), tensors, allow_unused=True) if out.requires_grad else [None] * op.nargs
+            torch.autograd.grad(out.sum(), tensors, allow_unused=True)
+            if out.requires_grad
+            else [None] * op.nargs
         )
     except (RuntimeError, NotImplementedError):
         return  # torch has none
@@ -367,8 +410,12 @@ def test_derivative_is_torchs(op):
     for s, g in zip(symbols, gradients, strict=True):
         if g is None:
             continue
-        got = np.broadcast_to(compiled(op.form(S, *symbols).diff(s), symbols)(*grids), grids[0].shape)
-        np.testing.assert_allclose(got, g.numpy(force=True), rtol=1e-7, atol=1e-12, err_msg=f"{op.name} by {s}")
+        got = np.broadcast_to(
+            compiled(op.form(S, *symbols).diff(s), symbols)(*grids), grids[0].shape
+        )
+        np.testing.assert_allclose(
+            got, g.numpy(force=True), rtol=1e-7, atol=1e-12, err_msg=f"{op.name} by {s}"
+        )
 
 
 def test_where_stays_one_choice():
@@ -400,7 +447,7 @@ def test_our_functions_are_opaque(name):
     assert f(*[sympy.Integer(1)] * n).func is f
 
 
-# -- other libraries ---------------------------------------------------------------------------------------------------
+# -- other libraries -------------------------------------------------------------------------------
 
 
 @each_op
@@ -428,7 +475,7 @@ def test_dense_by_the_array_api_alone(op):
     np.testing.assert_allclose(np.asarray(got), op.dense(np, *args), rtol=1e-10, atol=1e-12)
 
 
-# -- composites --------------------------------------------------------------------------------------------------------
+# -- composites ------------------------------------------------------------------------------------
 
 X = np.array([-2.5, -0.0, 0.5, 1.5, 2.675, np.nan, np.inf, -np.inf, 1e300])
 Y = np.array([-2.5, 0.0, 0.500001, 1.0, 2.675, np.nan, np.inf, 1.0, 1e300])
@@ -448,7 +495,9 @@ def test_round_of_integers_and_complex():
     for t in ("i4", "u1", "i8"):
         x = np.array([14, 15, 25, 126], t)
         for decimals in (0, 2, -1):
-            np.testing.assert_array_equal(values(ops.round(wrapped(x), decimals)), np.round(x, decimals))
+            np.testing.assert_array_equal(
+                values(ops.round(wrapped(x), decimals)), np.round(x, decimals)
+            )
     z = np.array([1.25 - 2.35j, 0.05 + 1j])
     np.testing.assert_array_equal(values(ops.round(wrapped(z), 1)), np.round(z, 1))
     assert ops.round(node("?")).dtype == np.round(np.ones(1, bool)).dtype
@@ -458,7 +507,13 @@ def test_round_of_integers_and_complex():
 def test_nan_to_num(dtype):
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        x = (X + 1j * Y[::-1] if dtype == "c8" else np.nan_to_num(X, posinf=3) if dtype in "i4 ?" else X).astype(dtype)
+        x = (
+            X + 1j * Y[::-1]
+            if dtype == "c8"
+            else np.nan_to_num(X, posinf=3)
+            if dtype in "i4 ?"
+            else X
+        ).astype(dtype)
     for options in ({}, {"nan": 2.0}, {"posinf": 5.0, "neginf": -6.0}):
         got = values(ops.nan_to_num(wrapped(x), **options))
         np.testing.assert_array_equal(got, np.nan_to_num(x, **options))
@@ -476,13 +531,19 @@ def test_isclose():
 
 def test_clip():
     for low, high in ((-1, 1), (None, 1), (-1, None), (2, 1)):
-        np.testing.assert_array_equal(values(ops.clip(wrapped(X), low, high)), np.clip(X, low, high))
+        np.testing.assert_array_equal(
+            values(ops.clip(wrapped(X), low, high)), np.clip(X, low, high)
+        )
     assert values(ops.clip(wrapped(X))) is not None
 
 
 def test_select_divmod_modf_frexp():
     x = np.array([-2.5, -0.5, 0.5, 2.5])
-    got = values(ops.select([call("less", wrapped(x), -1), call("less", wrapped(x), 1)], [wrapped(x), 7.0], -1.0))
+    got = values(
+        ops.select(
+            [call("less", wrapped(x), -1), call("less", wrapped(x), 1)], [wrapped(x), 7.0], -1.0
+        )
+    )
     np.testing.assert_array_equal(got, np.select([x < -1, x < 1], [x, np.full(4, 7.0)], -1.0))
     with pytest.raises(ValueError, match="as many choices as conditions"):
         ops.select([], [])
@@ -515,7 +576,9 @@ def test_activations(name, default):
     options = {} if default and name != "threshold" else ACTIVATIONS[name]
     x = np.array([-30, -2.5, -1, -0.5, -0.25, -0.0, 0.0, 0.25, 0.5, 1, 2.5, 6, 30, np.nan, np.inf])
     want = getattr(torch.nn.functional, name)(torch.asarray(x), **options).numpy()
-    np.testing.assert_allclose(values(ops.COMPOSITES[name](wrapped(x), **options)), want, rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(
+        values(ops.COMPOSITES[name](wrapped(x), **options)), want, rtol=1e-12, atol=1e-13
+    )
 
 
 def test_gelu_of_what():
@@ -526,14 +589,18 @@ def test_gelu_of_what():
 def test_polar_addcmul_addcdiv_logit():
     a, b, c = (np.random.default_rng(k).uniform(0.1, 0.9, 9) for k in range(3))
     t = torch.asarray
-    np.testing.assert_allclose(values(ops.polar(wrapped(a), wrapped(b))), torch.polar(t(a), t(b)).numpy(), rtol=1e-14)
+    np.testing.assert_allclose(
+        values(ops.polar(wrapped(a), wrapped(b))), torch.polar(t(a), t(b)).numpy(), rtol=1e-14
+    )
     np.testing.assert_allclose(
         values(ops.addcmul(wrapped(a), wrapped(b), wrapped(c), 0.5)),
         torch.addcmul(t(a), t(b), t(c), value=0.5).numpy(),
         rtol=1e-14,
     )
     np.testing.assert_allclose(
-        values(ops.addcdiv(wrapped(a), wrapped(b), wrapped(c))), torch.addcdiv(t(a), t(b), t(c)).numpy(), rtol=1e-14
+        values(ops.addcdiv(wrapped(a), wrapped(b), wrapped(c))),
+        torch.addcdiv(t(a), t(b), t(c)).numpy(),
+        rtol=1e-14,
     )
     np.testing.assert_allclose(
         values(ops.logit(wrapped(a), 0.2)), torch.logit(t(a), 0.2).numpy(), rtol=1e-13, atol=1e-14

@@ -1,4 +1,6 @@
-"""Rows of the reductions' table: NumPy's values, dtypes, ties, NaN, and lazy forms, in several array libraries."""
+"""Rows of the reductions' table:
+NumPy's values, dtypes, ties, NaN, and lazy forms, in several array libraries.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +19,32 @@ from duckkeops.errors import DtypeError, ShapeError
 from duckkeops.expr import Input
 from duckkeops.reductions import BY_NAME, TABLE, reduce
 
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of the NumPy functions that we compare with
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::RuntimeWarning"
+)  # of the NumPy functions that we compare with
 
 REFERENCE = {
-    **{name: getattr(np, name) for name in ("sum", "prod", "mean", "var", "std", "count_nonzero", "any", "all")},
+    **{
+        name: getattr(np, name)
+        for name in ("sum", "prod", "mean", "var", "std", "count_nonzero", "any", "all")
+    },
     **{name: getattr(np, name) for name in ("min", "max", "argmin", "argmax")},
     "logsumexp": logsumexp,
     "softmax_sum": lambda s, axis: (softmax(s, axis=axis) * (s + 1)).sum(axis),
     "topk": lambda x, axis: np.sort(x, axis)[..., :3],
 }
-DTYPES = ("bool", "int8", "int64", "uint16", "float16", "bfloat16", "float32", "float64", "complex64", "complex128")
+DTYPES = (
+    "bool",
+    "int8",
+    "int64",
+    "uint16",
+    "float16",
+    "bfloat16",
+    "float32",
+    "float64",
+    "complex64",
+    "complex128",
+)
 REAL_ONLY = ("logsumexp", "topk")
 each_row = pytest.mark.parametrize("row", TABLE, ids=lambda r: r.name)
 each_library = pytest.mark.parametrize("library", ["numpy", "torch", "array_api_strict"])
@@ -66,7 +84,13 @@ def options(row: reductions.Reduction) -> dict[str, Any]:
     return {"k": 3} if row.name == "topk" else {}
 
 
-def value(row: reductions.Reduction, a: np.ndarray, axes: Any = (1,), library: str = "numpy", **params: Any) -> Any:
+def value(
+    row: reductions.Reduction,
+    a: np.ndarray,
+    axes: Any = (1,),
+    library: str = "numpy",
+    **params: Any,
+) -> Any:
     """The value by tiles of a few columns."""
     node = reduce(row, arguments(row, node_of(a, library)), axes, **(options(row) | params))
     out = blocks.value(node, tile_bytes=200)
@@ -102,7 +126,9 @@ def test_value_and_dtype(row, dtype, library):
         assert node.dtype == REFERENCE[row.name](a, axis=1).dtype
     wide = a.astype(np.float64) if dtype in ("float16", "bfloat16") or row.nargs == 2 else a
     want = REFERENCE[row.name](wide, axis=1)
-    rough = {"float16": 1e-3, "bfloat16": 1e-2, "float32": 1e-6, "complex64": 1e-6}.get(node.dtype.name, 1e-12)
+    rough = {"float16": 1e-3, "bfloat16": 1e-2, "float32": 1e-6, "complex64": 1e-6}.get(
+        node.dtype.name, 1e-12
+    )
     np.testing.assert_allclose(as_numpy(got), want, rtol=rough, atol=rough)
 
 
@@ -131,20 +157,38 @@ SPECIAL = [np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0, 2.0, -1.0]
 
 @each_library
 @settings(max_examples=40, deadline=None)
-@given(a=st.lists(st.lists(st.sampled_from(SPECIAL), min_size=6, max_size=6), min_size=1, max_size=3).map(np.array))
+@given(
+    a=st.lists(
+        st.lists(st.sampled_from(SPECIAL), min_size=6, max_size=6), min_size=1, max_size=3
+    ).map(np.array)
+)
 def test_nan_inf_and_ties(a, library):
     for name in ("sum", "mean", "min", "max", "argmin", "argmax", "any", "all", "count_nonzero"):
         with np.errstate(all="ignore"):
             want = REFERENCE[name](a, axis=1)
-        np.testing.assert_array_equal(as_numpy(value(BY_NAME[name], a, library=library)), want, err_msg=name)
+        np.testing.assert_array_equal(
+            as_numpy(value(BY_NAME[name], a, library=library)), want, err_msg=name
+        )
     with np.errstate(all="ignore"):
         want = np.logaddexp.reduce(a, axis=1)
         spread = np.var(a, axis=1)
-    np.testing.assert_allclose(as_numpy(value(BY_NAME["var"], a, library=library)), spread, rtol=1e-12)
-    np.testing.assert_allclose(as_numpy(value(BY_NAME["logsumexp"], a, library=library)), want, rtol=1e-12)
+    np.testing.assert_allclose(
+        as_numpy(value(BY_NAME["var"], a, library=library)), spread, rtol=1e-12
+    )
+    np.testing.assert_allclose(
+        as_numpy(value(BY_NAME["logsumexp"], a, library=library)), want, rtol=1e-12
+    )
 
 
-COMPLEX = [1 + 1j, 1 - 1j, 0j, complex(np.nan, 0), complex(0, np.nan), complex(2, -np.inf), complex(np.inf, 1)]
+COMPLEX = [
+    1 + 1j,
+    1 - 1j,
+    0j,
+    complex(np.nan, 0),
+    complex(0, np.nan),
+    complex(2, -np.inf),
+    complex(np.inf, 1),
+]
 
 
 @each_library
@@ -181,7 +225,9 @@ def test_topk(library, largest, data):
 def test_topk_of_booleans_and_integers():
     a = np.array([[True, False, True, False]])
     for largest, want in [(False, [1, 3, 0]), (True, [0, 2, 1])]:
-        values, index = blocks.value(reduce(BY_NAME["topk"], (node_of(a),), (1,), k=3, largest=largest))
+        values, index = blocks.value(
+            reduce(BY_NAME["topk"], (node_of(a),), (1,), k=3, largest=largest)
+        )
         assert index[0].tolist() == want and values.dtype == bool
     big = np.array([[2**63, 1, 2**64 - 1]], dtype=np.uint64)
     values, _ = blocks.value(reduce(BY_NAME["topk"], (node_of(big),), (1,), k=2, largest=True))
@@ -225,7 +271,9 @@ def test_lazy_form(row, dtype):
         node = row.lazy(args, axes, ())
         assert node.shape == direct.shape and node.dtype == direct.dtype
         want = blocks.value(direct).astype(float)
-        np.testing.assert_allclose(blocks.dense(node).astype(float), want, rtol=1e-3 if dtype == "float16" else 1e-6)
+        np.testing.assert_allclose(
+            blocks.dense(node).astype(float), want, rtol=1e-3 if dtype == "float16" else 1e-6
+        )
         for inner in expr.walk(node):
             assert not isinstance(inner, expr.Reduce) or inner.row.fold
 
@@ -241,7 +289,9 @@ def test_lazy_form_of_complex_numbers(name):
 def test_lazy_logsumexp_and_softmax_at_infinity():
     a = np.array([[-np.inf, -np.inf], [np.inf, 0], [np.nan, 0], [-np.inf, 1]])
     row = BY_NAME["logsumexp"]
-    np.testing.assert_allclose(blocks.dense(row.lazy((node_of(a),), (1,), ())), np.logaddexp.reduce(a, 1))
+    np.testing.assert_allclose(
+        blocks.dense(row.lazy((node_of(a),), (1,), ())), np.logaddexp.reduce(a, 1)
+    )
     empty = row.lazy((node_of(np.zeros((2, 0))),), (1,), ())
     assert blocks.dense(empty).tolist() == [-np.inf, -np.inf]
 
@@ -255,7 +305,10 @@ def test_softmax_sum_with_features_and_broadcast_scores():
     np.testing.assert_allclose(blocks.value(reduce(row, args, (1,)), tile_bytes=300), want)
     np.testing.assert_allclose(blocks.dense(row.lazy(args, (1,), ())), want)
     same = Input(s[:, :1], s.dtype, "ppf")  # equal scores: the mean
-    for got in (blocks.value(reduce(row, (same, args[1]), (1,))), blocks.dense(row.lazy((same, args[1]), (1,), ()))):
+    for got in (
+        blocks.value(reduce(row, (same, args[1]), (1,))),
+        blocks.dense(row.lazy((same, args[1]), (1,), ())),
+    ):
         np.testing.assert_allclose(got, np.broadcast_to(v.mean(0), (4, 3)))
 
 
@@ -326,7 +379,9 @@ def test_half_precision_is_rounded_once():
     a = np.full((1, 5000), 0.1, dtype=np.float16)
     want = np.float16(a.astype(np.float64).sum())
     assert value(BY_NAME["sum"], a)[0] == want
-    assert value(BY_NAME["logsumexp"], np.full((1, 4096), 10, np.float16))[0] == np.float16(10 + np.log(4096))
+    assert value(BY_NAME["logsumexp"], np.full((1, 4096), 10, np.float16))[0] == np.float16(
+        10 + np.log(4096)
+    )
 
 
 def test_identities_change_nothing():
@@ -335,7 +390,9 @@ def test_identities_change_nothing():
             continue
         for dtype in ("bool", "int8", "float64") if row.name != "logsumexp" else ("float64",):
             a = draw(dtype)
-            more = np.concatenate([a, np.full((4, 2), row.identity(a.dtype), dtype=a.dtype)], axis=1)
+            more = np.concatenate(
+                [a, np.full((4, 2), row.identity(a.dtype), dtype=a.dtype)], axis=1
+            )
             np.testing.assert_array_equal(value(row, more), value(row, a), err_msg=row.name)
 
 
@@ -346,7 +403,9 @@ def test_refusals():
             reduce(BY_NAME[name], (a,), (1,), **options(BY_NAME[name]))
     with pytest.raises(DtypeError, match="scores of a softmax"):
         reduce(BY_NAME["softmax_sum"], (a, a), (1,))
-    with pytest.raises(DtypeError, match="var and std are computed in floating-point numbers, and dtype=int64"):
+    with pytest.raises(
+        DtypeError, match="var and std are computed in floating-point numbers, and dtype=int64"
+    ):
         reduce(BY_NAME["var"], (a,), (1,), dtype=np.int64)
     with pytest.raises(ShapeError, match=r"cannot take the top 9 of 7 entries\."):
         reduce(BY_NAME["topk"], (node_of(draw("float32")),), (1,), k=9)

@@ -1,4 +1,7 @@
-"""Derivatives and LaTeX. Derivatives run through the compiled engine, against differences of NumPy and closed forms."""
+"""Derivatives and LaTeX.
+
+Derivatives run through the compiled engine, against differences of NumPy and closed forms.
+"""
 
 from __future__ import annotations
 
@@ -37,12 +40,16 @@ OPTIMIZED = ("test_float32_far_from_the_origin", "test_product_with_zeros_and_ti
 
 @pytest.fixture(autouse=True)
 def quick_compiler(request, monkeypatch):
-    """The formulas are tested, not the optimizer: compiling 300 kernels takes a quarter of the time so."""
+    """The formulas are tested, not the optimizer:
+    compiling 300 kernels takes a quarter of the time so.
+    """
     if request.node.originalname not in OPTIMIZED:
-        monkeypatch.setattr(cpu, "SAFE_FLAGS", tuple(f.replace("-O2", "-O0") for f in cpu.SAFE_FLAGS))
+        monkeypatch.setattr(
+            cpu, "SAFE_FLAGS", tuple(f.replace("-O2", "-O0") for f in cpu.SAFE_FLAGS)
+        )
 
 
-# -- gradients, by hand ------------------------------------------------------------------------------------------------
+# -- gradients, by hand ----------------------------------------------------------------------------
 
 
 def lazy(name: str, array: np.ndarray) -> LazyArray:
@@ -74,7 +81,9 @@ def array_gradient(value: Node, cotangent: Node, base: np.ndarray) -> np.ndarray
     """The gradient of an array of which the inputs are views."""
     out = np.zeros(base.size, base.dtype)
     for view in views(value, base):
-        np.add.at(out, like(view, base, np.arange(base.size)), input_gradient(value, cotangent, view))
+        np.add.at(
+            out, like(view, base, np.arange(base.size)), input_gradient(value, cotangent, view)
+        )
     return out.reshape(base.shape)
 
 
@@ -84,16 +93,24 @@ def views(value: Node, base: np.ndarray) -> list[Input]:
 
 def like(view: Input, base: np.ndarray, other: np.ndarray) -> np.ndarray:
     """`other`, of the same entries as `base`, seen as the input sees `base`."""
-    offset = (view.array.__array_interface__["data"][0] - base.__array_interface__["data"][0]) // base.itemsize
+    offset = (
+        view.array.__array_interface__["data"][0] - base.__array_interface__["data"][0]
+    ) // base.itemsize
     strides = [s // base.itemsize * other.itemsize for s in view.array.strides]
     return np.lib.stride_tricks.as_strided(other.reshape(-1)[offset:], view.shape, strides)
 
 
-def gradients(name: str, data: dict[str, np.ndarray], g: np.ndarray, leaves=None) -> dict[str, np.ndarray]:
+def gradients(
+    name: str, data: dict[str, np.ndarray], g: np.ndarray, leaves=None
+) -> dict[str, np.ndarray]:
     value = lazy_value(name, data)
     leaves = leaves or FORMULAS[name].leaves
     return dict(
-        zip(leaves, both(lambda leaf: array_gradient(value, constant(g, value), data[leaf]), leaves), strict=True)
+        zip(
+            leaves,
+            both(lambda leaf: array_gradient(value, constant(g, value), data[leaf]), leaves),
+            strict=True,
+        )
     )
 
 
@@ -136,7 +153,9 @@ def test_values(name):
     data = sample(FORMULAS[name].leaves, ROWS, COLUMNS)
     value = lazy_value(name, data)
     want = dense_value(name, data).sum(1)
-    np.testing.assert_allclose(evaluate.evaluate(reductions.reduce(SUM, (value,), (1,))), want, rtol=1e-13, atol=1e-14)
+    np.testing.assert_allclose(
+        evaluate.evaluate(reductions.reduce(SUM, (value,), (1,))), want, rtol=1e-13, atol=1e-14
+    )
 
 
 @each_formula
@@ -145,10 +164,12 @@ def test_gradient_of_every_input(name):
     g = cotangent(name, data)
     for leaf, got in gradients(name, data, g).items():
         want = differences(lambda a, leaf=leaf: loss(name, {**data, leaf: a}, g), data[leaf])
-        np.testing.assert_allclose(got, want, rtol=1e-7, atol=1e-8 * max(1, abs(want).max()), err_msg=f"{name}, {leaf}")
+        np.testing.assert_allclose(
+            got, want, rtol=1e-7, atol=1e-8 * max(1, abs(want).max()), err_msg=f"{name}, {leaf}"
+        )
 
 
-# -- second derivatives ------------------------------------------------------------------------------------------------
+# -- second derivatives ----------------------------------------------------------------------------
 
 
 def directional(value: Node, g: Node, base: np.ndarray, direction: np.ndarray) -> list[Node]:
@@ -160,24 +181,40 @@ def directional(value: Node, g: Node, base: np.ndarray, direction: np.ndarray) -
             assert isinstance(vjp, Vjp)
             left = vjp.ndim - len(vjp.new)
             n = len(vjp.whole)
-            at = [next((a for a, p in enumerate(vjp.place) if p == k - n), None) for k in range(left)]
+            at = [
+                next((a for a, p in enumerate(vjp.place) if p == k - n), None) for k in range(left)
+            ]
             v = like(view, base, direction)
             v = v.transpose(
-                [a for a in at if a is not None] + list(vjp.new) + [a for a in range(view.ndim) if view.shape[a] == 1]
+                [a for a in at if a is not None]
+                + list(vjp.new)
+                + [a for a in range(view.ndim) if view.shape[a] == 1]
             )
-            v = v.reshape([1 if a is None else view.shape[a] for a in at] + [view.shape[a] for a in vjp.new])
+            v = v.reshape(
+                [1 if a is None else view.shape[a] for a in at] + [view.shape[a] for a in vjp.new]
+            )
             product = call("multiply", vjp, constant(v, vjp))
-            out.append(reductions.reduce(SUM, (product,), range(left, vjp.ndim)) if vjp.new else product)
+            out.append(
+                reductions.reduce(SUM, (product,), range(left, vjp.ndim)) if vjp.new else product
+            )
     return out
 
 
-def hessian_products(name: str, data: dict, g: np.ndarray, directions: dict) -> dict[str, np.ndarray]:
+def hessian_products(
+    name: str, data: dict, g: np.ndarray, directions: dict
+) -> dict[str, np.ndarray]:
     """d/dt of the gradients of x and y, along x + t directions["x"], y + t directions["y"]."""
     value = lazy_value(name, data)
-    parts = [p for leaf in "xy" for p in directional(value, constant(g, value), data[leaf], directions[leaf])]
+    parts = [
+        p
+        for leaf in "xy"
+        for p in directional(value, constant(g, value), data[leaf], directions[leaf])
+    ]
     along = functools.reduce(lambda a, b: call("add", a, b), parts)
     one = Input(np.ones((1, 1)), np.dtype(float), "nn")
-    return dict(zip("xy", both(lambda leaf: array_gradient(along, one, data[leaf]), "xy"), strict=True))
+    return dict(
+        zip("xy", both(lambda leaf: array_gradient(along, one, data[leaf]), "xy"), strict=True)
+    )
 
 
 @each_formula
@@ -189,13 +226,19 @@ def test_hessian_products(name):
     got = hessian_products(name, data, g, v)
 
     def moved(t):
-        return gradients(name, {**data, **{leaf: data[leaf] + t * v[leaf] for leaf in "xy"}}, g, "xy")
+        return gradients(
+            name, {**data, **{leaf: data[leaf] + t * v[leaf] for leaf in "xy"}}, g, "xy"
+        )
 
     h = 2e-5
     steps = {t: moved(t * h) for t in (-2, -1, 1, 2)}
     for leaf in "xy":
-        want = (8 * (steps[1][leaf] - steps[-1][leaf]) - (steps[2][leaf] - steps[-2][leaf])) / (12 * h)
-        np.testing.assert_allclose(got[leaf], want, rtol=1e-7, atol=1e-8 * max(1, abs(want).max()), err_msg=leaf)
+        want = (8 * (steps[1][leaf] - steps[-1][leaf]) - (steps[2][leaf] - steps[-2][leaf])) / (
+            12 * h
+        )
+        np.testing.assert_allclose(
+            got[leaf], want, rtol=1e-7, atol=1e-8 * max(1, abs(want).max()), err_msg=leaf
+        )
 
 
 def test_backward_of_backward():
@@ -210,7 +253,9 @@ def test_backward_of_backward():
         name = {id(g.array): "cotangent", **{id(a): leaf for leaf, a in data.items()}}
         arrays = {leaf: changed.get(leaf, a) for leaf, a in data.items()}
         assert set(changed) <= set(name.values())
-        return float((gradients("matern52", arrays, changed.get("cotangent", g.array), "x")["x"] * v).sum())
+        return float(
+            (gradients("matern52", arrays, changed.get("cotangent", g.array), "x")["x"] * v).sum()
+        )
 
     wants = {**data, "cotangent": g.array}
     for leaf, base in wants.items():
@@ -220,7 +265,7 @@ def test_backward_of_backward():
         np.testing.assert_allclose(got, want, rtol=1e-7, atol=1e-8 * abs(want).max(), err_msg=leaf)
 
 
-# -- where roots and quotients are 0/0, and numbers of features --------------------------------------------------------
+# -- where roots and quotients are 0/0, and numbers of features ------------------------------------
 
 
 def coincident(name, features=3):
@@ -242,7 +287,9 @@ def coincident(name, features=3):
     ],
 )
 def test_derivatives_at_coincident_points(name, curvature, features):
-    """Smooth kernel functions have their limits, and the kinks of others subgradient 0: never 0 * inf."""
+    """Smooth kernel functions have their limits, and the kinks of others subgradient 0:
+    never 0 * inf.
+    """
     data, one = coincident(name, features), np.ones((1, 1))
     v = np.arange(1.0, 1 + features).reshape(1, 1, features)
     first = gradients(name, data, one, "xy")
@@ -258,7 +305,9 @@ def test_what_is_infinite_stays_so():
 
 
 @pytest.mark.parametrize("features", [1, 2, 10])
-@pytest.mark.parametrize("name", ["laplacian", "matern52", "maxnorm", "anisotropic", "attention", "tutorial"])
+@pytest.mark.parametrize(
+    "name", ["laplacian", "matern52", "maxnorm", "anisotropic", "attention", "tutorial"]
+)
 def test_numbers_of_features(name, features):
     data = sample(FORMULAS[name].leaves, ROWS, COLUMNS, features, seed=5)
     g = cotangent(name, data)
@@ -268,7 +317,7 @@ def test_numbers_of_features(name, features):
     np.testing.assert_allclose(got, want, rtol=1e-7, atol=1e-8 * max(1, abs(want).max()))
 
 
-# -- closed forms ------------------------------------------------------------------------------------------------------
+# -- closed forms ----------------------------------------------------------------------------------
 
 
 def test_closed_forms():
@@ -282,19 +331,27 @@ def test_closed_forms():
     close(got["x"], (-2 * g * k[..., None] * u).sum(1, keepdims=True))
     close(got["y"], (2 * g * k[..., None] * u).sum(0, keepdims=True))
     close(got["g"], -(s * k).sum())
-    close(gradients("energy", dict(x=x, y=y), weight)["x"], -(u / np.sqrt(s)[..., None]).sum(1, keepdims=True))
+    close(
+        gradients("energy", dict(x=x, y=y), weight)["x"],
+        -(u / np.sqrt(s)[..., None]).sum(1, keepdims=True),
+    )
     close(gradients("l1", dict(x=x, y=y), weight)["x"], np.sign(u).sum(1, keepdims=True))
 
 
 @pytest.mark.parametrize(
-    "name", ["gaussian", "matern52", "inv_multiquadric", "wendland", "ard_gaussian", "lennard_jones"]
+    "name",
+    ["gaussian", "matern52", "inv_multiquadric", "wendland", "ard_gaussian", "lennard_jones"],
 )
 def test_float32_far_from_the_origin(name):
     """Differences of 1e-2 on an offset of 100: no derivative multiplies them out."""
     rng = np.random.default_rng(0)
     data = sample(FORMULAS[name].leaves, 8, 1)
     data |= {leaf: 100 + 1e-2 * rng.standard_normal(data[leaf].shape) for leaf in "xy"}
-    data |= {"g": np.array({"gaussian": 900.0, "lennard_jones": 0.01}.get(name, 1.5))} if "g" in data else {}
+    data |= (
+        {"g": np.array({"gaussian": 900.0, "lennard_jones": 0.01}.get(name, 1.5))}
+        if "g" in data
+        else {}
+    )
     low = {leaf: a.astype(np.float32) for leaf, a in data.items()}
     high = {leaf: a.astype(np.float64) for leaf, a in low.items()}
     got = gradients(name, low, np.ones((8, 1), np.float32), "x")["x"]
@@ -304,7 +361,7 @@ def test_float32_far_from_the_origin(name):
     assert abs(got - want).max() / abs(want).max() < 3e-7
 
 
-# -- axes of every kind ------------------------------------------------------------------------------------------------
+# -- axes of every kind ----------------------------------------------------------------------------
 
 
 def sq(u):
@@ -333,9 +390,21 @@ CASES = {  # what, the leaves' shapes, (features, batches) of each
         dict(x=(4, 1, 1), y=(1, 5, 1), z=(1, 1, 6)),
         (0, 0),
     ),
-    "product over two axes": (lambda x, y: (x - y).prod((-1, -2)), dict(x=(4, 1, 3, 2), y=(1, 5, 3, 2)), (2, 0)),
-    "minimum over two axes": (lambda x, y: (x * y).min((-1, -2)), dict(x=(4, 1, 3, 2), y=(1, 5, 3, 2)), (2, 0)),
-    "argmin is constant": (lambda x, y: abs(x - 3 * y).argmin(-1) * x[..., 0], dict(x=(4, 1, 3), y=(1, 5, 3)), (1, 0)),
+    "product over two axes": (
+        lambda x, y: (x - y).prod((-1, -2)),
+        dict(x=(4, 1, 3, 2), y=(1, 5, 3, 2)),
+        (2, 0),
+    ),
+    "minimum over two axes": (
+        lambda x, y: (x * y).min((-1, -2)),
+        dict(x=(4, 1, 3, 2), y=(1, 5, 3, 2)),
+        (2, 0),
+    ),
+    "argmin is constant": (
+        lambda x, y: abs(x - 3 * y).argmin(-1) * x[..., 0],
+        dict(x=(4, 1, 3), y=(1, 5, 3)),
+        (1, 0),
+    ),
     "two outputs' axes": (
         lambda x, y, v: np.exp(-sq(x - y))[..., None, None] * v,
         dict(x=(4, 1, 3), y=(1, 5, 3), v=(1, 5, 2, 3)),
@@ -346,13 +415,23 @@ CASES = {  # what, the leaves' shapes, (features, batches) of each
         dict(x=(4, 1, 3), y=(1, 5, 3), w=(3, 2), b=(2,)),
         ((1, 0), (1, 0), (2, 0), (1, 0)),
     ),
-    "at two places": (lambda x, a: np.cos((x * a).sum(-1)) * x, dict(x=(4,), a=(5, 4, 4)), ((0, 0), (1, 0))),
+    "at two places": (
+        lambda x, a: np.cos((x * a).sum(-1)) * x,
+        dict(x=(4,), a=(5, 4, 4)),
+        ((0, 0), (1, 0)),
+    ),
     "on both sides": (lambda x: np.exp(-sq(x[:, None] - x[None])), dict(x=(4, 3)), (1, 0)),
     "no pair": (lambda x: np.exp(-sq(x)), dict(x=(4, 3)), (1, 0)),
     "no axis": (lambda x: np.exp(-x * x), dict(x=()), (0, 0)),
-    "complex modulus": (lambda x, y: abs(np.exp(1j * x * y).sum(-1)), dict(x=(4, 1, 3), y=(1, 5, 3)), (1, 0)),
+    "complex modulus": (
+        lambda x, y: abs(np.exp(1j * x * y).sum(-1)),
+        dict(x=(4, 1, 3), y=(1, 5, 3)),
+        (1, 0),
+    ),
     "complex input": (
-        lambda z, y: np.angle((np.conj(z) * y).sum(-1)) + np.real(z * z * y).sum(-1) + (z * y).prod(-1),
+        lambda z, y: (
+            np.angle((np.conj(z) * y).sum(-1)) + np.real(z * z * y).sum(-1) + (z * y).prod(-1)
+        ),
         dict(z=(4, 1, 3), y=(1, 5, 3)),
         (1, 0),
     ),
@@ -377,11 +456,15 @@ def test_gradient_along_axes(case):
     for leaf, a in arrays.items():
         if a.dtype.kind == "c":
             want = differences(lambda r, a=a, leaf=leaf: lost(leaf, r + 1j * a.imag), a.real)
-            want = want + 1j * differences(lambda r, a=a, leaf=leaf: lost(leaf, a.real + 1j * r), a.imag)
+            want = want + 1j * differences(
+                lambda r, a=a, leaf=leaf: lost(leaf, a.real + 1j * r), a.imag
+            )
         else:
             want = differences(functools.partial(lost, leaf), a)
         got = array_gradient(value, constant(g, value), a)
-        np.testing.assert_allclose(got, want, rtol=1e-7, atol=1e-8 * max(1, abs(want).max()), err_msg=leaf)
+        np.testing.assert_allclose(
+            got, want, rtol=1e-7, atol=1e-8 * max(1, abs(want).max()), err_msg=leaf
+        )
 
 
 def test_product_with_zeros_and_ties_of_a_maximum():
@@ -400,7 +483,9 @@ def test_two_dtypes_in_one_chain():
     value = np.exp(-(np.sqrt(LazyArray(x)).astype(np.float64) - LazyArray(y)).sum(-1))._node
     got = array_gradient(value, constant(np.ones((4, 1)), value), x)
     assert got.dtype == np.float32
-    np.testing.assert_allclose(got, -5 * np.exp(-3 * (np.sqrt(0.5) - 0.25)) * 0.5 / np.sqrt(0.5), rtol=1e-6)
+    np.testing.assert_allclose(
+        got, -5 * np.exp(-3 * (np.sqrt(0.5) - 0.25)) * 0.5 / np.sqrt(0.5), rtol=1e-6
+    )
 
 
 def test_empty_axes_have_gradient_zero():
@@ -411,7 +496,7 @@ def test_empty_axes_have_gradient_zero():
     np.testing.assert_array_equal(array_gradient(value, g, y), np.zeros((1, 5, 3)))
 
 
-# -- every row of the table --------------------------------------------------------------------------------------------
+# -- every row of the table ------------------------------------------------------------------------
 
 
 def row_cases():
@@ -428,11 +513,15 @@ def row_cases():
         except DtypeError:
             continue
         if value.dtype.kind == "f":
-            yield from ((op, nodes, value, k) for k in range(op.nargs) if nodes[k].dtype.kind == "f")
+            yield from (
+                (op, nodes, value, k) for k in range(op.nargs) if nodes[k].dtype.kind == "f"
+            )
 
 
 def one_kernel(shares):
-    """[sum of the entries of a node] for several nodes of shape (1, n), from one kernel: row r picks the r-th node."""
+    """[sum of the entries of a node] for several nodes of shape (1, n), from one kernel:
+    row r picks the r-th node.
+    """
     terms = []
     for r, share in enumerate(shares):
         chosen = np.arange(len(shares))[:, None] == r
@@ -453,7 +542,11 @@ def test_derivative_of_every_row():
 
         def lost(a, op=op, nodes=nodes, k=k):
             with np.errstate(all="ignore"):
-                return float((g * op.dense(np, *(a if m == k else n.array for m, n in enumerate(nodes)))).sum())
+                return float(
+                    (
+                        g * op.dense(np, *(a if m == k else n.array for m, n in enumerate(nodes)))
+                    ).sum()
+                )
 
         want = differences(lost, nodes[k].array).sum()
         assert ours == pytest.approx(want, rel=1e-7, abs=1e-8), (op, k)
@@ -502,16 +595,24 @@ def test_derivatives_use_no_function_that_has_no_c():
         assert nodes
 
 
-# -- the passes --------------------------------------------------------------------------------------------------------
+# -- the passes ------------------------------------------------------------------------------------
 
 
 def translated(value: Node):
-    """The program of a value and its expression; the axes are i, j, and features by their letters."""
+    """The program of a value and its expression;
+    the axes are i, j, and features by their letters.
+    """
     translator = Translator(walk(value))
     names = iter("ij")
     env = []
     for n, role in zip(value.shape, value.roles, strict=True):
-        name = next(names) if role != "f" else None if n == 1 else translator.program.feature(n, [c for c in env if c])
+        name = (
+            next(names)
+            if role != "f"
+            else None
+            if n == 1
+            else translator.program.feature(n, [c for c in env if c])
+        )
         if role != "f":
             translator.program.sizes[name] = None
         env.append(name)
@@ -537,11 +638,17 @@ def numbers(e, seed=0):
     return {a: mpmath.mpf(0.2 + 0.5 * rng.random()) for a in sorted(e.free_symbols, key=str)}
 
 
-C_NAMES = {"where": lambda c, a, b: a if c else b, "less": lambda a, b: a < b, "greater": lambda a, b: a > b}
+C_NAMES = {
+    "where": lambda c, a, b: a if c else b,
+    "less": lambda a, b: a < b,
+    "greater": lambda a, b: a > b,
+}
 
 
 def at_point(e, values):
-    """The value of an expression, at 30 digits; None where it holds functions that mpmath has not."""
+    """The value of an expression, at 30 digits;
+    None where it holds functions that mpmath has not.
+    """
     if any(type(f).__name__ not in C_NAMES for f in e.atoms(fn.Elementwise)) or e.has(fn.cast):
         return None
     with mpmath.workdps(30):
@@ -586,7 +693,9 @@ def test_inlined_is_the_same_value(name):
         what = p.definition(a)
         if not isinstance(what, Let):
             return values[a]
-        return at_point(what.expr, {b: stepwise(b) for b in what.expr.free_symbols if isinstance(b, Elem)})
+        return at_point(
+            what.expr, {b: stepwise(b) for b in what.expr.free_symbols if isinstance(b, Elem)}
+        )
 
     direct = at_point(whole, values)
     if direct is not None and isinstance(p.definition(e), Let):
@@ -606,7 +715,7 @@ def test_indices_are_renamed_without_capture():
     assert p.definition(moved).over[0] not in moved.idx
 
 
-# -- the same text everywhere ------------------------------------------------------------------------------------------
+# -- the same text everywhere ----------------------------------------------------------------------
 
 
 def all_sources() -> str:
@@ -626,7 +735,12 @@ def nodes_of_the_gallery() -> list:
         value = lazy_value(name, data)
         g = constant(cotangent(name, data), value)
         out.append(reductions.reduce(SUM, (value,), (1,)))
-        out += [t.node for leaf in f.leaves for view in views(value, data[leaf]) for t in gradient(value, g, view)]
+        out += [
+            t.node
+            for leaf in f.leaves
+            for view in views(value, data[leaf])
+            for t in gradient(value, g, view)
+        ]
     return out
 
 
@@ -646,7 +760,9 @@ def test_text_is_the_same_in_every_process():
 
     def run(seed):
         env = {**os.environ, "PYTHONHASHSEED": str(seed), "PYTHONPATH": path}
-        return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
+        return subprocess.run(
+            [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
+        ).stdout
 
     digests = both(run, range(5))
     assert len(digests[0].strip()) == 64
@@ -661,14 +777,20 @@ def test_text_is_the_same_in_several_threads():
     assert all(texts == alone for texts in together)
 
 
-# -- for people --------------------------------------------------------------------------------------------------------
+# -- for people ------------------------------------------------------------------------------------
 
 
 def test_latex():
-    shown = {name: latex(lazy_value(name, sample(f.leaves, ROWS, COLUMNS))) for name, f in FORMULAS.items()}
+    shown = {
+        name: latex(lazy_value(name, sample(f.leaves, ROWS, COLUMNS)))
+        for name, f in FORMULAS.items()
+    }
     distance = r"\sum_{d=1}^{3} \left(\mathrm{x0}_{i,d} - \mathrm{x1}_{j,d}\right)^{2}"
     assert shown["energy"] == rf"- \sqrt{{{distance}}}"
-    assert shown["maxnorm"] == r"\max_{d}{\left(\left|{\mathrm{x0}_{i,d} - \mathrm{x1}_{j,d}}\right| \right)}"
+    assert (
+        shown["maxnorm"]
+        == r"\max_{d}{\left(\left|{\mathrm{x0}_{i,d} - \mathrm{x1}_{j,d}}\right| \right)}"
+    )
     assert r"\begin{cases}" in shown["label_mask"] and r"\left\lfloor" in shown["label_mask"]
     assert r"\sum_{e=1}^{3}" in shown["attention"]
     for text in shown.values():
@@ -681,7 +803,7 @@ def test_latex():
     assert x._repr_latex_() == r"$\displaystyle \mathrm{x0}_{i,d}$"
 
 
-# -- what has no gradient ----------------------------------------------------------------------------------------------
+# -- what has no gradient --------------------------------------------------------------------------
 
 
 def test_errors():
@@ -699,9 +821,15 @@ def test_errors():
     with pytest.raises(UnsupportedError, match="concatenated"):
         gradient(joined, g, view)
     z = np.ones((1, 1, 6, 3))
-    triple = np.exp(sq(LazyArray(x)[:, :, None] - LazyArray(y)[:, :, None] * LazyArray(z)).sum(2))._node
+    triple = np.exp(
+        sq(LazyArray(x)[:, :, None] - LazyArray(y)[:, :, None] * LazyArray(z)).sum(2)
+    )._node
     ((node, _),) = gradient(triple, g, views(triple, z)[0])
     with pytest.raises(UnsupportedError, match="not summed"):
-        gradient(call("exp", node.args[0]), constant(np.ones((4, 1, 1, 1)), node.args[0]), views(triple, x)[0])
+        gradient(
+            call("exp", node.args[0]),
+            constant(np.ones((4, 1, 1, 1)), node.args[0]),
+            views(triple, x)[0],
+        )
     other = Input(np.ones((4, 1, 3)), np.dtype(float), "ppf")
     assert gradient(value, g, other) == []

@@ -57,7 +57,11 @@ UNARY = {  # name: (NumPy or SciPy, mpmath, points)
     "log": (np.log, mp.log, np.geomspace(1e-44, 1e38, 90)),
     "log2": (np.log2, lambda x: mp.log(x, 2), np.geomspace(1e-44, 1e38, 90)),
     "log10": (np.log10, lambda x: mp.log(x, 10), np.geomspace(1e-44, 1e38, 90)),
-    "log1p": (np.log1p, mp.log1p, np.concatenate([-np.geomspace(1e-9, 0.9999, 30), np.geomspace(1e-9, 1e30, 60)])),
+    "log1p": (
+        np.log1p,
+        mp.log1p,
+        np.concatenate([-np.geomspace(1e-9, 0.9999, 30), np.geomspace(1e-9, 1e30, 60)]),
+    ),
     "sin": (np.sin, mp.sin, np.linspace(-700, 700, 181)),
     "cos": (np.cos, mp.cos, np.linspace(-700, 700, 181)),
     "tan": (np.tan, mp.tan, np.linspace(-50, 50, 90)),
@@ -90,8 +94,16 @@ UNARY = {  # name: (NumPy or SciPy, mpmath, points)
     "log_sigmoid": (special.log_expit, lambda x: -mp.log1p(mp.exp(-x)), np.linspace(-87, 50, 90)),
     "ndtr": (special.ndtr, mp.ncdf, np.linspace(-13, 9, 90)),
     "log_ndtr": (special.log_ndtr, lambda x: mp.log(mp.ncdf(x)), np.linspace(-60, 9, 90)),
-    "lgamma": (special.gammaln, lambda x: mp.loggamma(x).real, np.concatenate([np.linspace(-9.7, 30, 90), [1e5, 1e9]])),
-    "digamma": (special.digamma, mp.digamma, np.concatenate([np.linspace(-9.7, 30, 90), [1e5, 1e9]])),
+    "lgamma": (
+        special.gammaln,
+        lambda x: mp.loggamma(x).real,
+        np.concatenate([np.linspace(-9.7, 30, 90), [1e5, 1e9]]),
+    ),
+    "digamma": (
+        special.digamma,
+        mp.digamma,
+        np.concatenate([np.linspace(-9.7, 30, 90), [1e5, 1e9]]),
+    ),
     "i0": (special.i0, lambda x: mp.besseli(0, x), np.linspace(-80, 80, 61)),
     "i1": (special.i1, lambda x: mp.besseli(1, x), np.linspace(-80, 80, 61)),
     "i0e": (special.i0e, lambda x: mp.besseli(0, x) * mp.exp(-abs(x)), np.linspace(-80, 80, 61)),
@@ -111,7 +123,9 @@ def of_numpy(names):
 ORDER = "equal not_equal less less_equal greater greater_equal"
 EXTREMES = "maximum minimum fmax fmin"
 EXACT_UNARY = {
-    **of_numpy("abs sign floor ceil trunc rint angle real imag signbit isnan isinf isfinite isposinf isneginf"),
+    **of_numpy(
+        "abs sign floor ceil trunc rint angle real imag signbit isnan isinf isfinite isposinf isneginf"
+    ),
     "conj": np.positive,
     "modf_fraction": lambda x: np.modf(x)[0],
     "frexp_mantissa": lambda x: np.frexp(x)[0],
@@ -141,12 +155,16 @@ INT_UNARY = {
     "integer_reciprocal": np.reciprocal,
 }
 INT_BINARY = {
-    **of_numpy(f"{ORDER} {EXTREMES} fmod remainder floor_divide power bitwise_and bitwise_or bitwise_xor"),
+    **of_numpy(
+        f"{ORDER} {EXTREMES} fmod remainder floor_divide power bitwise_and bitwise_or bitwise_xor"
+    ),
     "bitwise_left_shift": np.left_shift,
     "bitwise_right_shift": np.right_shift,
 }
 COMPLEX_UNARY = {
-    **of_numpy("sqrt exp log sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh exp2 expm1 log1p log2 log10"),
+    **of_numpy(
+        "sqrt exp log sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh exp2 expm1 log1p log2 log10"
+    ),
     **of_numpy("abs angle sign conj real imag isnan isinf isfinite rint sinc"),
     "neg": np.negative,
 }
@@ -163,10 +181,14 @@ BOOL_BINARY = of_numpy(f"{ORDER} {EXTREMES} logical_and logical_or logical_xor")
 BOOL_RESULT = {*ORDER.split(), "signbit", "isnan", "isinf", "isfinite", "isposinf", "isneginf"}
 REAL_RESULT = {"abs", "angle", "real", "imag"}
 REAL = {"c64": "f32", "c128": "f64"}
-FLOATS, INTS, COMPLEXES = ("f32", "f64"), ("i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64"), ("c64", "c128")
+FLOATS, INTS, COMPLEXES = (
+    ("f32", "f64"),
+    ("i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64"),
+    ("c64", "c128"),
+)
 
 
-# -- building ----------------------------------------------------------------------------------------------------------
+# -- building --------------------------------------------------------------------------------------
 
 
 def result_type(name, t):
@@ -217,15 +239,26 @@ def any_sources(t):
 
 def float_sources(t):
     one, two = (*UNARY, *EXACT_UNARY), (*SMOOTH_BINARY, *EXACT_BINARY, "polygamma", "softshrink")
-    names = [*zip(one, itertools.repeat(1)), *zip(two, itertools.repeat(2)), ("clip", 3), ("hardtanh", 3)]
+    names = [
+        *zip(one, itertools.repeat(1)),
+        *zip(two, itertools.repeat(2)),
+        ("clip", 3),
+        ("hardtanh", 3),
+    ]
     return "".join(loop(name, t, n) for name, n in names) + any_sources(t)
 
 
 def all_sources():
-    tables = ((INTS, INT_UNARY, INT_BINARY), (COMPLEXES, COMPLEX_UNARY, COMPLEX_BINARY), (("b1",), {}, BOOL_BINARY))
+    tables = (
+        (INTS, INT_UNARY, INT_BINARY),
+        (COMPLEXES, COMPLEX_UNARY, COMPLEX_BINARY),
+        (("b1",), {}, BOOL_BINARY),
+    )
     text = [float_sources(t) for t in FLOATS] + [any_sources(t) for t in INTS]
     for types, one, two in tables:
-        text += [loop(name, t, n) for t in types for n, table in ((1, one), (2, two)) for name in table]
+        text += [
+            loop(name, t, n) for t in types for n, table in ((1, one), (2, two)) for name in table
+        ]
     text += [f"CAST({a}, {b})\n" for a, b in itertools.permutations(NAMES.values(), 2)]
     return "".join(text) + "CHOOSE(f32) CHOOSE(f64) HALF(f16) HALF(bf16)\n"
 
@@ -261,14 +294,18 @@ def compile_library(folder, flags, sources):
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory):
     """All functions of all types."""
-    return compile_library(tmp_path_factory.mktemp("all"), ("-march=native", "-DV=(VB/8)"), all_sources())
+    return compile_library(
+        tmp_path_factory.mktemp("all"), ("-march=native", "-DV=(VB/8)"), all_sources()
+    )
 
 
 @pytest.fixture(scope="module", params=BUILDS)
 def floats(request, tmp_path_factory):
     """The float functions, on several instruction sets; (library, dtypes)."""
     types = ("f32",) if any(f in request.param for f in ("-DV=16", "-DV=8")) else FLOATS
-    library = compile_library(tmp_path_factory.mktemp("floats"), request.param, "".join(map(float_sources, types)))
+    library = compile_library(
+        tmp_path_factory.mktemp("floats"), request.param, "".join(map(float_sources, types))
+    )
     return library, [np.dtype(d) for d in ("float32", "float64") if NAMES[d] in types]
 
 
@@ -290,13 +327,16 @@ def address(array):
     return ctypes.c_void_p(array.ctypes.data)
 
 
-# -- comparing ---------------------------------------------------------------------------------------------------------
+# -- comparing -------------------------------------------------------------------------------------
 
 
 def special_values(dtype):
     info = np.finfo(dtype)
     ordinary = [0.0, -0.0, np.inf, -np.inf, np.nan, 1, -1, 0.5, -0.5, 2]
-    return np.array([*ordinary, info.max, info.min, info.tiny, -info.tiny, TINY[dtype.name], 1e-10, -1e-10], dtype)
+    return np.array(
+        [*ordinary, info.max, info.min, info.tiny, -info.tiny, TINY[dtype.name], 1e-10, -1e-10],
+        dtype,
+    )
 
 
 def assert_close(got, want, ulp, dtype, near_one=False, where=None):
@@ -304,7 +344,10 @@ def assert_close(got, want, ulp, dtype, near_one=False, where=None):
     want64 = np.array([float(w) for w in want])
     with np.errstate(all="ignore"):
         rounded = want64.astype(dtype)
-    assert np.array_equal(np.isnan(got), np.isnan(rounded)), (where, got[np.isnan(got) != np.isnan(rounded)])
+    assert np.array_equal(np.isnan(got), np.isnan(rounded)), (
+        where,
+        got[np.isnan(got) != np.isnan(rounded)],
+    )
     finite = np.isfinite(rounded) & np.isfinite(got)
     infinite = ~np.isnan(rounded) & ~finite
     edge = np.abs(want64[infinite]) > 0.999 * float(np.finfo(dtype).max)
@@ -338,7 +381,9 @@ def test_smooth_at_special_values(floats, name):
     for dtype in dtypes:
         x = special_values(dtype)
         with np.errstate(all="ignore"):
-            if name == "lgamma":  # C and torch: inf at -inf; SciPy: -inf, and inf at subnormal numbers
+            if (
+                name == "lgamma"
+            ):  # C and torch: inf at -inf; SciPy: -inf, and inf at subnormal numbers
                 x = x[(x != -np.inf) & ((x == 0) | ~(np.abs(x) < np.finfo(dtype).tiny))]
             if name == "sinc":  # NumPy: NaN where pi x overflows
                 x = x[~(np.isfinite(x) & (np.abs(x) > 1e10))]
@@ -348,10 +393,18 @@ def test_smooth_at_special_values(floats, name):
         ok = ~np.isnan(want)
         if name in ("sin", "cos", "tan"):
             ok &= np.abs(x) < 1e30
-        zero = ok & (want == 0) & (x == 0) & (name not in ("erfinv", "i1", "i1e"))  # SciPy drops the sign
+        zero = (
+            ok & (want == 0) & (x == 0) & (name not in ("erfinv", "i1", "i1e"))
+        )  # SciPy drops the sign
         np.testing.assert_array_equal(np.signbit(got[zero]), np.signbit(want[zero]), err_msg=name)
         info = np.finfo(dtype)
-        nothing = info.eps if name == "sinc" else 1e-5 * info.tiny if name in POLES else 2 * info.smallest_subnormal
+        nothing = (
+            info.eps
+            if name == "sinc"
+            else 1e-5 * info.tiny
+            if name in POLES
+            else 2 * info.smallest_subnormal
+        )
         close = 1e-5 if dtype.itemsize == 4 else 1e-13
         np.testing.assert_allclose(got[ok], want[ok], rtol=close, atol=nothing, err_msg=name)
 
@@ -367,11 +420,15 @@ def test_exact(floats, name):
         got = run(library, name, x)
         np.testing.assert_array_equal(got, want, err_msg=name)
         if got.dtype.kind == "f" and name not in ("relu", "imag", "sign"):
-            np.testing.assert_array_equal(np.signbit(got)[~np.isnan(x)], np.signbit(want)[~np.isnan(x)], err_msg=name)
+            np.testing.assert_array_equal(
+                np.signbit(got)[~np.isnan(x)], np.signbit(want)[~np.isnan(x)], err_msg=name
+            )
 
 
 def pairs(dtype):
-    values = np.concatenate([special_values(dtype)[:12], np.array([3.5, -2.75, 7, -3, 0.1, -20.5], dtype)])
+    values = np.concatenate(
+        [special_values(dtype)[:12], np.array([3.5, -2.75, 7, -3, 0.1, -20.5], dtype)]
+    )
     return tuple(np.ascontiguousarray(a.ravel()) for a in np.meshgrid(values, values))
 
 
@@ -424,7 +481,11 @@ def test_polygamma(floats):
             want = np.array([float(mp.polygamma(n, mp.mpf(float(v)))) for v in x])
             got = run(library, "polygamma", np.full_like(x, n), x)
             tolerance = 2e-6 if dtype.itemsize == 4 else 4e-14
-            assert np.all(np.abs(got - want) <= tolerance * np.maximum(np.abs(want), 1)), (n, got, want)
+            assert np.all(np.abs(got - want) <= tolerance * np.maximum(np.abs(want), 1)), (
+                n,
+                got,
+                want,
+            )
 
 
 def test_any(floats):
@@ -434,11 +495,14 @@ def test_any(floats):
         a = np.ones(64, dtype)
         b = a.copy()
         b[1] = value
-        tests = [getattr(library, f"x_{name}_{C_NAME[dtype]}") for name in ("any_less", "any_not_ge", "any_not_le")]
+        tests = [
+            getattr(library, f"x_{name}_{C_NAME[dtype]}")
+            for name in ("any_less", "any_not_ge", "any_not_le")
+        ]
         assert tuple(test(address(b), address(a)) for test in tests) == want
 
 
-# -- the other types ---------------------------------------------------------------------------------------------------
+# -- the other types -------------------------------------------------------------------------------
 
 
 def integers(dtype):
@@ -446,7 +510,9 @@ def integers(dtype):
     info = np.iinfo(dtype)
     small = [0, 1, 2, 3, 5, 7, 31, 64, 100, 200]
     ends = [info.min, info.min + 1, info.max, info.max - 1]
-    values = np.array([v for v in (*small, *(-s for s in small), *ends) if info.min <= v <= info.max], dtype)
+    values = np.array(
+        [v for v in (*small, *(-s for s in small), *ends) if info.min <= v <= info.max], dtype
+    )
     return tuple(a.ravel().copy() for a in np.meshgrid(values, values))
 
 
@@ -467,7 +533,10 @@ def test_any_of_integers(everything, dtype):
     for value, want in ((1, (0, 0, 0)), (2, (0, 0, 1)), (0, (1, 1, 0))):
         b = a.copy()
         b[everything.x_lanes() - 1] = value
-        tests = [getattr(everything, f"x_{name}_{NAMES[dtype]}") for name in ("any_less", "any_not_ge", "any_not_le")]
+        tests = [
+            getattr(everything, f"x_{name}_{NAMES[dtype]}")
+            for name in ("any_less", "any_not_ge", "any_not_le")
+        ]
         assert tuple(test(address(b), address(a)) for test in tests) == want
 
 
@@ -484,7 +553,9 @@ def test_booleans(everything):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_where(everything, dtype):
     c, a = np.arange(33) % 3 == 0, np.linspace(0, 1, 33).astype(dtype)
-    np.testing.assert_array_equal(run(everything, "where", c, a, -a, result=a.dtype), np.where(c, a, -a))
+    np.testing.assert_array_equal(
+        run(everything, "where", c, a, -a, result=a.dtype), np.where(c, a, -a)
+    )
 
 
 @pytest.mark.parametrize(("source", "target"), itertools.permutations(NAMES, 2))
@@ -497,7 +568,9 @@ def test_conversions(everything, source, target):
     x = np.array(numbers).astype(source)
     want = (x.real if source[0] == "c" and target[0] in "fiu" else x).astype(target)
     symbol = f"x_{NAMES[target]}_from_{NAMES[source]}"
-    np.testing.assert_array_equal(run(everything, "cast", x, symbol=symbol, result=np.dtype(target)), want)
+    np.testing.assert_array_equal(
+        run(everything, "cast", x, symbol=symbol, result=np.dtype(target)), want
+    )
 
 
 def test_strides(everything):
@@ -523,7 +596,9 @@ def test_halves(everything, name):
     rng = np.random.default_rng(0)
     numbers = rng.integers(0, 2**32, 100000, dtype=np.uint32).view(np.float32)
     small = (rng.standard_normal(1000) * 1e-6).astype(np.float32)
-    numbers = np.concatenate([numbers, small, np.float32([65519.9, 65520, 65504, 1e-8, 6e-8]), want])
+    numbers = np.concatenate(
+        [numbers, small, np.float32([65519.9, 65520, 65504, 1e-8, 6e-8]), want]
+    )
     with np.errstate(all="ignore"):
         want = numbers.astype(half).astype(np.float32)
     for symbol in (f"x_round_{name}", f"x_lanes_{name}"):
@@ -543,7 +618,9 @@ def test_complex(everything, dtype):
             got, want = run(everything, name, *args), f(*args)
             same = (got == want) | (np.isnan(got) & np.isnan(want))
             if got.dtype != bool and name not in COMPLEX_EXACT:
-                same |= np.abs(got - want) <= ulp * np.finfo(dtype).eps * np.maximum(np.abs(want), 1)
+                same |= np.abs(got - want) <= ulp * np.finfo(dtype).eps * np.maximum(
+                    np.abs(want), 1
+                )
         assert np.all(same), (name, [a[~same][:3] for a in args], got[~same][:3], want[~same][:3])
 
 

@@ -1,9 +1,10 @@
-"""The engine that needs no compiler: tiles computed by the array library's own functions, of any array-API library.
+"""The engine that needs no compiler: tiles computed by the array library's own functions, of any
+array-API library.
 
-It is the oracle of the tests, and the fallback. An expression is evaluated directly, one operation after the other, on
-a tile of rows and columns; a tile of an expression is the same expression over slices of the inputs, so tiles are made
-by views. The intermediate arrays of one tile take about `TILE_BYTES`; a reduction inside the expression that needs more
-is itself computed by tiles.
+It is the oracle of the tests, and the fallback. An expression is evaluated directly, one operation
+after the other, on a tile of rows and columns; a tile of an expression is the same expression over
+slices of the inputs, so tiles are made by views. The intermediate arrays of one tile take about
+`TILE_BYTES`; a reduction inside the expression that needs more is itself computed by tiles.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ def to_dense(node: Node, out: Any = None, tile_bytes: int = TILE_BYTES) -> Any:
 
 
 def reduce(node: Reduce, xp: Any = None, tile_bytes: int = TILE_BYTES) -> tuple[Any, ...]:
-    """The arrays of the state of a reduction: the shape of the node, and their own trailing axes (top-k).
+    """The arrays of the state of a reduction: the shape of the node, and their own trailing axes
+    (top-k).
 
     `reductions.result` makes the value of them.
     """
@@ -66,7 +68,7 @@ def value(node: Reduce, xp: Any = None, tile_bytes: int = TILE_BYTES) -> Any:
         return result(work.xp, node, _reduced(work, node, tile_bytes))
 
 
-# -- tiles -------------------------------------------------------------------------------------------------------------
+# -- tiles -----------------------------------------------------------------------------------------
 
 
 def _fill(work: _Work, node: Node, out: Any, tile_bytes: int) -> None:
@@ -108,7 +110,9 @@ def _reduced(work: _Work, node: Reduce, tile_bytes: int) -> tuple[Any, ...]:
     return out
 
 
-def _tile(work: _Work, node: Reduce, args: Sequence[Node], column: Box, tile_bytes: int) -> tuple[Any, ...]:
+def _tile(
+    work: _Work, node: Reduce, args: Sequence[Node], column: Box, tile_bytes: int
+) -> tuple[Any, ...]:
     """The state of one tile, whose rows may still be broadcast."""
     reduced = [node.whole[a] for a in node.axes]
     lengths = tuple(s.stop - s.start for s in column)
@@ -116,7 +120,9 @@ def _tile(work: _Work, node: Reduce, args: Sequence[Node], column: Box, tile_byt
     for s, n in zip(column, reduced, strict=True):
         first = first * n + s.start
     values = work.values(args, tile_bytes)
-    return work.state(node, values, len(node.whole), dict(zip(node.axes, lengths, strict=True)), first)
+    return work.state(
+        node, values, len(node.whole), dict(zip(node.axes, lengths, strict=True)), first
+    )
 
 
 def _broadcast_state(xp: Any, state: tuple[Any, ...], rows: tuple[int, ...]) -> tuple[Any, ...]:
@@ -128,11 +134,13 @@ def _room(work: _Work, state: Any, n: int, shape: tuple[int, ...]) -> Any:
     return work.xp.empty((*shape, *state.shape[n:]), dtype=state.dtype, **work.where)
 
 
-def _tile_lengths(whole: Sequence[int], axes: Sequence[int], cost: Callable[[Box], float], limit: float) -> list[int]:
+def _tile_lengths(
+    whole: Sequence[int], axes: Sequence[int], cost: Callable[[Box], float], limit: float
+) -> list[int]:
     """Lengths of a tile along each axis, halved until its cost is within the limit.
 
-    Of the reduced `axes`, the first ones are cut up first, so that the columns of a tile lie next to each other in C
-    order.
+    Of the reduced `axes`, the first ones are cut up first, so that the columns of a tile lie next
+    to each other in C order.
     """
     lengths = list(whole)
     while cost(tuple(slice(0, n) for n in lengths)) > limit:
@@ -146,7 +154,9 @@ def _tile_lengths(whole: Sequence[int], axes: Sequence[int], cost: Callable[[Box
 
 
 def _boxes(shape: Sequence[int], lengths: Sequence[int]) -> Iterator[Box]:
-    """Boxes of these lengths that cover the shape, in C order; one empty box if there is nothing to cover."""
+    """Boxes of these lengths that cover the shape, in C order;
+    one empty box if there is nothing to cover.
+    """
     cuts = (
         [slice(k, min(k + step, n)) for k in range(0, n, step)] if n else [slice(0, 0)]
         for n, step in zip(shape, lengths, strict=True)
@@ -154,7 +164,7 @@ def _boxes(shape: Sequence[int], lengths: Sequence[int]) -> Iterator[Box]:
     return itertools.product(*cuts)
 
 
-# -- how much memory ---------------------------------------------------------------------------------------------------
+# -- how much memory -------------------------------------------------------------------------------
 
 
 def _size(node: Node) -> float:
@@ -170,7 +180,9 @@ def _copies(node: Reduce, box: Box) -> float:
 
 
 def _cost(roots: Sequence[Node], limit: float, known: dict[int, float]) -> float:
-    """Bytes of all values below the roots; what is below a fold computed by tiles counts as half the limit."""
+    """Bytes of all values below the roots;
+    what is below a fold computed by tiles counts as half the limit.
+    """
     tiled = False
     total = 0.0
     for node in _untiled(roots, limit, known):
@@ -180,7 +192,9 @@ def _cost(roots: Sequence[Node], limit: float, known: dict[int, float]) -> float
 
 
 def _untiled(roots: Sequence[Node], limit: float, known: dict[int, float]) -> list[Node]:
-    """The nodes below the roots, arguments first, without what is below folds that are computed by tiles."""
+    """The nodes below the roots, arguments first, without what is below folds that are computed by
+    tiles.
+    """
     seen: set[int] = set()
     out: list[Node] = []
     stack = [(r, False) for r in reversed(roots)]
@@ -205,7 +219,7 @@ def _is_tiled(node: Node, limit: float, known: dict[int, float]) -> bool:
     return known[id(node)] > limit / 2
 
 
-# -- values ------------------------------------------------------------------------------------------------------------
+# -- values ----------------------------------------------------------------------------------------
 
 
 def _computed(node: Node) -> np.dtype:
@@ -240,7 +254,10 @@ class _Work:
         return self.xp.broadcast_to(v, node.shape) if tuple(v.shape) != node.shape else v
 
     def values(self, roots: Sequence[Node], tile_bytes: float) -> list[Any]:
-        """The values of nodes, perhaps of length 1 where they would only be repeated. Each goes after its last use."""
+        """The values of nodes, perhaps of length 1 where they would only be repeated.
+
+        Each goes after its last use.
+        """
         known: dict[int, float] = {}
         order = _untiled(roots, tile_bytes, known)
         tiled = {id(n) for n in order if _is_tiled(n, tile_bytes, known)}
@@ -279,11 +296,17 @@ class _Work:
                 f"a gradient of shape {node.shape} needs derivatives, and tiles know none.\n"
                 "  Reduce it with config(engine='cpu')."
             )
-        raise TypeError(f"the blocks engine has no value for a {type(node).__name__}. This is a bug in duckkeops.")
+        raise TypeError(
+            f"the blocks engine has no value for a {type(node).__name__}. This is a bug in duckkeops."
+        )
 
     def _applied(self, node: Apply, args: list[Any]) -> Any:
-        arrays = [self._cast(v, computed(np.dtype(t))) for v, t in zip(args, node.loop, strict=True)]
-        if node.op.name == "cast":  # to half precision, it does not round: that is done once, at the end
+        arrays = [
+            self._cast(v, computed(np.dtype(t))) for v, t in zip(args, node.loop, strict=True)
+        ]
+        if (
+            node.op.name == "cast"
+        ):  # to half precision, it does not round: that is done once, at the end
             return astype(self.xp, arrays[0], _computed(node))
         return astype(self.xp, node.op.dense(self.xp, *arrays, *node.params), _computed(node))
 
@@ -309,15 +332,23 @@ class _Work:
             parts.append(self.xp.broadcast_to(self._array(node, v), shape))
         return self.xp.concat(parts, axis=node.axis)
 
-    def state(self, node: Reduce, values: Sequence[Any], ndim: int, columns: dict[int, int], first: int) -> tuple:
-        """The state of the values over `columns` (axis -> length); the first of them has flat position `first`."""
+    def state(
+        self, node: Reduce, values: Sequence[Any], ndim: int, columns: dict[int, int], first: int
+    ) -> tuple:
+        """The state of the values over `columns` (axis -> length);
+        the first of them has flat position `first`.
+        """
         n = math.prod(columns.values())
         flat = tuple(self._columns(v, ndim, columns) for v in values)
-        index = self.xp.arange(first, first + n, dtype=native(self.xp, np.dtype(np.int64)), **self.where)
+        index = self.xp.arange(
+            first, first + n, dtype=native(self.xp, np.dtype(np.int64)), **self.where
+        )
         return node.row.tile(self.xp, flat, index, node.params)
 
     def _columns(self, v: Any, ndim: int, columns: dict[int, int]) -> Any:
-        """(..., rows, columns as one last axis), with `ndim` axes less the reduced ones, and one."""
+        """(..., rows, columns as one last axis), with `ndim` axes less the reduced ones, and
+        one.
+        """
         xp = self.xp
         v = xp.reshape(v, (1,) * (ndim - v.ndim) + tuple(v.shape))
         shape = tuple(columns.get(a, n) for a, n in enumerate(v.shape))

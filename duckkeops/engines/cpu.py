@@ -1,7 +1,7 @@
 """Compiled C on the CPU: find a compiler, compile, load, and run on threads.
 
-One kernel function works on a range of row blocks, so threads need no locks; ctypes releases the GIL. No OpenMP: its
-runtime hangs after fork, and would come beside those of torch and scikit-learn.
+One kernel function works on a range of row blocks, so threads need no locks; ctypes releases the
+GIL. No OpenMP: its runtime hangs after fork, and would come beside those of torch and scikit-learn.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.util
+import itertools
 import logging
 import os
 import platform
@@ -31,7 +32,10 @@ from duckkeops.errors import CompileError, CompilerNotFoundError
 log = logging.getLogger("duckkeops")
 
 SAFE_FLAGS = ("-O2", "-fwrapv", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared", "-w")
-CONTRACT = ("-ffp-contract=off", "-ffp-contract=fast")  # precision="exact" rounds every product, as NumPy does
+CONTRACT = (
+    "-ffp-contract=off",
+    "-ffp-contract=fast",
+)  # precision="exact" rounds every product, as NumPy does
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,16 @@ LEVELS = (
     (
         "x86-64-v4",
         {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx2", "fma", "bmi2"},
-        ("-mavx512f", "-mavx512bw", "-mavx512cd", "-mavx512dq", "-mavx512vl", "-mfma", "-mbmi2", "-mf16c"),
+        (
+            "-mavx512f",
+            "-mavx512bw",
+            "-mavx512cd",
+            "-mavx512dq",
+            "-mavx512vl",
+            "-mfma",
+            "-mbmi2",
+            "-mf16c",
+        ),
         64,
         32,
     ),
@@ -68,7 +81,9 @@ def target() -> Target:
     for name, needs, flags, size, registers in LEVELS:
         if needs <= have and wanted in (None, name):
             return Target(name, flags, size, registers)
-    raise ValueError(f"DUCKKEOPS_ISA={wanted} is not one that this processor has: {', '.join(lv[0] for lv in LEVELS if lv[1] <= have)}.")
+    raise ValueError(
+        f"DUCKKEOPS_ISA={wanted} is not one that this processor has: {', '.join(lv[0] for lv in LEVELS if lv[1] <= have)}."
+    )
 
 
 def _cpu_flags() -> set[str]:
@@ -79,12 +94,18 @@ def _cpu_flags() -> set[str]:
     except OSError:
         pass
     if sys.platform == "darwin":
-        text = subprocess.run(["sysctl", "-n", "machdep.cpu.features", "machdep.cpu.leaf7_features"], capture_output=True, text=True).stdout
+        text = subprocess.run(
+            ["sysctl", "-n", "machdep.cpu.features", "machdep.cpu.leaf7_features"],
+            capture_output=True,
+            text=True,
+        ).stdout
         return set(text.lower().replace(".", "_").split())
     return set()
 
 
-_broken: dict[tuple[str, ...], str] = {}  # compilers that answer but cannot build anything, and what they say
+_broken: dict[
+    tuple[str, ...], str
+] = {}  # compilers that answer but cannot build anything, and what they say
 
 
 def compiler() -> tuple[tuple[str, ...], str]:
@@ -104,7 +125,9 @@ def _search() -> tuple[tuple[str, ...], str] | str:
         why = _broken.get(command, "it is not there" if shutil.which(command[0]) is None else "")
         if not why:
             try:
-                answer = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=60)
+                answer = subprocess.run(
+                    [*command, "--version"], capture_output=True, text=True, timeout=60
+                )
             except (OSError, subprocess.TimeoutExpired) as error:
                 why = str(error)
             else:
@@ -144,7 +167,7 @@ def is_available() -> bool:
     return True
 
 
-# -- compiled kernels --------------------------------------------------------------------------------------------------
+# -- compiled kernels ------------------------------------------------------------------------------
 
 
 class Library:
@@ -175,7 +198,9 @@ def load(text: str, formula: str, exact: bool) -> Library:
     while True:
         command, version = compiler()
         try:
-            return _load(command, version, (*SAFE_FLAGS, CONTRACT[not exact], *target().flags), text, formula)
+            return _load(
+                command, version, (*SAFE_FLAGS, CONTRACT[not exact], *target().flags), text, formula
+            )
         except CompileError:
             why = _fault(command)
             if not why:
@@ -184,8 +209,12 @@ def load(text: str, formula: str, exact: bool) -> Library:
             _search.cache_clear()
 
 
-def _load(command: tuple[str, ...], version: str, flags: tuple[str, ...], text: str, formula: str) -> Library:
-    name = source.digest(text, " ".join(command), version, " ".join(flags), sys.platform, platform.machine())
+def _load(
+    command: tuple[str, ...], version: str, flags: tuple[str, ...], text: str, formula: str
+) -> Library:
+    name = source.digest(
+        text, " ".join(command), version, " ".join(flags), sys.platform, platform.machine()
+    )
     if name not in _libraries:
 
         def make(part: Path) -> None:
@@ -195,9 +224,14 @@ def _load(command: tuple[str, ...], version: str, flags: tuple[str, ...], text: 
             _libraries[name] = Library(source.cached(f"{name}.so", make), text)
         except OSError as error:  # the folder may hold no programs (noexec)
             if not source.temporary_folder.cache_info().currsize:
-                log.warning("compiled kernels cannot be loaded, and are built again in a temporary folder: %s", error)
+                log.warning(
+                    "compiled kernels cannot be loaded, and are built again in a temporary folder: %s",
+                    error,
+                )
             try:
-                _libraries[name] = Library(source.cached(f"{name}.so", make, source.temporary_folder()), text)
+                _libraries[name] = Library(
+                    source.cached(f"{name}.so", make, source.temporary_folder()), text
+                )
             except OSError as again:
                 raise CompilerNotFoundError(
                     f"compiled kernels cannot be loaded: {again}.\n  Set DUCKKEOPS_CACHE_DIR to a folder from which programs may run."
@@ -205,10 +239,16 @@ def _load(command: tuple[str, ...], version: str, flags: tuple[str, ...], text: 
     return _libraries[name]
 
 
-def _compile(command: tuple[str, ...], flags: tuple[str, ...], text: str, formula: str, name: str, part: Path) -> None:
+def _compile(
+    command: tuple[str, ...], flags: tuple[str, ...], text: str, formula: str, name: str, part: Path
+) -> None:
     written = source.cached(f"{name}.c", lambda p: p.write_text(text) and None)  # type: ignore[func-returns-value]
     log.info("compiling %s", formula)
-    answer = subprocess.run([*command, *flags, "-x", "c", "-o", str(part), str(written), "-lm"], capture_output=True, text=True)
+    answer = subprocess.run(
+        [*command, *flags, "-x", "c", "-o", str(part), str(written), "-lm"],
+        capture_output=True,
+        text=True,
+    )
     if answer.returncode:
         raise CompileError(
             f"{command[0]} refused the kernel for {formula}.\n{answer.stderr[:2000]}\n"
@@ -217,17 +257,29 @@ def _compile(command: tuple[str, ...], flags: tuple[str, ...], text: str, formul
 
 
 def _fault(command: tuple[str, ...]) -> str:
-    """What a compiler says that cannot build the smallest library: no headers or linker, or flags that it does not know."""
+    """What a compiler says that cannot build the smallest library:
+    no headers or linker, or flags that it does not know.
+    """
     with tempfile.TemporaryDirectory(prefix="duckkeops-") as folder:
         path = Path(folder, "one.c")
         path.write_text("int one(void) { return 1; }\n")
         answer = subprocess.run(
-            [*command, *SAFE_FLAGS, *target().flags, "-o", str(path.with_suffix(".so")), str(path), "-lm"], capture_output=True, text=True
+            [
+                *command,
+                *SAFE_FLAGS,
+                *target().flags,
+                "-o",
+                str(path.with_suffix(".so")),
+                str(path),
+                "-lm",
+            ],
+            capture_output=True,
+            text=True,
         )
     return f"it cannot build a library: {answer.stderr.strip()[:500]}" if answer.returncode else ""
 
 
-# -- threads -----------------------------------------------------------------------------------------------------------
+# -- threads ---------------------------------------------------------------------------------------
 
 _pools: dict[int, ThreadPoolExecutor] = {}
 _lock = threading.Lock()
@@ -252,7 +304,9 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 def thread_count(wanted: int | None) -> int:
-    """config(threads=), else DUCKKEOPS_NUM_THREADS, else OMP_NUM_THREADS, else the cores this process may use."""
+    """config(threads=), else DUCKKEOPS_NUM_THREADS, else OMP_NUM_THREADS, else the cores this
+    process may use.
+    """
     if wanted is not None:
         return wanted
     for name in ("DUCKKEOPS_NUM_THREADS", "OMP_NUM_THREADS"):
@@ -264,10 +318,20 @@ def thread_count(wanted: int | None) -> int:
     return os.cpu_count() or 1
 
 
-def run(library: Library, arguments: np.ndarray, blocks: int, fixed_columns: bool, seconds: float, threads: int, keep: Any = ()) -> None:
-    """Call the kernel on all row blocks: inline when short, else in slices over threads. `seconds` is for one thread.
+def run(
+    library: Library,
+    arguments: np.ndarray,
+    blocks: int,
+    fixed_columns: bool,
+    seconds: float,
+    threads: int,
+    keep: Any = (),
+) -> None:
+    """Call the kernel on all row blocks: inline when short, else in slices over threads. `seconds`
+    is for one thread.
 
-    `keep`: the arrays that `arguments` points to. An interruption does not wait for the slices that run: they hold them.
+    `keep`: the arrays that `arguments` points to. An interruption does not wait for the slices that
+    run: they hold them.
     """
     a = arguments.ctypes.data
     record_bytes = library.record_bytes(a)
@@ -286,15 +350,17 @@ def run(library: Library, arguments: np.ndarray, blocks: int, fixed_columns: boo
         if not hasattr(local, "work"):
             local.work = np.empty(library.work_bytes, np.uint8)
             local.records = shared if fixed_columns else np.empty(record_bytes, np.uint8)
-        library.reduce(a, local.records.ctypes.data, local.work.ctypes.data, int(fixed_columns), first, last)
+        library.reduce(
+            a, local.records.ctypes.data, local.work.ctypes.data, int(fixed_columns), first, last
+        )
 
     if threads == 1 and seconds < 3 * slices * plan.SLICE_SECONDS:
-        for first, last in zip(bounds, bounds[1:], strict=False):
+        for first, last in itertools.pairwise(bounds):
             one(first, last)
         return
     pool, futures = _pool(threads), []
     try:
-        for first, last in zip(bounds, bounds[1:], strict=False):
+        for first, last in itertools.pairwise(bounds):
             futures.append(pool.submit(one, first, last))
         for f in futures:
             f.result()
@@ -307,4 +373,9 @@ def run(library: Library, arguments: np.ndarray, blocks: int, fixed_columns: boo
 def describe() -> dict[str, Any]:
     """What this engine found: compiler, instruction set, threads."""
     command, version = compiler()
-    return {"compiler": " ".join(command), "version": version, "isa": target().name, "threads": thread_count(None)}
+    return {
+        "compiler": " ".join(command),
+        "version": version,
+        "isa": target().name,
+        "threads": thread_count(None),
+    }

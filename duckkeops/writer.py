@@ -1,0 +1,258 @@
+"""The statements of one scope as C: values one after the other, loops, accumulators."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import sympy
+
+from duckkeops.lower import Nest, Straight, Temp
+from duckkeops.printer import suffix, vector_suffix
+
+UNROLL_UP_TO = 4  # features; beyond it full unrolling makes gcc spill
+INLINE_DEPTH = 3  # operations in each other that are printed in place
+
+
+class Writer:
+    """Writes the steps of one scope. In the pair scope every value is a tile of NJ x NI vectors."""
+
+    def __init__(self, prelude: Any, scope: str, roots: Iterable[Any] = ()):
+        self.o, self.scope, self.pair = prelude, scope, scope == "pair"
+        self.lower, self.plan = prelude.lower, prelude.plan
+        self.roots = list(roots)
+        self.tiles: set[Any] = set()
+        self.inlined: dict[Any, Temp] = {}
+        self._count_uses()
+        self.printer = prelude._printer(scope, self.inlined, self.tiles)
+
+    def last_steps(self, value: Any) -> list[Any]:
+        """What the reduction's value needs inside the loops over the features of the result."""
+        loops = tuple(self.o._features()) if value is self.roots[-1] else ()
+        return self.plan.inside([value], loops, "pair") if loops else []
+
+    # -- which values need a name ------------------------------------------------------------------
+
+    def _count_uses(self) -> None:
+        """A value used once, next to where it is made, is printed in place;
+        one used in another run of the tile is kept.
+        """
+        runs: dict[Any, int] = {}
+        uses: dict[Any, list[tuple[int, Any]]] = {}
+        count = [0]
+
+        def visit(steps: list[Any]) -> None:
+            for step in steps:
+                if isinstance(step, Straight):
+                    for t in step.temps:
+                        runs[t.sym] = count[0]
+                        note(t.expr, t)
+                else:
+                    for t in step.temps:
+                        if step.kind == "fold" and self.pair:
+                            self.tiles.add(t.sym)
+                    count[0] += 1
+                    visit(step.steps)
+                    for t in step.temps:
+                        note(t.expr if step.kind == "fold" or not t.fold else t.sym, t)
+                    count[0] += 1
+
+        def note(e: Any, user: Any) -> None:
+            for a in e.free_symbols:
+                uses.setdefault(a, []).append((count[0], user))
+
+        visit(self.plan.scopes[self.scope].steps)
+        for n, value in enumerate(self.roots):
+            count[0] += n > 0 or bool(self.o._features())
+            visit(self.last_steps(value))
+            note(value, "root")
+        fields = {a for a, _, _ in self.plan.scopes[self.scope].fields}
+        for a, run in runs.items():
+            where = uses.get(a, [])
+            temp = self.lower.by_sym[a]
+            if any(r != run for r, _ in where) and self.pair:
+                self.tiles.add(a)
+            elif (
+                len(where) == 1
+                and a not in fields
+                and a not in self.plan.stored
+                and self._may_inline(temp, where[0][1])
+            ):
+                self.inlined[a] = temp
+
+    def _may_inline(self, t: Temp, user: Any) -> bool:
+        if t.expr.is_number:
+            return False
+        if isinstance(user, str):
+            return True
+        e = user.expr
+        if e.is_Pow or any(
+            a.is_Pow and t.sym in a.free_symbols and a.exp != -1
+            for a in sympy.preorder_traversal(e)
+        ):
+            return False
+        return self._depth(t) < INLINE_DEPTH
+
+    def _depth(self, t: Temp) -> int:
+        return 1 + max(
+            (self._depth(self.inlined[a]) for a in t.expr.free_symbols if a in self.inlined),
+            default=0,
+        )
+
+    # -- writing -----------------------------------------------------------------------------------
+
+    def steps(self, steps: list[Any], pad: str) -> list[str]:
+        out: list[str] = []
+        for step in steps:
+            out += (
+                self._straight(step.temps, pad)
+                if isinstance(step, Straight)
+                else self._nest(step, pad)
+            )
+        return out
+
+    def _value(self, t: Temp) -> str:
+        loop = self.o._loop(t)
+        text = self.printer.text(t.expr, loop)
+        if t.expr.is_number:
+            text = f"splat_{suffix(t.dtype)}({self._literal(t)})"
+        return text
+
+    def _literal(self, t: Temp) -> str:
+        before, self.printer.t = self.printer.t, suffix(t.dtype)
+        out = self.printer.literal(t.expr)
+        self.printer.t = before
+        return out
+
+    def _straight(self, temps: list[Temp], pad: str, close: list[str] | None = None) -> list[str]:
+        """Values one after the other; in the pair scope inside one sweep over the tile."""
+        temps = [t for t in temps if t.sym not in self.inlined]
+        out: list[str] = []
+        inner = pad + "    " if self.pair else pad
+        for t in temps:
+            name = self.o.name(t.sym)
+            if t.sym in self.tiles:
+                out.append(f"{inner}{name}[q][k] = {self._value(t)};")
+            else:
+                out.append(f"{inner}const v{vector_suffix(t.dtype)} {name} = {self._value(t)};")
+        out += [inner + line for line in close or []]
+        declared = [
+            f"{pad}v{vector_suffix(t.dtype)} {self.o.name(t.sym)}[NJ][NI];"
+            for t in temps
+            if t.sym in self.tiles
+        ]
+        if not self.pair or not out:
+            return out
+        return [*declared, f"{pad}TILE {{", *out, f"{pad}}}"]
+
+    def _nest(self, nest: Nest, pad: str) -> list[str]:
+        out: list[str] = []
+        at = "[q][k]" if self.pair else ""
+        sweep = "TILE " if self.pair else ""
+        if nest.kind == "fold":
+            for t in nest.temps:
+                dims = "[NJ][NI]" if self.pair else ""
+                for name, vector, start in self._accumulators(t):
+                    out.append(f"{pad}{vector} {name}{dims};")
+                    out.append(f"{pad}{sweep}{name}{at} = {start};")
+        inner = pad
+        positions = self._positions(nest)
+        for c in nest.loops:
+            size = self.o.p.sizes[c]
+            if size is not None and size <= UNROLL_UP_TO:
+                out.append(f"{inner}UNROLL")
+            kind = "int" if size is not None else "i64"
+            out.append(f"{inner}for ({kind} {c} = 0; {c} < {self.o.length(c)}; ++{c}) {{")
+            inner += "    "
+        steps = list(nest.steps)
+        last = steps.pop() if steps and isinstance(steps[-1], Straight) else Straight([])
+        out += self.steps(steps, inner)
+        close: list[str] = []
+        for t in nest.temps:
+            close += (
+                self._accumulate(t, at, positions) if nest.kind == "fold" else [self._store(t, at)]
+            )
+        out += self._straight(last.temps, inner, close)
+        for m in reversed(range(len(nest.loops))):
+            out.append(pad + "    " * m + "}")
+        return out
+
+    def _positions(self, nest: Nest) -> str:
+        at = nest.loops[0] if nest.loops else "0"
+        for c in nest.loops[1:]:
+            at = f"({at})*{self.o.length(c)} + {c}"
+        return at
+
+    def _store(self, t: Temp, at: str) -> str:
+        features = self.plan.features(t.idx)
+        value = (
+            self.o.name(t.sym) + (at if t.sym in self.tiles else "") if t.fold else self._value(t)
+        )
+        target = self.o.name(t.sym) + "".join(f"[{c}]" for c in features)
+        if t.fold:
+            value = f"{self.o.name(t.sym)}_{at}" if self.pair else f"{self.o.name(t.sym)}_"
+        return f"{target}{at} = {value};"
+
+    def _accumulator_name(self, t: Temp) -> str:
+        """A fold that is kept in an array is accumulated under a name of its own."""
+        return self.o.name(t.sym) + (
+            "_" if t.sym in self.plan.stored and self.plan.features(t.idx) else ""
+        )
+
+    def _accumulators(self, t: Temp) -> list[tuple[str, str, str]]:
+        """(name, vector type, start) of what the fold keeps."""
+        name, v, s = self._accumulator_name(t), f"v{vector_suffix(t.dtype)}", suffix(t.dtype)
+        if t.fold in ("argmin", "argmax"):
+            body = t.body_dtype
+            assert body is not None
+            best = f"{'largest' if t.fold == 'argmin' else 'smallest'}_{suffix(body)}()"
+            return [(f"{name}_best", f"v{vector_suffix(body)}", best), (name, v, f"splat_{s}(0)")]
+        start = {"min": f"largest_{s}()", "max": f"smallest_{s}()"}.get(t.fold)
+        if start is None:
+            one = t.fold in ("prod", "all")
+            scalar = f"({s}){{{int(one)}, 0}}" if s[0] == "c" else str(int(one))
+            start = f"splat_{s}({scalar})"
+        return [(name, v, start)]
+
+    def _accumulate(self, t: Temp, at: str, position: str) -> list[str]:
+        name, s = self._accumulator_name(t) + at, suffix(t.dtype)
+        dtype = t.body_dtype or t.dtype
+        value = self.printer.text(t.expr, dtype)
+        if t.expr.is_number:
+            value = self.printer.text(t.expr, dtype)
+        vector = (
+            f"splat_{suffix(dtype)}({value})"
+            if t.expr.is_number and "splat" not in value
+            else value
+        )
+        if t.fold in ("argmin", "argmax"):
+            own = self._accumulator_name(t)
+            body, best = suffix(dtype), f"{own}_best{at}"
+            return [
+                f"const v{vector_suffix(dtype)} {own}_value = {vector};",
+                f"const vb {own}_wins = {'first_less' if t.fold == 'argmin' else 'first_greater'}_{body}({own}_value, {best});",
+                f"{best} = where_{body}({own}_wins, {own}_value, {best});",
+                f"{name} = where_{s}({own}_wins, splat_{s}({position}), {name});",
+            ]
+        if t.fold in ("min", "max"):
+            return [f"{name} = {t.fold}imum_{s}({name}, {vector});"]
+        if t.fold in ("any", "all"):
+            return [f"{name} = logical_{'or' if t.fold == 'any' else 'and'}_b1({name}, {vector});"]
+        if s[0] == "c":
+            return [f"{name} = {'add' if t.fold == 'sum' else 'mul'}_{s}({name}, {vector});"]
+        return [f"{name} {'+' if t.fold == 'sum' else '*'}= {vector};"]
+
+    def tile(self, name: str, value: Any, dtype: np.dtype, steps: list[Any], pad: str) -> list[str]:
+        """`steps`, and in the sweep of the last of them `name`[q][k] = value."""
+        steps = list(steps)
+        last = steps.pop() if steps and isinstance(steps[-1], Straight) else Straight([])
+        before, self.printer.t = self.printer.t, suffix(dtype)
+        text = self.printer.splat(value) if value.is_number else self.printer.text(value, dtype)
+        self.printer.t = before
+        close = [f"{name}[q][k] = {text};"]
+        return [
+            *self.steps(steps, pad),
+            f"{pad}vval {name}[NJ][NI];",
+            *self._straight(last.temps, pad, close),
+        ]
