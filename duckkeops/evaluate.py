@@ -33,6 +33,7 @@ from duckkeops.expr import (
     Reduce,
     Scalar,
     Vjp,
+    is_constant,
     walk,
 )
 from duckkeops.operands import namespace_of
@@ -282,19 +283,6 @@ def _static(n: Reduce, root: bool) -> tuple:
     kept = (a for a in range(len(n.whole)) if a not in n.axes) if root else n.axes
     out = tuple(n.whole[a] for a in kept if n.whole_roles[a] in (FEATURE, NEUTRAL))
     return (*out, tuple(s == 1 for s in n.whole))
-
-
-def is_constant(value: complex) -> bool:
-    """Is this Python number part of the formula's text? Small integers and halves are;
-    -0.0 is not, as it equals 0.0.
-    """
-    if (
-        isinstance(value, (bool, complex))
-        or not abs(value) <= 16
-        or not float(2 * value).is_integer()
-    ):
-        return False
-    return value != 0 or math.copysign(1.0, value) > 0
 
 
 # -- kernels ---------------------------------------------------------------------------------------

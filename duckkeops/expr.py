@@ -991,6 +991,19 @@ def _split(node: Node, a: int, lengths: Sequence[int]) -> Node:
     return stack(rows, a, node.dtype)
 
 
+def is_constant(value: complex) -> bool:
+    """Is this number part of the formula's text? Small integers and halves are;
+    -0.0 is not, as it equals 0.0.
+    """
+    if (
+        isinstance(value, (bool, complex))
+        or not abs(value) <= 16
+        or not float(2 * value).is_integer()
+    ):
+        return False
+    return value != 0 or math.copysign(1.0, value) > 0
+
+
 # -- dtypes ----------------------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ from duckkeops.expr import Input, Reduce, walk
 from duckkeops.lower import LANE, Root
 from duckkeops.prelude import Axes, Kernel, Prelude
 from duckkeops.printer import formula, lane_bytes, suffix
-from duckkeops.symbolic import Translator, compute_dtype
+from duckkeops.symbolic import COLUMN_LETTERS, Translator, compute_dtype
 
 INT32, INT64, BOOL = np.dtype(np.int32), np.dtype(np.int64), np.dtype(bool)
 
@@ -109,7 +109,7 @@ def _names(
         names[axes.lane] = LANE
     columns: dict[str, int] = {}
     for n, a in enumerate(axes.columns or (-1,)):
-        name = "jkl"[n] if n < 3 else f"j{n}"
+        name = COLUMN_LETTERS[n] if n < len(COLUMN_LETTERS) else f"j{n}"
         program.sizes[name] = None
         columns[name] = a
         if a >= 0 and node.whole[a] != 1:

@@ -15,7 +15,6 @@ any number.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -25,7 +24,7 @@ import sympy
 from sympy.core.function import PoleError
 
 from duckkeops import functions as fn
-from duckkeops.expr import Apply, Broadcast, Input, Node, Reduce, Scalar, Vjp
+from duckkeops.expr import Apply, Broadcast, Input, Node, Reduce, Scalar, Vjp, is_constant
 from duckkeops.tidy import tidy
 
 FEATURE_LETTERS = "defgh"
@@ -724,19 +723,6 @@ class Translator:
         Broadcast: broadcast,
         Vjp: vjp,
     }
-
-
-def is_constant(value: complex) -> bool:
-    """Is this number part of the formula's text? Small integers and halves are;
-    -0.0 is not, as it equals 0.0.
-    """
-    if (
-        isinstance(value, (bool, complex))
-        or not abs(value) <= 16
-        or not float(2 * value).is_integer()
-    ):
-        return False
-    return value != 0 or math.copysign(1.0, value) > 0
 
 
 def axis_source(node: Node, axis: int, numbers: dict[int, int]) -> tuple[int, int]:
