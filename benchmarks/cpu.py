@@ -72,7 +72,8 @@ def peers():
         found["pykeops"] = LazyTensor
     except ImportError:
         print(
-            "pykeops is not installed, so there is nothing to compare with: pip install pykeops==2.3\n"
+            "pykeops is not installed, so there is nothing to compare with: "
+            "pip install pykeops==2.3\n"
         )
     return found
 

@@ -89,7 +89,8 @@ class LazyArray:
             x = np.asarray(x)
         if not is_array(x):
             raise TypeError(
-                f"LazyArray takes an array, and got {_article(x)}.\n  Make an array of it first: numpy.asarray(x)."
+                f"LazyArray takes an array, and got {_article(x)}.\n"
+                "  Make an array of it first: numpy.asarray(x)."
             )
         if cls is LazyArray:
             cls = _family(x)
@@ -129,8 +130,9 @@ class LazyArray:
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """What each axis is: "batch", "point" or "feature";
-        "neutral" for one of length 1, which may become any.
+        """What each axis is: "batch", "point", "feature" or "neutral".
+
+        A neutral axis is one of length 1, which may become any.
         """
         return tuple(expr.ROLE_NAMES[r] for r in self._node.roles)
 
@@ -159,8 +161,9 @@ class LazyArray:
         return explain.source_of(settle(self._node, None))
 
     def explain(self) -> str:
-        """Roles, expression, strategy, tiles, limiter;
-        of a virtual array, for its sum over the last point axis.
+        """Roles, expression, strategy, tiles and limiter.
+
+        For a virtual array they are those of its sum over the last point axis.
         """
         return explain.explain(settle(self._node, None))
 
@@ -178,7 +181,8 @@ class LazyArray:
         size = self.nbytes
         if size > max_bytes:
             raise MemoryError(
-                f"to_dense() needs {units(size)} for {describe(self._node)}; the limit is {units(max_bytes)}.\n"
+                f"to_dense() needs {units(size)} for {describe(self._node)}; "
+                f"the limit is {units(max_bytes)}.\n"
                 "  A reduction needs no such array: d.sum(axis=1), d.argmin(axis=1), d @ b.\n"
                 f"  If you do need it, raise the limit: d.to_dense(max_bytes={size})."
             )
@@ -223,7 +227,8 @@ class LazyArray:
     def __setitem__(self, key: Any, value: Any) -> None:
         raise UnsupportedError(
             f"a lazy array cannot be changed: d[...] = value on d: {describe(self._node)}.\n"
-            "  Make a new one: numpy.where(mask, value, d), or change the inputs before you wrap them."
+            "  Make a new one: numpy.where(mask, value, d), "
+            "or change the inputs before you wrap them."
         )
 
     # -- copies

@@ -100,7 +100,8 @@ def _split_fold(node: Reduce) -> Node:
             return expr.cast_to(out, node.dtype)
         if len(node.axes) > 1:
             raise DtypeError(
-                f"{node.row.name} over several axes of which one is concatenated is not supported.\n  Reduce one axis at a time."
+                f"{node.row.name} over several axes of which one is concatenated "
+                "is not supported.\n  Reduce one axis at a time."
             )
         return _split_position(node, axis, bounds, parts)
     return node

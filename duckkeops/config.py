@@ -102,7 +102,8 @@ def _check(name: str, value: Any) -> None:
         whole = isinstance(value, int) and not isinstance(value, bool)
         if value is not None and not (whole and value >= 1):
             raise ValueError(
-                f"config(threads={value!r}): threads is a whole number of at least 1, or None for every core."
+                f"config(threads={value!r}): threads is a whole number of at least 1, "
+                "or None for every core."
             )
     elif name not in CHOICES:
         known = ", ".join(Settings.__dataclass_fields__)

@@ -32,8 +32,9 @@ Labels = tuple[Any, ...]
 def contract(
     what: str, operands: Sequence[Any], labels: Sequence[Labels], out: Labels, dtype: Any = None
 ) -> Any:
-    """The product of the operands, summed over the labels that `out` lacks;
-    axes in the order of `out`.
+    """The product of the operands, summed over the labels that `out` lacks.
+
+    Its axes are in the order of `out`.
     """
     nodes = [node_of(o) for o in operands]
     _check_lengths(what, nodes, labels)
@@ -65,7 +66,8 @@ def _check_lengths(what: str, nodes: Sequence[Node], labels: Sequence[Labels]) -
             if length != 1 and lengths.setdefault(k, length) != length:
                 shapes = "   ".join(describe(m) for m in nodes)
                 raise ShapeError(
-                    f"cannot {what}: axes that are multiplied have {lengths[k]} and {length} entries.\n  {shapes}"
+                    f"cannot {what}: axes that are multiplied have {lengths[k]} and {length} "
+                    f"entries.\n  {shapes}"
                 )
 
 
@@ -86,9 +88,9 @@ def _roles(
             before = known.get(k)
             if before is not None and before[0] == strength and before[1] != role:
                 raise RoleError(
-                    f"cannot {what}: an axis of {length} entries is a {ROLE_NAMES[before[1]]} axis in one "
-                    "lazy array and a "
-                    f"{ROLE_NAMES[role]} axis in another, both with {n.ndim} axes.\n  "
+                    f"cannot {what}: an axis of {length} entries is a {ROLE_NAMES[before[1]]} axis "
+                    f"in one lazy array and a {ROLE_NAMES[role]} axis in another, "
+                    f"both with {n.ndim} axes.\n  "
                     + "   ".join(map(describe, nodes))
                     + "\n  Say which it is with LazyArray(x, feature_ndim=...)."
                 )
@@ -121,15 +123,17 @@ def _aligned(node: Node, labels: Labels, order: Labels, roles: dict[Any, str]) -
         elif len(axes) == 1:
             entries.append(expr.axis(axes[0]))
         else:
-            if len({node.shape[a] for a in axes}) != 1:
+            lengths = [node.shape[a] for a in axes]
+            if len(set(lengths)) != 1:
                 raise ShapeError(
-                    f"a repeated label means a diagonal, and its axes have {[node.shape[a] for a in axes]} entries."
+                    f"a repeated label means a diagonal, and its axes have {lengths} entries."
                 )
             entries.append((axes, (np.arange(node.shape[axes[0]]),) * len(axes)))
     joint = sum(1 for e in entries if e is not None and len(e[0]) > 1)
     if joint > 1:
         raise ShapeError(
-            "only one label of an operand may be repeated. Take the other diagonals first, with numpy.diagonal."
+            "only one label of an operand may be repeated. "
+            "Take the other diagonals first, with numpy.diagonal."
         )
     return expr.view(node, expr.View(node.ndim, entries, {}))
 
@@ -149,14 +153,15 @@ def _aligned_array(node: Input, labels: Labels, order: Labels, roles: dict[Any, 
 
 
 def matmul(x1: Any, x2: Any, out: Any = None, *, dtype: Any = None, axes: Any = None) -> Any:
-    """The matrix product over the last axis of x1 and the last but one of x2;
-    leading axes are broadcast.
+    """The matrix product over the last axis of x1 and the last but one of x2.
+
+    Leading axes are broadcast.
     """
     a, b = node_of(x1), node_of(x2)
     if a.ndim == 0 or b.ndim == 0:
         raise ShapeError(
-            f"matmul: operand {0 if a.ndim == 0 else 1} does not have enough dimensions: it is a scalar. Use "
-            "* to multiply."
+            f"matmul: operand {0 if a.ndim == 0 else 1} does not have enough dimensions: "
+            "it is a scalar. Use * to multiply."
         )
     if axes is not None:
         return _matmul_axes(a, b, out, axes, dtype)
@@ -235,7 +240,8 @@ def tensordot(a: Any, b: Any, axes: Any = 2) -> Any:
         ) from None
     if len(first) != len(second):
         raise ShapeError(
-            f"shape-mismatch for sum: tensordot(axes={axes}) names {len(first)} axes of a and {len(second)} of b."
+            f"shape-mismatch for sum: tensordot(axes={axes}) names {len(first)} axes of a "
+            f"and {len(second)} of b."
         )
     return _paired("tensordot", x, y, first, second)
 
@@ -245,8 +251,8 @@ def _paired(what: str, x: Node, y: Node, first: Sequence[int], second: Sequence[
     for i, j in zip(first, second, strict=True):
         if x.shape[i] != y.shape[j]:
             raise ShapeError(
-                f"cannot {what}: axis {i} of the first has {x.shape[i]} entries, axis {j} of the second "
-                f"{y.shape[j]}.\n  {describe(x)}   {describe(y)}"
+                f"cannot {what}: axis {i} of the first has {x.shape[i]} entries, "
+                f"axis {j} of the second {y.shape[j]}.\n  {describe(x)}   {describe(y)}"
             )
     lx = tuple(("x", k) for k in range(x.ndim))
     ly = tuple(lx[first[list(second).index(k)]] if k in second else ("y", k) for k in range(y.ndim))
@@ -352,7 +358,8 @@ def _enough(what: str, a: Node, n: int, b: Node, m: int) -> None:
 def _equal_lengths(what: str, a: Node, b: Node, n: int, m: int) -> None:
     if n != m:
         raise ShapeError(
-            f"cannot {what}: the axes that are multiplied have {n} and {m} entries.\n  {describe(a)}   {describe(b)}"
+            f"cannot {what}: the axes that are multiplied have {n} and {m} entries.\n"
+            f"  {describe(a)}   {describe(b)}"
         )
 
 
@@ -430,7 +437,8 @@ def einsum(
     for t, n in zip(labels, nodes, strict=True):
         if len(t) != n.ndim:
             raise ShapeError(
-                f"einsum: the operand {describe(n)} has {n.ndim} axes, and {''.join(t)!r} names {len(t)}."
+                f"einsum: the operand {describe(n)} has {n.ndim} axes, "
+                f"and {''.join(t)!r} names {len(t)}."
             )
     return _finished(_along_path("einsum", nodes, labels, tuple(kept), dtype, optimize), out)
 
@@ -569,7 +577,8 @@ def _matrix_norm(x: Node, axes: tuple[int, ...], keepdims: bool, order: Any) -> 
         raise unsupported(
             f"numpy.linalg.norm(ord={order!r}) of matrices",
             x,
-            "Singular values come from scipy.sparse.linalg.svds(d), the Frobenius norm from ord='fro'.",
+            "Singular values come from scipy.sparse.linalg.svds(d), "
+            "the Frobenius norm from ord='fro'.",
         )
     if order not in (1, -1, math.inf, -math.inf):
         raise ValueError("Invalid norm order for matrices.")

@@ -40,7 +40,8 @@ def formula(node: Node) -> tuple[str, list[Input]]:
 
     >>> import numpy as np
     >>> from duckkeops import LazyArray
-    >>> formula(((LazyArray(np.ones((3, 2)))[:, None] - LazyArray(np.ones((4, 2)))[None]) ** 2).sum(-1)._node)[0]
+    >>> x, y = LazyArray(np.ones((3, 2))), LazyArray(np.ones((4, 2)))
+    >>> formula(((x[:, None] - y[None]) ** 2).sum(-1)._node)[0]
     'sum((x0 - x1)**2, axis=-1)'
     """
     inputs = expr.inputs(node)
@@ -146,4 +147,5 @@ def html(node: Node, latex: str) -> str:
     body = "".join(
         f"<tr><th>{n}</th><td>{s}</td><td>{d}</td><td>{r}</td></tr>" for n, s, d, r in rows
     )
-    return f"<div>{latex}<table><tr><th></th><th>shape</th><th>dtype</th><th>axes</th></tr>{body}</table></div>"
+    head = "<tr><th></th><th>shape</th><th>dtype</th><th>axes</th></tr>"
+    return f"<div>{latex}<table>{head}{body}</table></div>"

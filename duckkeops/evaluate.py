@@ -42,9 +42,7 @@ log = logging.getLogger("duckkeops")
 
 
 def evaluate(node: Reduce) -> Any:
-    """The value of a reduction, a genuine array of the inputs' library (top-k:
-    values and indices).
-    """
+    """The value of a reduction, an array of the inputs' library; of a top-k, values and indices."""
     xp = namespace_of(node)
     return reductions.result(xp, node, state(node, xp))
 
@@ -52,10 +50,11 @@ def evaluate(node: Reduce) -> Any:
 def state(node: Reduce, xp: Any) -> tuple[Any, ...]:
     """The reduction's state, not finished: what partial results are merged from."""
     settings = current()
-    kinds = set(map(type, walk(node)))
+    nodes = walk(node)
+    kinds = set(map(type, nodes))
     if Vjp in kinds:
         return _gradient_state(node, settings, xp)
-    if settings.engine == "blocks" or not reductions.is_numpy(xp) or is_plain(node):
+    if settings.engine == "blocks" or not reductions.is_numpy(xp) or is_plain(node, nodes):
         return blocks.reduce(node)
     if Concat in kinds:
         return _cut_state(node, xp)
@@ -100,14 +99,14 @@ def to_dense(node: Node) -> Any:
     return blocks.to_dense(node)
 
 
-def is_plain(node: Reduce) -> bool:
-    """Is there nothing pairwise in it:
-    no step larger than the largest input? Or nothing at all in it?
-    """
+def is_plain(node: Reduce, nodes: Sequence[Node]) -> bool:
+    """Is there nothing pairwise in it: no step larger than the largest input? Or nothing at all?"""
     if 0 in node.whole:
         return True
     largest, step = 1, 1
-    for n in walk(*node.args):
+    for n in nodes:
+        if n is node:
+            continue
         if 0 in n.shape:
             return True
         if isinstance(n, Input):
@@ -134,8 +133,9 @@ def _warn_no_compiler(error: CompilerNotFoundError) -> None:
 
 
 def for_kernels(node: Reduce) -> Reduce:
-    """Booleans have no order in C:
-    min and max are all and any, positions are found among 0 and 1.
+    """The reduction without an order of booleans, which C has not.
+
+    Their min and max are all and any, and positions are found among 0 and 1.
     """
     row, loop = node.row, node.row.types(tuple(a.dtype for a in node.args), node.params)[0]
     if loop[0].kind != "b":
@@ -150,8 +150,10 @@ def for_kernels(node: Reduce) -> Reduce:
 
 
 def _complex_var(node: Reduce, xp: Any) -> tuple[Any, ...]:
-    """Real and imaginary parts deviate independently:
-    the means are a complex number, the squares add up.
+    """The state of var and std of complex numbers, from two real ones.
+
+    Real and imaginary parts deviate independently: the means are a complex number, the squares add
+    up.
     """
     (z,) = node.args
     parts = []
@@ -172,8 +174,10 @@ def _without_dtype(params: tuple) -> tuple:
 
 
 def _cut_state(node: Reduce, xp: Any) -> tuple[Any, ...]:
-    """Kernels know no concatenation: each part is a reduction of its own;
-    states are joined or merged.
+    """The state of a reduction over concatenated arrays.
+
+    Kernels know no concatenation: each part is a reduction of its own, and states are joined or
+    merged.
     """
     node = concatenation.without_cut_folds(node)  # type: ignore[assignment]
     whole = len(node.whole)
@@ -196,8 +200,9 @@ def _cut_state(node: Reduce, xp: Any) -> tuple[Any, ...]:
 def _merge_parts(
     node: Reduce, axis: int, bounds: Sequence[int], states: list, xp: Any
 ) -> tuple[Any, ...]:
-    """Merge along a reduced axis;
-    positions count within their part, and are moved to where the part lies.
+    """Merge along a reduced axis.
+
+    Positions count within their part, and are moved to where the part lies.
     """
     names = [c[0] for c in _components(node)]
     sizes = [node.whole[a] for a in node.axes]
@@ -221,12 +226,14 @@ def _merge_parts(
 
 
 def _merge_by_position(node: Reduce, a: tuple, b: tuple, k: int, xp: Any) -> tuple:
-    """Merge where the parts' columns interleave:
-    on ties the lower position wins, whichever part it is in.
+    """Merge where the parts' columns interleave.
+
+    On ties the lower position wins, whichever part it is in.
     """
     if node.row.name == "topk":
         raise DtypeError(
-            "top-k over several axes of which a later one is concatenated is not supported.\n  Take the top-k of each part."
+            "top-k over several axes of which a later one is concatenated is not supported.\n"
+            "  Take the top-k of each part."
         )
     ab, ba = node.row.merge(xp, a, b, node.params), node.row.merge(xp, b, a, node.params)
     return tuple(xp.where(ab[k] <= ba[k], x, y) for x, y in zip(ab, ba, strict=True))
@@ -240,14 +247,16 @@ def _components(node: Reduce) -> tuple[Any, ...]:
 # -- the key ---------------------------------------------------------------------------------------
 
 
-def key_of(node: Reduce, axes: plan.LoopAxes) -> tuple[tuple, dict[int, int]]:
+def key_of(
+    node: Reduce, axes: plan.LoopAxes, nodes: Sequence[Node]
+) -> tuple[tuple, dict[int, int]]:
     """All that the kernel's text depends on, and the number of each node.
 
     Lengths of point and batch axes do not enter.
     """
     numbers: dict[int, int] = {}
     parts: list[Any] = [axes]
-    for n in walk(node):
+    for n in nodes:
         numbers[id(n)] = len(numbers)
         args = tuple([numbers[id(a)] for a in n.args])
         if isinstance(n, Apply):
@@ -290,8 +299,9 @@ def _static(n: Reduce, root: bool) -> tuple:
 
 @dataclass
 class Built:
-    """A kernel as it is kept: text, and how to fill its argument array;
-    compiled when first launched.
+    """A kernel as it is kept: text, and how to fill its argument array.
+
+    It is compiled when first launched.
     """
 
     text: str
@@ -309,11 +319,9 @@ class Built:
 _kernels: dict[tuple, Built] = {}
 
 
-def built(node: Reduce, axes: plan.LoopAxes, settings: Settings) -> tuple[Built, dict[int, int]]:
-    """The kernel of this reduction, and the numbers of its nodes:
-    from memory, from disk, or made now.
-    """
-    key, numbers = key_of(node, axes)
+def built(node: Reduce, axes: plan.LoopAxes, nodes: Sequence[Node], settings: Settings) -> Built:
+    """The kernel of this reduction: from memory, from disk, or made now."""
+    key, numbers = key_of(node, axes, nodes)
     wide = math.prod(node.whole[a] for a in axes.columns) >= 2**31
     target = cpu.target()
     full = (key, settings.precision, settings.accumulate, wide, target.name)
@@ -324,7 +332,7 @@ def built(node: Reduce, axes: plan.LoopAxes, settings: Settings) -> tuple[Built,
             f"{name}.json", lambda part: _generate(node, axes, numbers, settings, wide, part)
         )
         found = _kernels[full] = _read(source.content(path))
-    return found, numbers
+    return found
 
 
 def _version() -> str:
@@ -364,18 +372,19 @@ def _read(text: str) -> Built:
 
 
 def launch(node: Reduce, settings: Settings) -> tuple[Any, ...]:
-    """Run the kernel;
-    state arrays with axes (outer ..., lane, features ..., extra), moved to the order of the result.
+    """Run the kernel and return its state arrays.
+
+    Their axes (outer ..., lane, features ..., extra) are moved to the order of the result.
     """
-    axes = plan.loop_axes(node)
-    kernel, numbers = built(node, axes, settings)
+    axes, nodes = plan.loop_axes(node), walk(node)
+    kernel = built(node, axes, nodes, settings)
     lanes = cpu.target().vector_bytes // kernel.lane_bytes
     rows = 1 if axes.lane is None else node.whole[axes.lane]
     outer = [node.whole[a] for a in axes.outer]
     features = [node.whole[a] for a in axes.features]
     outs = [np.empty((*outer, rows, *features, *extra), t) for t, extra in kernel.components]
     keep: list[Any] = []
-    arguments = np.array(_arguments(kernel, node, numbers, outs, keep), np.uint64).view(np.int64)
+    arguments = np.array(_arguments(kernel, node, nodes, outs, keep), np.uint64).view(np.int64)
     blocks_of_rows = math.prod(outer) * -(-rows // (kernel.rows * lanes))
     threads = cpu.thread_count(settings.threads)
     if kernel.library is None:
@@ -385,7 +394,7 @@ def launch(node: Reduce, settings: Settings) -> tuple[Any, ...]:
         arguments,
         blocks_of_rows,
         kernel.fixed_columns,
-        plan.seconds(node, lanes, 1),
+        plan.seconds(node, nodes, lanes, 1),
         threads,
         (outs, keep),
     )
@@ -396,9 +405,9 @@ def launch(node: Reduce, settings: Settings) -> tuple[Any, ...]:
 
 
 def _arguments(
-    kernel: Built, node: Reduce, numbers: dict[int, int], outs: list, keep: list
+    kernel: Built, node: Reduce, by_number: Sequence[Any], outs: list, keep: list
 ) -> list[int]:
-    by_number: list[Any] = walk(node)
+    """The entries of the kernel's argument array; the arrays that it reads go to `keep`."""
     arrays: dict[int, np.ndarray] = {}
 
     def array(number: int) -> np.ndarray:
@@ -456,8 +465,9 @@ def _in_order(
 
 
 def _merged(node: Reduce, parts: tuple[np.ndarray, ...], xp: Any) -> tuple[Any, ...]:
-    """Merge the states of a reduced lane axis (axis 0), in order;
-    bring components to the dtypes of the row.
+    """Merge the states of a reduced lane axis (axis 0), in order.
+
+    Components are brought to the dtypes of the row.
     """
     axes = plan.loop_axes(node)
     names = [c[0] for c in _components(node)]

@@ -12,8 +12,9 @@ from duckkeops.expr import FEATURE, NEUTRAL, Node, Reduce
 
 
 def _example(node: Node) -> Reduce:
-    """A reduction to describe:
-    the node itself if it removes a point axis, else the sum over its last point axis.
+    """A reduction to describe.
+
+    It is the node itself if that removes a point axis, else the sum over its last point axis.
     """
     if isinstance(node, Reduce) and not {node.whole_roles[a] for a in node.axes} <= {
         FEATURE,
@@ -28,26 +29,31 @@ def _example(node: Node) -> Reduce:
 def source_of(node: Node) -> str:
     """The generated C of a reduction, with its skeleton."""
     reduce_node = evaluate.for_kernels(_example(node))
-    return evaluate.built(reduce_node, plan.loop_axes(reduce_node), current())[0].text
+    return evaluate.built(
+        reduce_node, plan.loop_axes(reduce_node), expr.walk(reduce_node), current()
+    ).text
 
 
 def explain(node: Node) -> str:
     """Roles, loops, tile shape: how a reduction would be computed."""
     root = evaluate.for_kernels(_example(node))
     axes = plan.loop_axes(root)
-    kernel, _ = evaluate.built(root, axes, current())
+    kernel = evaluate.built(root, axes, expr.walk(root), current())
     target = cpu.target()
     lanes = target.vector_bytes // kernel.lane_bytes
     names = ", ".join(
         f"{n}: {expr.ROLE_NAMES[r]}" for n, r in zip(root.whole, root.whole_roles, strict=True)
     )
+    outer, columns, features = (
+        [root.whole[a] for a in part] for part in (axes.outer, axes.columns, axes.features)
+    )
+    rows = 1 if axes.lane is None else root.whole[axes.lane]
     lines = [
         f"{kernel.formula}",
         f"axes       {names}",
-        f"loops      outer {[root.whole[a] for a in axes.outer]}, rows {1 if axes.lane is None else root.whole[axes.lane]}, "
-        f"columns {[root.whole[a] for a in axes.columns]}, features {[root.whole[a] for a in axes.features]}",
+        f"loops      outer {outer}, rows {rows}, columns {columns}, features {features}",
         "strategy   pairs, on the CPU"
-        if not evaluate.is_plain(root)
+        if not evaluate.is_plain(root, expr.walk(root))
         else "strategy   the array library itself: nothing pairwise in it",
         f"tile       {kernel.rows} vectors of {lanes} rows, {target.name}",
         f"work       {_estimate_text(root, lanes)}",
@@ -64,7 +70,10 @@ class Estimate:
     bytes: int
 
     def __str__(self) -> str:
-        return f"{self.pairs:.3g} pairs, about {self.seconds:.2g} s, {self.bytes:.3g} bytes of inputs and result"
+        return (
+            f"{self.pairs:.3g} pairs, about {self.seconds:.2g} s, "
+            f"{self.bytes:.3g} bytes of inputs and result"
+        )
 
 
 def estimate(node: Node) -> Estimate:
@@ -76,10 +85,13 @@ def estimate(node: Node) -> Estimate:
         + math.prod(root.shape) * root.dtype.itemsize
     )
     return Estimate(
-        plan.pairs(root), plan.seconds(root, lanes, cpu.thread_count(current().threads)), size
+        plan.pairs(root),
+        plan.seconds(root, expr.walk(root), lanes, cpu.thread_count(current().threads)),
+        size,
     )
 
 
 def _estimate_text(root: Reduce, lanes: int) -> str:
     threads = cpu.thread_count(current().threads)
-    return f"{plan.pairs(root):.3g} pairs, about {plan.seconds(root, lanes, threads):.2g} s on {threads} threads"
+    seconds = plan.seconds(root, expr.walk(root), lanes, threads)
+    return f"{plan.pairs(root):.3g} pairs, about {seconds:.2g} s on {threads} threads"

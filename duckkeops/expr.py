@@ -123,8 +123,9 @@ class Reduce(_Inner):
 
 
 class Concat(_Inner):
-    """The arguments one after the other along `axis`;
-    they agree in the other axes, up to broadcasting.
+    """The arguments one after the other along `axis`.
+
+    They agree in the other axes, up to broadcasting.
     """
 
     __slots__ = ("axis",)
@@ -145,7 +146,7 @@ class Concat(_Inner):
         bit = 1 << (n - 1 - axis)
         if role == FEATURE:
             self.spans = _maximal(s | bit for s in spans)
-        else:  # one input is only a part of such an axis: each part must be spanned by one of its own
+        else:  # an input is only a part of such an axis: one of its own must span each part
             self.spans = functools.reduce(_common, (_whole_along(a, axis, bit) for a in args))
 
 
@@ -226,7 +227,8 @@ def default_roles(ndim: int, feature_ndim: int | None = None, batch_ndim: int | 
     batch = max(others - 2, 0) if batch_ndim is None else batch_ndim
     if not 0 <= batch <= others:
         raise ShapeError(
-            f"batch_ndim={batch_ndim} does not fit an array with {ndim} axes, {features} of them features."
+            f"batch_ndim={batch_ndim} does not fit an array with {ndim} axes, "
+            f"{features} of them features."
         )
     return BATCH * batch + POINT * (others - batch) + FEATURE * features
 
@@ -292,8 +294,9 @@ def is_virtual(node: Node) -> bool:
 
 
 def is_evaluated(node: Reduce) -> bool:
-    """DESIGN's rule:
-    it removes a point or batch axis, and one input spans the point axes that are left.
+    """Is it evaluated, by DESIGN's rule?
+
+    It is if it removes a point or batch axis, and one input spans the point axes that are left.
     """
     removed = {node.whole_roles[a] for a in node.axes}
     return not removed <= {FEATURE, NEUTRAL} and not is_virtual(node)
@@ -355,8 +358,9 @@ def _common_length(operands: Sequence[_Operand], r: int) -> int:
 
 
 def _lazy_role(operands: Sequence[_Operand], r: int) -> str:
-    """The role of axis -r by the lazy operands:
-    axes of length 1 yield, then the operand with more axes wins.
+    """The role of axis -r by the lazy operands.
+
+    Axes of length 1 yield, then the operand with more axes wins.
     """
     best, role, first, rival = (-1, -1), NEUTRAL, 0, None
     for k, o in enumerate(operands):
@@ -397,8 +401,9 @@ def _bare_role(operands: Sequence[_Operand], r: int) -> str:
 
 
 def _concat_role(args: Sequence[Node], axis: int) -> str:
-    """The role of the axis along which arrays are joined: as in a broadcast;
-    a new axis is a feature axis.
+    """The role of the axis along which arrays are joined: as in a broadcast.
+
+    A new axis is a feature axis.
     """
     for some in ([a for a in args if not a.bare], args):
         for these in ([a for a in some if a.shape[axis] != 1], some):
@@ -421,7 +426,8 @@ def _explained(
     """The error for axis -r of two operands: lengths that differ, or else roles that differ."""
     if not roles and {one.shape[-r], other.shape[-r]} != {one.shape[-r]}:
         return ShapeError(
-            f"cannot {what}: axis -{r} has {one.shape[-r]} entries in one operand and {other.shape[-r]} in another.\n"
+            f"cannot {what}: axis -{r} has {one.shape[-r]} entries in one operand "
+            f"and {other.shape[-r]} in another.\n"
             + _operands([one, other])
             + "\n  Axes must be equal, or one of them 1."
         )
@@ -429,7 +435,8 @@ def _explained(
         f"cannot {what}: axis -{r} is a {ROLE_NAMES[one.roles[-r]]} axis in one lazy array and a "
         f"{ROLE_NAMES[other.roles[-r]]} axis in another, both with {one.ndim} axes.\n"
         + _operands(args)
-        + "\n  Say which it is with LazyArray(x, feature_ndim=...); a matrix of parameters is LazyArray(A, feature_ndim=2)."
+        + "\n  Say which it is with LazyArray(x, feature_ndim=...); "
+        "a matrix of parameters is LazyArray(A, feature_ndim=2)."
     )
 
 
@@ -608,8 +615,9 @@ def _is_all(select: Any) -> bool:
 
 
 def _for_argument(how: View, whole: Shape, arg: Node) -> View:
-    """The view of a broadcast argument that gives the view of the whole:
-    nothing is selected where it is broadcast.
+    """The view of a broadcast argument that gives the view of the whole.
+
+    Nothing is selected where it is broadcast.
     """
     shift = len(whole) - arg.ndim
 
@@ -637,8 +645,9 @@ def _for_argument(how: View, whole: Shape, arg: Node) -> View:
 
 
 def _followed(node: Node, how: View) -> str:
-    """The roles of the result, where they follow the source:
-    a pointwise pick gives a point axis.
+    """The roles of the result, where they follow the source.
+
+    A pointwise pick gives a point axis.
     """
     named = (
         NEUTRAL if e is None else POINT if e[0][1:] else node.roles[e[0][0]] for e in how.entries
@@ -992,8 +1001,9 @@ def _split(node: Node, a: int, lengths: Sequence[int]) -> Node:
 
 
 def is_constant(value: complex) -> bool:
-    """Is this number part of the formula's text? Small integers and halves are;
-    -0.0 is not, as it equals 0.0.
+    """Is this number part of the formula's text?
+
+    Small integers and halves are; -0.0 is not, as it equals 0.0.
     """
     if (
         isinstance(value, (bool, complex))

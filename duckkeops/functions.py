@@ -110,7 +110,8 @@ def step_like(name: str, arguments: int = 1, **kw: Any) -> Any:
 
 
 class Along(Elementwise):
-    """A function without a complex derivative:
+    """A function without a complex derivative.
+
     `along(z, dz)` is its change along a change dz of a complex z.
     """
 
@@ -385,8 +386,9 @@ class delta(Elementwise):
 
 
 class pow0(Elementwise):
-    """b**q for q < 0, but 0 where b = 0:
-    what the derivative of a root becomes, so that 0 * inf is 0 and not NaN.
+    """b**q for q < 0, but 0 where b = 0.
+
+    The derivative of a root becomes this, so that 0 * inf is 0 and not NaN.
     """
 
     nargs = 2

@@ -1,5 +1,6 @@
-"""A reduction's kernel, from its nodes:
-symbolic program, lowered, printed, put above the skeleton. Imports SymPy.
+"""A reduction's kernel, from its nodes.
+
+They become a symbolic program, which is lowered, printed and put above the skeleton. Imports SymPy.
 """
 
 from __future__ import annotations
@@ -49,8 +50,9 @@ def prelude(
     wide: bool,
     target: Any,
 ) -> tuple[Kernel, str, _types]:
-    """The generated part alone:
-    the prelude with its layout, the formula in words, the scalar types.
+    """The generated part alone.
+
+    It is the prelude with its layout, the formula in words, and the scalar types.
     """
     translator = Translator(walk(node))
     program = translator.program
@@ -97,8 +99,9 @@ SECTION = {"std": "var"}
 def _names(
     node: Reduce, axes: plan.LoopAxes, program: Any
 ) -> tuple[dict[int, str], dict[str, int]]:
-    """Index names of the whole's axes;
-    the columns' names and positions (a dummy column of one entry if there is none).
+    """Index names of the whole's axes, and the columns' names and positions.
+
+    If there is no column, a dummy one of one entry stands in for it.
     """
     names: dict[int, str] = {}
     for n, a in enumerate(axes.outer):

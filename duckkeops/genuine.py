@@ -14,8 +14,9 @@ from duckkeops.rewrite import rebuild, settle
 
 
 def evaluated(node: Reduce) -> Any:
-    """The value of a reduction, an array of the inputs' library;
-    of all axes of a NumPy array, a NumPy scalar.
+    """The value of a reduction, an array of the inputs' library.
+
+    Over all axes of a NumPy array it is a NumPy scalar.
     """
     node = rebuild(node, [settled(a) for a in node.args])  # type: ignore[assignment]
     value = evaluate.evaluate(node)

@@ -36,7 +36,8 @@ def gradient(value: Node, cotangent: Node, wrt: Input) -> list[Term]:
     """
     if any(isinstance(n, Concat) for n in walk(value, cotangent)):
         raise UnsupportedError(
-            f"cannot differentiate d: {value.shape} {value.dtype}, of which a part is concatenated.\n"
+            f"cannot differentiate d: {value.shape} {value.dtype}, "
+            "of which a part is concatenated.\n"
             "  Differentiate the reduction of each part, and add."
         )
     summed = _trailing_features(value)
@@ -104,8 +105,9 @@ def _above(value: Node, wrt: Input) -> set[int]:
 
 
 def _whole(node: Node, at: Place) -> Iterator[int | None]:
-    """The axes of the arguments' common shape, given those of the node;
-    None for an axis that ends here.
+    """The axes of the arguments' common shape, given those of the node.
+
+    None stands for an axis that ends here.
     """
     if isinstance(node, Reduce):
         kept = iter(at)
@@ -114,7 +116,8 @@ def _whole(node: Node, at: Place) -> Iterator[int | None]:
         left = node.ndim - len(node.new)
         if any(a is not None for a in at[left:]):
             raise UnsupportedError(
-                "cannot differentiate a gradient along an axis that is not summed with a cotangent.\n"
+                "cannot differentiate a gradient along an axis "
+                "that is not summed with a cotangent.\n"
                 f"  It is axis {next(a for a in at[left:] if a is not None)} of the value."
             )
         yield from (*at[:left], *(None,) * node.summed)
@@ -130,7 +133,8 @@ def _whole(node: Node, at: Place) -> Iterator[int | None]:
 
 def _no_view(node: Vjp, how: expr.View, memo: dict) -> Node:
     raise UnsupportedError(
-        f"a gradient that is not summed yet, of shape {node.shape}, cannot be indexed or transposed.\n"
+        f"a gradient that is not summed yet, of shape {node.shape}, "
+        "cannot be indexed or transposed.\n"
         "  Index the arrays it is made of, or sum it first."
     )
 

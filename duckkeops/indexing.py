@@ -1,5 +1,6 @@
-"""D[...]: every kind of index, as a view of the inputs;
-several index arrays evaluate single pairs.
+"""D[...]: every kind of index, as a view of the inputs.
+
+Several index arrays evaluate single pairs.
 """
 
 from __future__ import annotations
@@ -22,14 +23,15 @@ from duckkeops.rewrite import reshape
 Item = Any  # None, a slice, an int or an array of ints
 
 _WHAT_INDICES_ARE = (
-    "only integers, slices (`:`), ellipsis (`...`), numpy.newaxis (`None`) and integer or boolean arrays are "
-    "valid indices"
+    "only integers, slices (`:`), ellipsis (`...`), numpy.newaxis (`None`) "
+    "and integer or boolean arrays are valid indices"
 )
 
 
 def getitem(node: Node, key: Any) -> Any:
-    """`node[key]`, as NumPy's. Index arrays on several axes give a genuine array:
-    the entries at these places.
+    """`node[key]`, as NumPy's.
+
+    Index arrays on several axes give a genuine array: the entries at these places.
     """
     key = key if isinstance(key, tuple) else (key,)
     if type(node) is Input and type(node.array) is np.ndarray:
@@ -46,8 +48,9 @@ def getitem(node: Node, key: Any) -> Any:
 
 
 def _plain_view(node: Input, key: tuple) -> Input | None:
-    """NumPy's own view of an input, for a key of slices, ints, None and one ellipsis:
-    the common case, and fast.
+    """NumPy's own view of an input, for a key of slices, ints, None and one ellipsis.
+
+    This is the common case, and fast.
     """
     used = 0
     for k in key:
@@ -114,7 +117,8 @@ def _item(node: Node, k: Any) -> Any:
         k = dense(k)
     if isinstance(k, bool | np.bool):
         raise UnsupportedError(
-            f"d[{bool(k)}] has no pairwise form: d is {describe(node)}.\n  Use d[None] for a new axis."
+            f"d[{bool(k)}] has no pairwise form: d is {describe(node)}.\n"
+            "  Use d[None] for a new axis."
         )
     if isinstance(k, list | tuple | range) or (is_array(k) and k.ndim):
         index = np.asarray(k)
@@ -144,8 +148,8 @@ def _within(k: Any, length: int, axis: int) -> Any:
     if k.dtype == bool:
         if len(k) != length:
             raise IndexError(
-                f"boolean index did not match indexed array along axis {axis}; size of axis is {length} but "
-                f"size of corresponding boolean axis is {len(k)}"
+                f"boolean index did not match indexed array along axis {axis}; "
+                f"size of axis is {length} but size of corresponding boolean axis is {len(k)}"
             )
         return np.flatnonzero(k)
     bad = (k < -length) | (k >= length)
@@ -257,7 +261,8 @@ def take_along_axis(arr: Node, indices: Any, axis: int | None = -1) -> Any:
     indices = np.asarray(_genuine_key(indices))
     if indices.ndim != arr.ndim:
         raise ValueError(
-            f"`indices` and `arr` must have the same number of dimensions: {indices.ndim} and {arr.ndim}"
+            "`indices` and `arr` must have the same number of dimensions: "
+            f"{indices.ndim} and {arr.ndim}"
         )
     axes = [
         a for a in range(arr.ndim) if a == axis or (indices.shape[a] != 1 and arr.shape[a] != 1)
@@ -265,12 +270,14 @@ def take_along_axis(arr: Node, indices: Any, axis: int | None = -1) -> Any:
     for a in axes:
         if a != axis and indices.shape[a] != arr.shape[a]:
             raise ShapeError(
-                f"take_along_axis: axis {a} has {arr.shape[a]} entries in d and {indices.shape[a]} in indices."
+                f"take_along_axis: axis {a} has {arr.shape[a]} entries in d "
+                f"and {indices.shape[a]} in indices."
             )
     grown = [a for a in range(arr.ndim) if a not in axes and indices.shape[a] != 1]
     if grown:
         raise ShapeError(
-            f"take_along_axis: axis {grown[0]} has 1 entry in d and {indices.shape[grown[0]]} in indices."
+            f"take_along_axis: axis {grown[0]} has 1 entry in d "
+            f"and {indices.shape[grown[0]]} in indices."
         )
     lengths = [indices.shape[a] for a in axes]
     chosen = _within(indices, arr.shape[axis], axis).reshape(lengths)
@@ -331,7 +338,8 @@ def diag(v: Node, k: int = 0) -> Any:
         raise unsupported(
             "numpy.diag of a vector",
             v,
-            "Write numpy.where(i[:, None] == i[None, :], v, 0) with i = LazyArray(numpy.arange(n)).",
+            "Write numpy.where(i[:, None] == i[None, :], v, 0) "
+            "with i = LazyArray(numpy.arange(n)).",
         )
     return diagonal(v, k)
 
@@ -345,8 +353,8 @@ def written(out: Any, value: Any, casting: Any = "same_kind") -> Any:
         )
     if tuple(out.shape) != np.shape(value):
         raise ValueError(
-            f"output parameter has the wrong shape: the result has shape {np.shape(value)} and out has "
-            f"{tuple(out.shape)}."
+            f"output parameter has the wrong shape: the result has shape {np.shape(value)} "
+            f"and out has {tuple(out.shape)}."
         )
     if isinstance(out, np.ndarray):
         np.copyto(out, value, casting=casting)

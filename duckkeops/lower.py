@@ -28,8 +28,9 @@ LANE = "i"
 
 @dataclass(eq=False)
 class Temp:
-    """A value with a name:
-    one operation over operands, or (`fold`) the body of a loop over the indices `over`.
+    """A value with a name.
+
+    It is one operation over operands, or (`fold`) the body of a loop over the indices `over`.
     """
 
     sym: Elem
@@ -80,8 +81,9 @@ class Lower:
     # -- operands ----------------------------------------------------------------------------------
 
     def idx(self, e: Any) -> frozenset[str]:
-        """The loop indices that e depends on;
-        the outer axes, which no inner loop runs over, left out.
+        """The loop indices that e depends on.
+
+        The outer axes, which no inner loop runs over, are left out.
         """
         out: set[str] = set()
         for a in e.free_symbols:
@@ -272,8 +274,9 @@ class Lower:
         return self.temp(sympy.Mul(*args, evaluate=False), dtype)
 
     def _join(self, groups: dict[frozenset[str], list[Any]], op: Any, dtype: np.dtype) -> Any:
-        """Combine the groups from the outermost scope inwards;
-        each partial result lives in its own scope.
+        """Combine the groups from the outermost scope inwards.
+
+        Each partial result lives in its own scope.
         """
         acc: Any = None
         seen: frozenset[str] = frozenset()
@@ -350,8 +353,9 @@ class Lower:
         return self.temp(fn.where(zero, sympy.S.Zero, p, evaluate=False), dtype)
 
     def _exp(self, u: Any, dtype: np.dtype) -> Any:
-        """exp(c*u) is exp2((c*log2(e))*u) where that folds into a factor:
-        one rounding more, which float32 may spend.
+        """exp(c*u) is exp2((c*log2(e))*u) where that folds into a factor.
+
+        It is one rounding more, which float32 may spend.
         """
         x = self(u, dtype)
         if self.fast and dtype == np.float32 and x in self.by_sym and not self.by_sym[x].fold:
@@ -614,8 +618,9 @@ class Scheduler:
         scope: str,
         opened: frozenset[str] = frozenset(),
     ) -> list[Any]:
-        """What these expressions need inside loops over `loops`:
-        the temporaries that carry one of these indices.
+        """What these expressions need inside loops over `loops`.
+
+        These are the temporaries that carry one of these indices.
         """
         opened = opened | set(loops)
         want: set[Any] = set()

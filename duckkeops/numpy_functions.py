@@ -51,13 +51,15 @@ def _in_dtype(op: ops.Op, nodes: Sequence[Node], dtype: np.dtype, casting: Any) 
     if op.name in ops.COMPARISONS or ops.resolve(op, tuple(n.dtype for n in nodes))[1] == np.bool:
         if dtype != np.bool:
             raise DtypeError(
-                f"{op.name}(dtype={dtype.name}): the result is boolean.\n  Convert it: d.astype({dtype.name!r})."
+                f"{op.name}(dtype={dtype.name}): the result is boolean.\n"
+                f"  Convert it: d.astype({dtype.name!r})."
             )
         return ops.apply(op, *nodes)
     for n in nodes:
         if isinstance(n.dtype, np.dtype) and not np.can_cast(n.dtype, dtype, casting):
             raise DtypeError(
-                f"{op.name}(dtype={dtype.name}): cannot cast from {n.dtype.name} by the rule {casting!r}."
+                f"{op.name}(dtype={dtype.name}): cannot cast from {n.dtype.name} "
+                f"by the rule {casting!r}."
             )
     out = ops.apply(op, *(ops.cast(n, dtype) for n in nodes))
     return ops.cast(out, dtype)
@@ -78,9 +80,10 @@ def where(condition: Any, x: Any = None, y: Any = None, /) -> Node:
 
 def _data_dependent(what: str, node: Node) -> UnsupportedError:
     return UnsupportedError(
-        f"{what} has a result whose length depends on the data, so it cannot take d: {describe(node)}.\n"
-        "  Count with d.sum(axis=1), or find the extreme entries with d.argmin(axis=1) or numpy.argsort(d, "
-        "axis=1)[:, :k]."
+        f"{what} has a result whose length depends on the data, "
+        f"so it cannot take d: {describe(node)}.\n"
+        "  Count with d.sum(axis=1), or find the extreme entries with d.argmin(axis=1) "
+        "or numpy.argsort(d, axis=1)[:, :k]."
     )
 
 
@@ -98,7 +101,8 @@ def clip(
     a_min, a_max = _unset(a_min), _unset(a_max)
     if (a_min is not None and min is not None) or (a_max is not None and max is not None):
         raise ValueError(
-            "Passing `min` or `max` keyword argument when `a_min` and `a_max` are provided is forbidden."
+            "Passing `min` or `max` keyword argument "
+            "when `a_min` and `a_max` are provided is forbidden."
         )
     shapes.refuse_out("clip", out)
     _only("clip", options, "order", "subok", "casting", "dtype")
@@ -124,7 +128,8 @@ def nan_to_num(
     """NaN and infinities replaced by numbers."""
     if not copy:
         raise UnsupportedError(
-            "nan_to_num(copy=False) would change a lazy array, which is immutable. Leave copy= away."
+            "nan_to_num(copy=False) would change a lazy array, which is immutable. "
+            "Leave copy= away."
         )
     return ops.nan_to_num(node_of(x), nan, posinf, neginf)
 
@@ -234,9 +239,15 @@ def _first(*values: Any) -> Node:
     return None  # type: ignore[return-value]
 
 
-_TOPK = "Take the smallest entries with numpy.sort(d, axis=1)[:, :k], or compute all pairs with d.to_dense()."
+_TOPK = (
+    "Take the smallest entries with numpy.sort(d, axis=1)[:, :k], "
+    "or compute all pairs with d.to_dense()."
+)
 _SOLVE = "Solve with an iterative method, as scipy.sparse.linalg.cg(d, b), which only needs d @ b."
-_EIGEN = "Eigenvalues and singular values come from scipy.sparse.linalg.eigsh(d) and svds(d), which only need d @ b."
+_EIGEN = (
+    "Eigenvalues and singular values come from scipy.sparse.linalg.eigsh(d) and svds(d), "
+    "which only need d @ b."
+)
 
 # functions with their own remedy; any other one is refused with a general message
 REMEDIES: dict[Callable, str] = {
@@ -258,7 +269,8 @@ REMEDIES: dict[Callable, str] = {
     np.linalg.cond: _EIGEN,
     np.linalg.matrix_power: "Multiply repeatedly: d @ (d @ b).",
     np.tile: "Broadcast instead: numpy.broadcast_to(d[None], (k, *d.shape)).",
-    np.repeat: "Repeat the rows of the inputs: d[rows], with rows = numpy.repeat(numpy.arange(n), k).",
+    np.repeat: "Repeat the rows of the inputs: d[rows], "
+    "with rows = numpy.repeat(numpy.arange(n), k).",
     np.cumsum: "Sums up to j are d @ mask, with mask = i[:, None] <= j[None, :] of index vectors.",
     np.unique: "Its length depends on the data. Count with (d == value).sum(axis=1).",
 }
@@ -555,8 +567,9 @@ def _reduced(
 
 
 def elsewhere_ufunc(func: np.ufunc, method: str, inputs: tuple, kwargs: dict[str, Any]) -> Any:
-    """A ufunc, or a method of one, that has no pairwise form:
-    the library's own if no lazy array is virtual.
+    """A ufunc, or a method of one, that has no pairwise form.
+
+    The library's own computes it if no lazy array is virtual.
     """
     nodes = _nodes((inputs, kwargs))
     virtual = next((n for n in nodes if expr.is_virtual(n)), None)

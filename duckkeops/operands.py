@@ -31,7 +31,8 @@ def node_of(x: Any) -> Node:
         return Scalar(x)
     if not is_array(x):
         raise TypeError(
-            f"a {type(x).__name__} cannot take part in a lazy expression.\n  Pass an array, as numpy.asarray makes it."
+            f"a {type(x).__name__} cannot take part in a lazy expression.\n"
+            "  Pass an array, as numpy.asarray makes it."
         )
     return input_of(x, bare=True)
 
@@ -116,8 +117,9 @@ def library(array: Any) -> str:
 
 
 def leading_input(node: Node) -> Input:
-    """An input that tells the library of the whole expression:
-    the first with axes, where there is one.
+    """An input that tells the library of the whole expression.
+
+    It is the first with axes, where there is one.
     """
     found: Input | None = None
     stack = [node]
@@ -163,8 +165,8 @@ def same_library(node: Node, other: Any) -> None:
     if ours == theirs or other.ndim == 0 or one.ndim == 0:
         return
     raise TypeError(
-        f"a lazy array over {ours} and an array of {theirs} cannot be combined: one expression reads one "
-        "library's arrays.\n"
+        f"a lazy array over {ours} and an array of {theirs} cannot be combined: "
+        "one expression reads one library's arrays.\n"
         f"  Convert one of them first: {ours}.asarray(...)."
     )
 
@@ -210,6 +212,7 @@ def unsupported(what: str, node: Node, remedy: str = "") -> UnsupportedError:
 def refuse_dense(what: str, node: Node) -> VirtualArrayError:
     """The error for something that asks a virtual array for all of its entries."""
     return VirtualArrayError(
-        f"{what} needs all entries of d: {describe(node)}, which are never stored ({units(nbytes(node))}).\n"
+        f"{what} needs all entries of d: {describe(node)}, "
+        f"which are never stored ({units(nbytes(node))}).\n"
         "  Reduce first, as in d.sum(axis=1), or compute all pairs with d.to_dense()."
     )

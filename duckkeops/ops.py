@@ -203,8 +203,9 @@ def apply(op: Op, *operands: Any, params: tuple = ()) -> Node:
 
 @functools.lru_cache(maxsize=8192)
 def _rule(op: Op, dtypes: tuple) -> tuple[tuple[np.dtype, ...], np.dtype, Callable | None]:
-    """What `resolve` says, and what else has to be looked at:
-    (op, args, loop) -> another node, or None.
+    """What `resolve` says, and what else has to be looked at.
+
+    The latter is a function, (op, args, loop) -> another node or None; or it is None.
     """
     loop, result = resolve(op, dtypes)
     for kinds, name in op.instead:
@@ -253,8 +254,9 @@ def _fits(value: Any, t: np.dtype) -> bool:
 
 
 def _compare_out_of_range(op: Op, x: Node, number: Any, flipped: bool, t: np.dtype) -> Node:
-    """Compare with a Python int that the dtype `t` cannot hold:
-    the answer is the same for every entry.
+    """Compare with a Python int that the dtype `t` cannot hold.
+
+    The answer is the same for every entry.
     """
     name = FLIPPED[op.name] if flipped else op.name  # x `name` number
     high = number > 0

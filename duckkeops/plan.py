@@ -1,13 +1,15 @@
-"""Strategy, loop axes, tile shape and splits:
-the cost model, and what `explain` and `estimate` say.
+"""Strategy, loop axes, tile shape and splits.
+
+Here are the cost model, and what `explain` and `estimate` say.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from duckkeops.expr import BATCH, FEATURE, NEUTRAL, POINT, Apply, Reduce, walk
+from duckkeops.expr import BATCH, FEATURE, NEUTRAL, POINT, Apply, Node, Reduce
 
 SLICE_SECONDS = 0.1  # long work is cut into calls of about this length, so that Ctrl-C works
 INLINE_SECONDS = 200e-6  # below it waking another thread costs more than it gains
@@ -17,8 +19,9 @@ CLOCK = 2.5e9  # cycles a second; estimates need no more than the order of magni
 
 @dataclass(frozen=True)
 class LoopAxes:
-    """Which axis of the whole each loop runs over. The lane axis None: there is one row; `merged`:
-    it is reduced too.
+    """Which axis of the whole each loop runs over.
+
+    Where the lane axis is None there is one row; where `merged`, it is reduced too.
     """
 
     outer: tuple[int, ...]
@@ -67,8 +70,9 @@ def loop_axes(node: Reduce) -> LoopAxes:
 
 
 def tile_shape(registers: int) -> object:
-    """Vectors of rows and columns of a tile, for a number of vector registers:
-    measured on one machine with 32.
+    """Vectors of rows and columns of a tile, for a number of vector registers.
+
+    They were measured on one machine with 32.
     """
 
     def choose(depth: int, outputs: int, arrays: int) -> tuple[int, int]:
@@ -83,12 +87,10 @@ def tile_shape(registers: int) -> object:
     return choose
 
 
-def operations(node: Reduce) -> float:
-    """Rough vector operations a pair:
-    each elementwise node counts once for each of its features.
-    """
+def operations(node: Reduce, nodes: Sequence[Node]) -> float:
+    """Rough vector operations a pair: each operation counts once for each of its features."""
     total = 0.0
-    for n in walk(node):
+    for n in nodes:
         if isinstance(n, Apply):
             size = math.prod(
                 s for s, r in zip(n.shape, n.roles, strict=True) if r in (FEATURE, NEUTRAL)
@@ -96,7 +98,7 @@ def operations(node: Reduce) -> float:
             total += size * (HEAVY if n.op.name in HEAVY_OPS else CHEAP)
         elif isinstance(n, Reduce) and n is not node:
             total += math.prod(n.whole[a] for a in n.axes)
-    return total + 1
+    return total + 1 + dict(node.params).get("k", 0) / 16  # top-k: what insertions cost, roughly
 
 
 HEAVY_OPS = frozenset(
@@ -155,6 +157,6 @@ def pairs(node: Reduce) -> int:
     )
 
 
-def seconds(node: Reduce, lanes: int, threads: int) -> float:
+def seconds(node: Reduce, nodes: Sequence[Node], lanes: int, threads: int) -> float:
     """Estimated time of the loop."""
-    return pairs(node) * operations(node) / (lanes * CLOCK * max(threads, 1))
+    return pairs(node) * operations(node, nodes) / (lanes * CLOCK * max(threads, 1))

@@ -1,8 +1,8 @@
-"""The prelude of a kernel: types, sizes and small inline functions, which the skeleton below it calls.
+"""The prelude of a kernel: what the skeleton below it calls.
 
-One function fills each record of one-sided values (`Par`, `Row`, `Col_j`), and `pairs` computes a
-tile of values and hands it to the reduction. Every address, length and parameter is an entry of the
-argument array `a`; `Layout` says which.
+It consists of types, sizes and small inline functions. One function fills each record of one-sided
+values (`Par`, `Row`, `Col_j`), and `pairs` computes a tile of values and hands it to the reduction.
+Every address, length and parameter is an entry of the argument array `a`; `Layout` says which.
 """
 
 from __future__ import annotations
@@ -165,12 +165,14 @@ class Prelude:
         for c, axis in zip(a.idx, where, strict=True):
             if c in self.axes.outer or at.get(c) == "":
                 continue
-            text += f" + {at.get(c, c)}*{self.slot(f'{a.base.upper()}_{axis}', ('stride', number, axis))}"
+            stride = self.slot(f"{a.base.upper()}_{axis}", ("stride", number, axis))
+            text += f" + {at.get(c, c)}*{stride}"
         return text
 
     def anchor(self, a: Elem) -> str:
-        """The name of the address that the outer indices of an input's element give:
-        one for each way they enter.
+        """The name of the address that the outer indices of an input's element give.
+
+        There is one for each way they enter.
         """
         here, *others = dict.fromkeys(
             self._entry(b) for b in (a, *self._inputs()) if b.base == a.base
@@ -288,7 +290,8 @@ class Prelude:
             "#else",
             '#define UNROLL _Pragma("GCC unroll 32")',
             "#endif",
-            f"enum {{ NI = {self.rows}, NJ = {self.cols}, COLUMN_AXES = {len(self.columns)}, OUTPUTS = {self.outputs} }};",
+            f"enum {{ NI = {self.rows}, NJ = {self.cols}, "
+            f"COLUMN_AXES = {len(self.columns)}, OUTPUTS = {self.outputs} }};",
             "enum { " + ", ".join([*self.names, "ARGUMENTS"]) + " };",
             "//---- vector ----",
             *structs,
@@ -356,7 +359,8 @@ class Prelude:
     def _fill_column(self) -> list[str]:
         """One door to the records of all column axes, for the skeleton's loop."""
         out = [
-            "INL void fill_column(int axis, const i64 *a, const struct At *at, const struct Par *p, i64 first, int n, struct Cols *cols) {"
+            "INL void fill_column(int axis, const i64 *a, const struct At *at, "
+            "const struct Par *p, i64 first, int n, struct Cols *cols) {"
         ]
         out += [
             f"    if (axis == {m}) fill_col_{c}(a, at, p, first, n, cols->{c} + first);"
@@ -441,17 +445,17 @@ class Prelude:
         return t.dtype if not t.expr.is_Function else (self.lower.dtype(t.expr.args[-1]) or t.dtype)
 
     def _fill(self, scope: str) -> list[str]:
-        """The function that computes the fields of one scope:
-        of the launch, of V rows, or of V columns.
+        """The function that computes the fields of one scope.
+
+        The scope is that of the launch, of V rows, or of V columns.
         """
         kind = {"par": "par", "row": "row"}.get(scope, f"col_{scope}")
+        shared = "const i64 *a, const struct At *at"
+        run = "const struct Par *p, i64 first, int n"
         args = {
-            "par": "const i64 *a, const struct At *at, struct Par *p",
-            "row": "const i64 *a, const struct At *at, const struct Par *p, i64 first, int n, struct Row *r",
-        }.get(
-            scope,
-            f"const i64 *a, const struct At *at, const struct Par *p, i64 first, int n, struct Col_{scope} *c_{scope}",
-        )
+            "par": f"{shared}, struct Par *p",
+            "row": f"{shared}, {run}, struct Row *r",
+        }.get(scope, f"{shared}, {run}, struct Col_{scope} *c_{scope}")
         out = [f"static void fill_{kind}({args}) {{"]
         table = self.plan.scopes[scope]
         loads = [f for f in table.fields if f[0] not in self.lower.by_sym]
@@ -483,8 +487,9 @@ class Prelude:
         return [*out, *(freed for _, freed in arrays if freed), "}", ""]
 
     def _array(self, t: Temp, tile: str = "", copies: int = 1) -> tuple[str, str]:
-        """The declaration of a temporary with features, and how to free it:
-        a large one does not fit on a thread's stack.
+        """The declaration of a temporary with features, and how to free it.
+
+        A large one does not fit on a thread's stack.
         """
         features = self.plan.features(t.idx)
         vector, name = f"v{vector_suffix(t.dtype)}", self.name(t.sym)
@@ -494,7 +499,8 @@ class Prelude:
         entry = "".join(dims[1:]) + tile
         room = f"char *{name}_room = __builtin_malloc(sizeof({vector}{''.join(dims)}{tile}) + 64)"
         return (
-            f"    {room}; {vector} (*{name}){entry} = (void *)({name}_room + (-(i64){name}_room & 63));",
+            f"    {room}; {vector} (*{name}){entry} = "
+            f"(void *)({name}_room + (-(i64){name}_room & 63));",
             f"    __builtin_free({name}_room);",
         )
 
@@ -510,12 +516,15 @@ class Prelude:
         return store
 
     def _pairs(self) -> list[str]:
-        """The inner loop:
-        the values of a tile of nj columns and NI vectors of rows, and their reduction.
+        """The inner loop: the values of a tile, and their reduction.
+
+        A tile has nj columns and NI vectors of rows.
         """
         out = [
-            "INL void pairs(const int nj, const i64 *a, const struct At *at, const struct Par *p, const struct Row *r, const i64 *i,",
-            "               const int *n, const struct Cols *cols, const i64 *c, i64 index, Head *head, Acc *acc) {",
+            "INL void pairs(const int nj, const i64 *a, const struct At *at, const struct Par *p, "
+            "const struct Row *r, const i64 *i,",
+            "               const int *n, const struct Cols *cols, const i64 *c, i64 index, "
+            "Head *head, Acc *acc) {",
         ]
         for m, name in enumerate(self.columns):
             out.append(f"    const struct Col_{name} *c_{name} = cols->{name} + c[{m}];")
@@ -530,8 +539,9 @@ class Prelude:
         return [*out, *(freed for _, freed in arrays if freed), "}", ""]
 
     def _take(self, writer: Writer, together: list[Any]) -> list[str]:
-        """Hand the values of the tile to the reduction; `together`:
-        the steps that end in the value itself.
+        """Hand the values of the tile to the reduction.
+
+        `together` are the steps that end in the value itself.
         """
         out: list[str] = []
         values = list(zip(self.roots, self.plan.values, strict=True))

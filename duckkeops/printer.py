@@ -44,14 +44,16 @@ def suffix(dtype: np.dtype) -> str:
 
 
 def lane_bytes(dtype: np.dtype) -> int:
-    """Bytes of one lane of this dtype's vectors;
-    a complex number is two vectors, a boolean takes any width.
+    """Bytes of one lane of this dtype's vectors.
+
+    A complex number is two vectors, a boolean takes any width.
     """
     return {"c": dtype.itemsize // 2, "b": 1}.get(dtype.kind, dtype.itemsize)
 
 
 class KernelPrinter(C99CodePrinter):
-    """Prints expressions over operands;
+    """Prints expressions over operands.
+
     `operand` gives the C text of a symbol and says if it is an atom.
     """
 
@@ -146,7 +148,8 @@ class KernelPrinter(C99CodePrinter):
             out = self._argument(terms[0])
             for a in terms[1:]:
                 minus = a.could_extract_minus_sign()
-                out = f"{'sub' if minus else 'add'}_{self.t}({out}, {self._argument(-a if minus else a)})"
+                term = self._argument(-a if minus else a)
+                out = f"{'sub' if minus else 'add'}_{self.t}({out}, {term})"
             return out
         out = self.parenthesize(terms[0], PRECEDENCE["Add"])
         for a in terms[1:]:
@@ -198,13 +201,10 @@ class KernelPrinter(C99CodePrinter):
     def _print_Pow(self, e: Any) -> str:
         b, q = e.args
         if q == -1:
-            return (
-                f"div_{self.t}({self.splat(sympy.S.One)}, {self._argument(b)})"
-                if self.t[0] == "c"
-                else (
-                    f"{self.splat(sympy.S.One)}/{self.parenthesize(b, PRECEDENCE['Mul'], strict=True)}"
-                )
-            )
+            one = self.splat(sympy.S.One)
+            if self.t[0] == "c":
+                return f"div_{self.t}({one}, {self._argument(b)})"
+            return f"{one}/{self.parenthesize(b, PRECEDENCE['Mul'], strict=True)}"
         if q == sympy.Rational(1, 2):
             return f"sqrt_{self.t}({self._argument(b)})"
         text = self.parenthesize(b, PRECEDENCE["Mul"])
@@ -290,8 +290,9 @@ def vector_suffix(dtype: np.dtype) -> str:
 
 
 def formula(program: Program, value: Any, limit: int = 400) -> str:
-    """The formula as text: folds written out, `sum_d(...)`;
-    the beginning of a long one, whose rest stays `t7[i,j]`.
+    """The formula as text, with folds written out: `sum_d(...)`.
+
+    Of a long one it is the beginning, and the rest stays `t7[i,j]`.
     """
 
     def text(e: Any) -> str:

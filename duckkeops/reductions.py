@@ -121,8 +121,9 @@ def count(node: Reduce) -> int:
 
 
 def result(xp: Any, node: Reduce, state: State) -> Any:
-    """The value of a reduction from its state, in the dtype of the node (top-k:
-    values and indices).
+    """The value of a reduction from its state, in the dtype of the node.
+
+    Top-k gives values and indices.
     """
     initial = parameter(node.params, "initial")
     if initial is not None:
@@ -222,7 +223,8 @@ def _var_types(dtypes: Dtypes, params: Params) -> tuple[Dtypes, np.dtype]:
     own = parameter(params, "dtype") or _floating(dtypes[0])
     if own.kind in "biu":
         raise DtypeError(
-            f"var and std are computed in floating-point numbers, and dtype={own.name} was asked for."
+            "var and std are computed in floating-point numbers, "
+            f"and dtype={own.name} was asked for."
         )
     return (computed(own),), _real(own)
 
@@ -252,7 +254,8 @@ def _logsumexp_types(dtypes: Dtypes, params: Params) -> tuple[Dtypes, np.dtype]:
     own = parameter(params, "dtype") or _floating(dtypes[0])
     if own.kind != "f" and own.name != "bfloat16":
         raise DtypeError(
-            f"logsumexp takes real numbers, and got {own.name}.\n  Write d.exp().sum(axis).log() instead."
+            f"logsumexp takes real numbers, and got {own.name}.\n"
+            "  Write d.exp().sum(axis).log() instead."
         )
     return (computed(own),), own
 
@@ -511,8 +514,9 @@ def _std_finish(xp: Any, state: State, n: int, params: Params) -> Any:
 
 
 def _reference(xp: Any, m: Any) -> Any:
-    """What exponents are relative to:
-    0 where the maximum is infinite, so that inf - inf does not appear.
+    """What exponents are relative to.
+
+    It is 0 where the maximum is infinite, so that inf - inf does not appear.
     """
     return xp.where(xp.isinf(m), xp.zeros_like(m), m)
 
@@ -605,8 +609,9 @@ def _itself(
 
 
 def _size(total: Reduce) -> float:
-    """The number of reduced entries:
-    a constant for features, else a parameter, so that no size enters the kernel.
+    """The number of reduced entries.
+
+    It is a constant for features, else a parameter, so that no size enters the kernel.
     """
     n = count(total)
     constant = n > 0 and all(total.whole_roles[a] in (FEATURE, NEUTRAL) for a in total.axes)
@@ -695,7 +700,8 @@ TABLE: tuple[Reduction, ...] = (
         fold=True, identity=lambda t: 0, numpy=(np.sum,), ufunc=(np.add,), torch=("sum",),
     ),
     Reduction(
-        "prod", _sum_types, _one("prod"), _prod_tile, _prod_merge, _value, _itself("prod", "multiply"),
+        "prod", _sum_types, _one("prod"), _prod_tile, _prod_merge, _value,
+        _itself("prod", "multiply"),
         fold=True, identity=lambda t: 1, numpy=(np.prod,), ufunc=(np.multiply,), torch=("prod",),
     ),
     Reduction(
@@ -732,23 +738,28 @@ TABLE: tuple[Reduction, ...] = (
     ),
     Reduction(
         "any", _truth_types, _one("any"), _any_tile, _any_merge, _value, _itself("any"),
-        fold=True, identity=lambda t: False, numpy=(np.any,), ufunc=(np.logical_or,), torch=("any",),
+        fold=True, identity=lambda t: False,
+        numpy=(np.any,), ufunc=(np.logical_or,), torch=("any",),
     ),
     Reduction(
         "all", _truth_types, _one("all"), _all_tile, _all_merge, _value, _itself("all"),
-        fold=True, identity=lambda t: True, numpy=(np.all,), ufunc=(np.logical_and,), torch=("all",),
+        fold=True, identity=lambda t: True,
+        numpy=(np.all,), ufunc=(np.logical_and,), torch=("all",),
     ),
     Reduction(
-        "count_nonzero", _count_types, lambda dtypes, params: (("count", INT64, ()),), _count_tile, _sum_merge, _value,
-        _lazy_count, identity=lambda t: 0, numpy=(np.count_nonzero,), torch=("count_nonzero",),
+        "count_nonzero", _count_types, lambda dtypes, params: (("count", INT64, ()),),
+        _count_tile, _sum_merge, _value, _lazy_count,
+        identity=lambda t: 0, numpy=(np.count_nonzero,), torch=("count_nonzero",),
     ),
     Reduction(
-        "logsumexp", _logsumexp_types, _logsumexp_state, _logsumexp_tile, _logsumexp_merge, _logsumexp_finish,
-        _lazy_logsumexp, identity=lambda t: -math.inf, ufunc=(np.logaddexp,), torch=("logsumexp",),
+        "logsumexp", _logsumexp_types, _logsumexp_state, _logsumexp_tile, _logsumexp_merge,
+        _logsumexp_finish, _lazy_logsumexp,
+        identity=lambda t: -math.inf, ufunc=(np.logaddexp,), torch=("logsumexp",),
     ),
     Reduction(
-        "softmax_sum", _softmax_types, _softmax_state, _softmax_tile, _softmax_merge, _softmax_finish,
-        _lazy_softmax, nargs=2,
+        "softmax_sum", _softmax_types, _softmax_state, _softmax_tile, _softmax_merge,
+        _softmax_finish, _lazy_softmax,
+        nargs=2,
     ),
     Reduction(
         "topk", _topk_types, _topk_state, _topk_tile, _topk_merge, _topk_finish, None,

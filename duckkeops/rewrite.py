@@ -1,5 +1,6 @@
-"""Nodes rebuilt with one thing changed: other arguments, other roles, axes split and merged;
-softmax as one node.
+"""Nodes rebuilt with one thing changed: other arguments, other roles, axes split and merged.
+
+Softmax is rebuilt as one node.
 """
 
 from __future__ import annotations
@@ -199,13 +200,15 @@ def _completed(old: tuple[int, ...], new: Sequence[int]) -> tuple[int, ...]:
 
 
 def _groups(plain: Node, shape: Any, wanted: Any, new: tuple[int, ...]) -> list[Group]:
-    """The smallest runs of old and new axes with equal products;
+    """The smallest runs of old and new axes with equal products.
+
     `plain` and `new` have no axes of length 1.
     """
     old = plain.shape
     if 0 in old:
         raise ShapeError(
-            f"cannot reshape an empty lazy array of shape {shape} into {wanted}.\n  Reshape its inputs instead."
+            f"cannot reshape an empty lazy array of shape {shape} into {wanted}.\n"
+            "  Reshape its inputs instead."
         )
     groups: list[Group] = []
     i = j = 0
@@ -341,9 +344,10 @@ def _regroup_input(node: Input, groups: list[Group], memo: dict) -> Node:
         alone = math.prod(have) == 1
         if not alone and have != old and not features:
             raise ShapeError(
-                f"cannot merge axes of lengths {old} of a lazy array: an input of shape {node.shape} has "
-                "only some of them.\n"
-                "  Only axes that the inputs hold together can be merged; concatenate or reshape the inputs instead."
+                f"cannot merge axes of lengths {old} of a lazy array: "
+                f"an input of shape {node.shape} has only some of them.\n"
+                "  Only axes that the inputs hold together can be merged; "
+                "concatenate or reshape the inputs instead."
             )
         held.extend(have if alone else old)
         shape.extend([1] * len(new) if alone else new)

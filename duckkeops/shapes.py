@@ -215,9 +215,10 @@ def concatenate(
     virtual = next((n for n in nodes if expr.is_virtual(n)), None)
     if virtual is not None:
         raise ShapeError(
-            f"cannot concatenate virtual arrays along axis {axis}, a {expr.ROLE_NAMES[like.roles[axis]]} "
-            f"axis of d: {virtual.shape}.\n"
-            "  Concatenate the inputs before combining them, or reduce the parts and combine the results."
+            f"cannot concatenate virtual arrays along axis {axis}, "
+            f"a {expr.ROLE_NAMES[like.roles[axis]]} axis of d: {virtual.shape}.\n"
+            "  Concatenate the inputs before combining them, "
+            "or reduce the parts and combine the results."
         )
     xp = namespace_of(like)
     join = np.concatenate if xp is np else xp.concat
@@ -229,13 +230,14 @@ def _same_but(axis: int, nodes: Sequence[Node]) -> None:
     for k, n in enumerate(nodes):
         if n.ndim != first.ndim:
             raise ShapeError(
-                f"cannot concatenate arrays with different numbers of axes: {first.shape} and {n.shape}."
+                "cannot concatenate arrays with different numbers of axes: "
+                f"{first.shape} and {n.shape}."
             )
         for a in range(n.ndim):
             if a != axis and n.shape[a] != first.shape[a]:
                 raise ShapeError(
-                    f"cannot concatenate along axis {axis}: axis {a} has {first.shape[a]} entries in array 0 "
-                    f"and {n.shape[a]} in array {k}.\n"
+                    f"cannot concatenate along axis {axis}: axis {a} has {first.shape[a]} entries "
+                    f"in array 0 and {n.shape[a]} in array {k}.\n"
                     "  All axes but that one must be equal; numpy.broadcast_arrays makes them so."
                 )
 
@@ -433,7 +435,8 @@ def astype(
 def _castable(have: Any, want: np.dtype, casting: Any, what: str) -> None:
     if isinstance(have, np.dtype) and not np.can_cast(have, want, casting):
         raise DtypeError(
-            f"{what}: cannot cast from {have} to {want} by the rule {casting!r}.\n  Say casting='unsafe' to allow it."
+            f"{what}: cannot cast from {have} to {want} by the rule {casting!r}.\n"
+            "  Say casting='unsafe' to allow it."
         )
 
 

@@ -1,5 +1,6 @@
-"""Sorting, as far as it is a top-k:
-what np.sort and its kin return for a lazy array, until it is sliced.
+"""Sorting, as far as it is a top-k.
+
+Here is what np.sort and its kin return for a lazy array, until it is sliced.
 """
 
 from __future__ import annotations
@@ -109,7 +110,8 @@ class Ordered:
         return self.shape[0]
 
     def __repr__(self) -> str:
-        return f"numpy.{self._what}(d, axis={self._axis}) of d: {describe(self._node)}, to be sliced: {self._example()}"
+        call = f"numpy.{self._what}(d, axis={self._axis})"
+        return f"{call} of d: {describe(self._node)}, to be sliced: {self._example()}"
 
     def __getitem__(self, key: Any) -> Any:
         """The slice of the first or last k entries, with slices of the other axes."""
@@ -143,7 +145,8 @@ class Ordered:
         keys = [k if isinstance(k, slice) else self._index(k) for k in key]
         if len(keys) > self.ndim:
             raise IndexError(
-                f"too many indices for array: {self._what} has {self.ndim} axes, but {len(keys)} were indexed"
+                f"too many indices for array: {self._what} has {self.ndim} axes, "
+                f"but {len(keys)} were indexed"
             )
         keys += [slice(None)] * (self.ndim - len(keys))
         if any(isinstance(k, int) for n, k in enumerate(keys) if n != self._axis):
@@ -188,11 +191,10 @@ class Ordered:
             and not (max(ranks) <= self._kth or min(ranks) >= self._kth)
         ):
             raise ShapeError(
-                f"numpy.{self._what}(d, {self._kth}) orders only what is before and after rank {self._kth}, "
-                f"and ranks {min(ranks)} to {max(ranks)} "
-                "were asked for.\n"
-                f"  Partition at the number of entries that you take: numpy.{self._what}(d, k, "
-                f"axis={self._axis}){self._example()}."
+                f"numpy.{self._what}(d, {self._kth}) orders only what is before and after rank "
+                f"{self._kth}, and ranks {min(ranks)} to {max(ranks)} were asked for.\n"
+                "  Partition at the number of entries that you take: "
+                f"numpy.{self._what}(d, k, axis={self._axis}){self._example()}."
             )
         return ranks
 
@@ -202,9 +204,9 @@ class Ordered:
         largest = last < first
         if largest and self._stable and self._positions:
             raise UnsupportedError(
-                f"numpy.{self._what}(kind='stable') of d: {describe(node)} gives only its first entries "
-                "lazily: of equals the last "
-                "would come last.\n  Leave kind= away, or sort -d and take the first k."
+                f"numpy.{self._what}(kind='stable') of d: {describe(node)} gives only its first "
+                "entries lazily: of equals the last would come last.\n"
+                "  Leave kind= away, or sort -d and take the first k."
             )
         which = topk(node, min(first, last), self._axis, largest)[int(self._positions)]
         places = [n - 1 - r if largest else r for r in ranks]
@@ -217,10 +219,11 @@ class Ordered:
         return f"[{before}:k]"
 
     def _refuse(self) -> UnsupportedError:
+        call = f"numpy.{self._what}(d, axis={self._axis})"
         return unsupported(
-            f"all of numpy.{self._what}(d, axis={self._axis})",
+            f"all of {call}",
             self._node,
-            f"Take the first or last k entries: numpy.{self._what}(d, axis={self._axis}){self._example()}.",
+            f"Take the first or last k entries: {call}{self._example()}.",
         )
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
@@ -264,8 +267,9 @@ def _ordered(
 def sort(
     a: Node, axis: int | None = -1, kind: Any = None, order: Any = None, *, stable: Any = None
 ) -> Any:
-    """The entries in order along an axis:
-    of a virtual array, to be sliced to the first or last k.
+    """The entries in order along an axis.
+
+    Those of a virtual array are to be sliced to the first or last k.
     """
     return _ordered("sort", a, axis, kind, stable, False)
 
@@ -273,8 +277,9 @@ def sort(
 def argsort(
     a: Node, axis: int | None = -1, kind: Any = None, order: Any = None, *, stable: Any = None
 ) -> Any:
-    """The positions that sort along an axis:
-    of a virtual array, to be sliced to the first or last k.
+    """The positions that sort along an axis.
+
+    Those of a virtual array are to be sliced to the first or last k.
     """
     return _ordered("argsort", a, axis, kind, stable, True)
 

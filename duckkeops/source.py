@@ -30,7 +30,8 @@ def kernels_folder() -> Path:
         if (folder / "pairs.c").is_file():
             return folder
     raise FileNotFoundError(
-        f"the folder kernels/ is neither in {HERE} nor beside it, so no kernel can be built.\n  Install duckkeops again: pip install --force-reinstall duckkeops"
+        f"the folder kernels/ is neither in {HERE} nor beside it, so no kernel can be built.\n"
+        "  Install duckkeops again: pip install --force-reinstall duckkeops"
     )
 
 
@@ -78,7 +79,8 @@ def _wanted(prelude: str) -> list[str]:
 
 # -- the cache -------------------------------------------------------------------------------------
 
-SEAL = b"\n// sha256 "  # ends every file of the cache; C, JSON (for us) and shared objects of ELF and PE may end in it
+# Ends every file of the cache: C, JSON (for us) and shared objects of ELF and PE may end in it.
+SEAL = b"\n// sha256 "
 SEALED = sys.platform != "darwin"  # there a library is signed up to its last byte
 
 
@@ -103,7 +105,8 @@ def cache_folder() -> Path:
             pass
     except OSError as error:
         log.warning(
-            "compiled kernels are kept for this process only: the cache folder cannot be written: %s",
+            "compiled kernels are kept for this process only: "
+            "the cache folder cannot be written: %s",
             error,
         )
         return temporary_folder()

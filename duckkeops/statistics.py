@@ -158,8 +158,8 @@ def _numeric(
     if where is not True and where is not MISSING:
         if identity is MISSING:
             raise ValueError(
-                f"reduction operation '{combine}' does not have an identity, so to use a where mask one has "
-                "to specify 'initial'"
+                f"reduction operation '{combine}' does not have an identity, "
+                "so to use a where mask one has to specify 'initial'"
             )
         a = ops.call("where", _mask(where, a), a, full_scalar(a, identity, a.dtype))
     if not axes:
@@ -182,7 +182,8 @@ def _mask(where: Any, a: Node) -> Node:
     mask = node_of(where)
     if mask.dtype != bool:
         raise TypeError(
-            f"where= takes booleans, and got {describe(mask)}.\n  Compare first, as in where=w != 0."
+            f"where= takes booleans, and got {describe(mask)}.\n"
+            "  Compare first, as in where=w != 0."
         )
     if mask.ndim > a.ndim or np.broadcast_shapes(mask.shape, a.shape) != a.shape:
         raise ValueError(
@@ -288,15 +289,17 @@ def trace(
 
 
 def argmin(a: Any, axis: int | None = None, out: Any = None, *, keepdims: Any = False) -> Any:
-    """The position of the least entry along an axis, or of all;
-    of equals the first, NaN before all.
+    """The position of the least entry along an axis, or of all.
+
+    Of equals it is the first; NaN comes before all.
     """
     return _arg("argmin", node_of(a), axis, out, keepdims)
 
 
 def argmax(a: Any, axis: int | None = None, out: Any = None, *, keepdims: Any = False) -> Any:
-    """The position of the greatest entry along an axis, or of all;
-    of equals the first, NaN before all.
+    """The position of the greatest entry along an axis, or of all.
+
+    Of equals it is the first; NaN comes before all.
     """
     return _arg("argmax", node_of(a), axis, out, keepdims)
 
@@ -349,8 +352,9 @@ def count_nonzero(a: Any, axis: Axis = None, *, keepdims: Any = False) -> Any:
 
 
 def _count(where: Any, a: Node, axes: tuple[int, ...], keepdims: Any) -> Any:
-    """How many entries of `a` the mask keeps, along `axes`;
-    of the shape of the result, or broadcast to it.
+    """How many entries of `a` the mask keeps, along `axes`.
+
+    The counts have the shape of the result, or broadcast to it.
     """
     if where is True or where is MISSING:
         return math.prod(a.shape[k] for k in axes)
@@ -514,8 +518,8 @@ def _aligned_weights(a: Node, axis: Axis, axes: tuple[int, ...], w: Node) -> Nod
     order = normalize_axis_tuple(axis, a.ndim)
     if w.shape != tuple(a.shape[k] for k in order):
         raise ValueError(
-            f"Shape of weights must be consistent with shape of a along specified axis: {w.shape} and "
-            f"{a.shape}, axis {axis}."
+            "Shape of weights must be consistent with shape of a along specified axis: "
+            f"{w.shape} and {a.shape}, axis {axis}."
         )
     w = expr.permute(w, sorted(range(len(order)), key=order.__getitem__))
     return expr.expand(w, [k for k in range(a.ndim) if k not in axes])
@@ -558,8 +562,9 @@ def log_softmax(a: Any, axis: Axis = -1) -> Node:
 
 
 def _without_nan(a: Any, instead: float) -> tuple[Node, Node | None]:
-    """`a` with a number instead of NaN, and where there was none;
-    None where there cannot be any.
+    """`a` with a number instead of NaN, and where there was none.
+
+    The latter is None where there cannot be any NaN.
     """
     a = node_of(a)
     if a.dtype.kind in "biu":
@@ -617,7 +622,8 @@ def nanmean(
 
 
 def nanvar(
-    a: Any, axis: Axis = None, dtype: Any = None, out: Any = None, ddof: float = 0, keepdims: Any = False,
+    a: Any, axis: Axis = None, dtype: Any = None, out: Any = None, ddof: float = 0,
+    keepdims: Any = False,
     *, where: Any = True, mean: Any = MISSING, correction: Any = MISSING,
 ) -> Any:  # fmt: skip
     """The variance of the entries that are not NaN."""
@@ -636,7 +642,8 @@ def nanvar(
 
 
 def nanstd(
-    a: Any, axis: Axis = None, dtype: Any = None, out: Any = None, ddof: float = 0, keepdims: Any = False,
+    a: Any, axis: Axis = None, dtype: Any = None, out: Any = None, ddof: float = 0,
+    keepdims: Any = False,
     *, where: Any = True, mean: Any = MISSING, correction: Any = MISSING,
 ) -> Any:  # fmt: skip
     """The standard deviation of the entries that are not NaN."""

@@ -37,8 +37,9 @@ Terms = list[tuple[Any, tuple]]  # coefficients, each with the pairs of indices 
 
 
 class Elem(sympy.Symbol):
-    """A symbol named 'base[i,d]';
-    its fields are read off the name, so pickling and equality are Symbol's own.
+    """A symbol named 'base[i,d]'.
+
+    Its fields are read off the name, so pickling and equality are Symbol's own.
     """
 
     __slots__ = ("base", "idx")
@@ -198,7 +199,8 @@ class Program:
         raise AssertionError("an index name is always left")
 
     def launch_index(self, source: tuple[int, int], taken: Iterable[str]) -> str:
-        """An index over an axis whose length is known at launch:
+        """An index over an axis whose length is known at launch.
+
         `source` is (node number, axis).
         """
         taken = set(taken)
@@ -218,8 +220,9 @@ class Program:
     # -- algebra -----------------------------------------------------------------------------------
 
     def inline(self, e: Any) -> Any:
-        """e with all Lets replaced by what they stand for:
-        inputs and folds are left, and SymPy may do its algebra.
+        """e with all Lets replaced by what they stand for.
+
+        Inputs and folds are left, and SymPy may do its algebra.
         """
         while True:
             new = {a: what.expr for a in elems(e) if isinstance(what := self.definition(a), Let)}
@@ -285,8 +288,9 @@ class Program:
         return sympy.Add(*terms)
 
     def _split(self, index: str, e: Any) -> list[tuple[Any, Any]]:
-        """[(factor without the index, the sum's body)]:
-        products open only over sums whose terms have such factors.
+        """[(factor without the index, the sum's body)].
+
+        Products open only over sums whose terms have such factors.
         """
         if index not in indices(e):
             return [(e, sympy.S.One)]
@@ -397,8 +401,9 @@ class Program:
         return self.fold("prod", tuple(away.values()), other, dtype)
 
     def collapse(self, index: str, c: Any, pairs: tuple, dtype: np.dtype) -> tuple[Any, tuple]:
-        """The sum over `index`:
-        a bound index that must meet a target index is renamed to it, and the sum is gone.
+        """The sum over `index`.
+
+        A bound index that must meet a target index is renamed to it, and the sum is gone.
         """
         here = [t for p, t in pairs if p == index]
         rest = tuple(d for d in pairs if d[0] != index)
@@ -414,8 +419,9 @@ def met(c: str, d: str) -> Any:
 
 
 def ours(e: Any) -> Any:
-    """Without SymPy's own Abs, into which sqrt(x**2) evaluates:
-    its second derivative is a Dirac delta.
+    """e without SymPy's own Abs, into which sqrt(x**2) evaluates.
+
+    Its second derivative is a Dirac delta.
     """
     return e.replace(sympy.Abs, fn.abs) if e.has(sympy.Abs) else e
 
@@ -462,8 +468,9 @@ def settle(e: Any, de: Any, a: Elem) -> Any:
 
 
 def guard(e: Any, de: Any) -> Any:
-    """Negative fractional powers which differentiation brought in stand for 0 * inf at 0:
-    make them 0 there.
+    """Make negative fractional powers which differentiation brought in 0 at 0.
+
+    They stand for 0 * inf there.
     """
     own = {p.base for p in e.atoms(sympy.Pow) if p.exp.is_negative}
     new = {
@@ -531,8 +538,9 @@ class Memo:
 
 
 class Translator:
-    """Translates nodes under an environment:
-    the index name of each axis, None where nothing depends on it.
+    """Translates nodes under an environment.
+
+    That is the index name of each axis, None where nothing depends on it.
     """
 
     def __init__(self, nodes: Sequence[Node]):
@@ -561,8 +569,9 @@ class Translator:
         raise AssertionError("a scalar is translated by the operation that uses it")
 
     def constant(self, node: Scalar, dtype: np.dtype, opaque: bool = False) -> Any:
-        """A small integer or half stays a number;
-        any other is a parameter, so that changing it compiles nothing.
+        """A small integer or half stays a number.
+
+        Any other is a parameter, so that changing it compiles nothing.
         """
         value = node.value
         if is_constant(value) and not opaque:
@@ -577,8 +586,9 @@ class Translator:
         return elem(base, (), False, dtype.kind != "c")
 
     def argument(self, arg: Node, env: Env, dtype: np.dtype, opaque: bool = False) -> Any:
-        """The argument in the dtype that the operation computes in. `opaque`:
-        SymPy sees no number.
+        """The argument in the dtype that the operation computes in.
+
+        If it is `opaque`, SymPy sees no number.
         """
         dtype = compute_dtype(dtype)
         while isinstance(arg, Broadcast) and isinstance(arg.args[0], (Scalar, Broadcast)):
@@ -726,8 +736,9 @@ class Translator:
 
 
 def axis_source(node: Node, axis: int, numbers: dict[int, int]) -> tuple[int, int]:
-    """(number, axis) of a node below whose own length makes this axis as long as it is:
-    an input or a Broadcast.
+    """(number, axis) of a node below whose own length makes this axis as long as it is.
+
+    The node is an input or a Broadcast.
     """
     whole = node.whole if isinstance(node, (Reduce, Vjp)) else node.shape
     size, right = whole[axis], len(whole) - axis

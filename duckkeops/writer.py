@@ -35,8 +35,9 @@ class Writer:
     # -- which values need a name ------------------------------------------------------------------
 
     def _count_uses(self) -> None:
-        """A value used once, next to where it is made, is printed in place;
-        one used in another run of the tile is kept.
+        """A value used once, next to where it is made, is printed in place.
+
+        One used in another run of the tile is kept.
         """
         runs: dict[Any, int] = {}
         uses: dict[Any, list[tuple[int, Any]]] = {}
@@ -229,9 +230,10 @@ class Writer:
         if t.fold in ("argmin", "argmax"):
             own = self._accumulator_name(t)
             body, best = suffix(dtype), f"{own}_best{at}"
+            first = "first_less" if t.fold == "argmin" else "first_greater"
             return [
                 f"const v{vector_suffix(dtype)} {own}_value = {vector};",
-                f"const vb {own}_wins = {'first_less' if t.fold == 'argmin' else 'first_greater'}_{body}({own}_value, {best});",
+                f"const vb {own}_wins = {first}_{body}({own}_value, {best});",
                 f"{best} = where_{body}({own}_wins, {own}_value, {best});",
                 f"{name} = where_{s}({own}_wins, splat_{s}({position}), {name});",
             ]

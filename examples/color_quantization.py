@@ -59,9 +59,8 @@ def main(path):
         print(f"{name:10} {models[name].n_iter_} iterations, {time.perf_counter() - start:.1f} s")
 
     lazy, dense = models["LazyArray"], models["array"]
-    print(
-        f"same labels: {np.array_equal(lazy.labels_, dense.labels_)}, for {lazy.labels_.size} pixels"
-    )
+    same = np.array_equal(lazy.labels_, dense.labels_)
+    print(f"same labels: {same}, for {lazy.labels_.size} pixels")
     painted = lazy.cluster_centers_[lazy.labels_]
     print(f"mean square error: {np.mean((painted - pixels) ** 2):.2f}")
     Image.fromarray(np.uint8(painted + 0.5).reshape(picture.shape)).save(path)

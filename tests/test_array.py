@@ -243,7 +243,8 @@ def test_immutable():
         dense = np.zeros((M, N))
         with pytest.raises(
             UnsupportedError,
-            match=r"\(out=\) would write all entries of d: \(6, 4\) float64 into an array \(192 bytes\).",
+            match=r"\(out=\) would write all entries of d: \(6, 4\) float64 "
+            r"into an array \(192 bytes\).",
         ):
             change(dense, lazy)
 
@@ -423,7 +424,8 @@ def test_masks_of_pairs_are_refused():
     for mask in (squares(X, Y) > 1, lazy > 1):
         with pytest.raises(
             VirtualArrayError,
-            match=r"d\[mask\] has as many entries as the mask has true ones, of \(6, 4\) float64 \(192 bytes\)",
+            match=r"d\[mask\] has as many entries as the mask has true ones, "
+            r"of \(6, 4\) float64 \(192 bytes\)",
         ):
             lazy[mask]
     with pytest.raises(UnsupportedError, match=r"d\[True\] has no pairwise form"):

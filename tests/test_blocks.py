@@ -209,5 +209,8 @@ def test_shared_parts_are_computed_once():
 
 
 def test_no_import_of_sympy():
-    code = "import sys, duckkeops.engines.blocks; assert not {'sympy', 'torch', 'scipy', 'cupy'} & set(sys.modules)"
+    code = (
+        "import sys, duckkeops.engines.blocks; "
+        "assert not {'sympy', 'torch', 'scipy', 'cupy'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -94,12 +94,14 @@ def test_settings_are_frozen():
         (
             {"threads": True},
             ValueError,
-            "config(threads=True): threads is a whole number of at least 1, or None for every core.",
+            "config(threads=True): threads is a whole number of at least 1, "
+            "or None for every core.",
         ),
         (
             {"thread": 1},
             TypeError,
-            "config() has no setting 'thread'. Its settings are engine, threads, precision, accumulate.",
+            "config() has no setting 'thread'. "
+            "Its settings are engine, threads, precision, accumulate.",
         ),
     ],
 )

@@ -139,7 +139,8 @@ def test_compilers_that_cannot_link_are_no_compilers(tmp_path: Path) -> None:
     for name in ("gcc", "clang", "cc"):
         path = tmp_path / name
         path.write_text(
-            '#!/bin/sh\nif [ "$1" = --version ]; then echo fake; else echo "cannot find -lm" >&2; exit 1; fi\n'
+            '#!/bin/sh\nif [ "$1" = --version ]; then echo fake; '
+            'else echo "cannot find -lm" >&2; exit 1; fi\n'
         )
         path.chmod(path.stat().st_mode | stat.S_IEXEC)
     if cpu._candidates()[-1][0] == sys.executable:
@@ -177,7 +178,8 @@ for _ in range(3):
     except KeyboardInterrupt:
         pass
     thread.join()
-    junk = [np.full(400_000, np.nan, "f4") for _ in range(8)]  # takes the memory that was given back
+    # takes the memory that was given back:
+    junk = [np.full(400_000, np.nan, "f4") for _ in range(8)]
     assert (gauss(x[:200], x) == expected).all()
 print("alive")
 """

@@ -120,8 +120,9 @@ def test_rows(dtype: str, start: int) -> None:
 def references() -> dict[str, functools.partial]:
     """NumPy's own reduction of the dense values, in float64."""
     return {
-        "sum": np.sum, "prod": np.prod, "mean": np.mean, "var": np.var, "std": np.std, "min": np.min, "max": np.max,
-        "argmin": np.argmin, "argmax": np.argmax, "any": np.any, "all": np.all, "count_nonzero": np.count_nonzero,
+        "sum": np.sum, "prod": np.prod, "mean": np.mean, "var": np.var, "std": np.std,
+        "min": np.min, "max": np.max, "argmin": np.argmin, "argmax": np.argmax,
+        "any": np.any, "all": np.all, "count_nonzero": np.count_nonzero,
         "logsumexp": lambda v, axis: np.logaddexp.reduce(v, axis=axis),
     }  # fmt: skip
 
@@ -187,8 +188,11 @@ def test_reductions(name: str, dtype: str) -> None:
                 np.testing.assert_array_equal(got, want)
 
 
-KINDS = {"batch": (0,), "rows": (1,), "columns": (2,), "feature": (3,), "both": (1, 2), "batch and columns": (0, 2),
-         "columns and feature": (2, 3), "batch and both": (0, 1, 2), "all": (0, 1, 2, 3)}  # fmt: skip
+KINDS = {
+    "batch": (0,), "rows": (1,), "columns": (2,), "feature": (3,),
+    "both": (1, 2), "batch and columns": (0, 2), "columns and feature": (2, 3),
+    "batch and both": (0, 1, 2), "all": (0, 1, 2, 3),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS)

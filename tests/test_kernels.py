@@ -10,11 +10,13 @@ import pytest
 from duckkeops import evaluate, generate, ops, plan, reductions, source
 from duckkeops.config import Settings
 from duckkeops.engines import cpu
-from duckkeops.expr import Input, Reduce
+from duckkeops.expr import Input, Reduce, walk
 
-HEAD = """// The prelude of exp(-|x_i - y_j|^2).sum(axis=1) in float32 and 3 dimensions, as printer.py writes it (compare
-// tests/test_kernels.py), for pairs.c on its own.
-"""
+HEAD = (
+    "// The prelude of exp(-|x_i - y_j|^2).sum(axis=1) in float32 and 3 dimensions, "
+    "as printer.py writes it (compare\n"
+    "// tests/test_kernels.py), for pairs.c on its own.\n"
+)
 
 
 def gaussian(x: np.ndarray, y: np.ndarray) -> Reduce:
@@ -29,7 +31,7 @@ def gaussian(x: np.ndarray, y: np.ndarray) -> Reduce:
 
 def example(node: Reduce) -> tuple[str, tuple]:
     axes = plan.loop_axes(node)
-    _, numbers = evaluate.key_of(node, axes)
+    _, numbers = evaluate.key_of(node, axes, walk(node))
     target = cpu.Target("example", (), 16, 16)
     out, _, _ = generate.prelude(node, axes, numbers, Settings(), False, target)
     return HEAD + source.standalone(out.prelude), out.layout.entries
@@ -61,8 +63,7 @@ def test_pairs_compiles_and_runs_alone(tmp_path: Path) -> None:
     pairs = ctypes.CDLL(str(library))
     out = np.zeros(37, np.float32)
     kernel = evaluate.Built(text, "", entries, 0, 4, True, ())
-    _, numbers = evaluate.key_of(node, plan.loop_axes(node))
-    arguments = np.array(evaluate._arguments(kernel, node, numbers, [out], []), np.uint64)
+    arguments = np.array(evaluate._arguments(kernel, node, walk(node), [out], []), np.uint64)
     a = ctypes.c_void_p(arguments.ctypes.data)
     pairs.record_bytes.restype = pairs.work_bytes.restype = ctypes.c_int64
     records, work = (

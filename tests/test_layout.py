@@ -164,7 +164,10 @@ def test_import_loads_no_heavy_library():
 
 
 def test_import_is_quick():
-    code = "import time, numpy; start = time.process_time(); import duckkeops; print(time.process_time() - start)"
+    code = (
+        "import time, numpy; start = time.process_time(); "
+        "import duckkeops; print(time.process_time() - start)"
+    )
     fresh(code)  # writes the bytecode
     assert min(float(fresh(code)) for _ in range(5)) < 0.15  # seconds beyond NumPy's own
 

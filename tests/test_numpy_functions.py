@@ -612,27 +612,32 @@ REFUSED = {
     "sort of features": (
         lambda d, u: np.sort(u, axis=-1),
         UnsupportedError,
-        "numpy.sort over axis 2, a feature axis, has no pairwise form, so it cannot take d: (7, 5, 3) float64.",
+        "numpy.sort over axis 2, a feature axis, has no pairwise form, "
+        "so it cannot take d: (7, 5, 3) float64.",
     ),
     "stable, last": (
         lambda d, u: np.argsort(d, axis=1, kind="stable")[:, -2:],
         UnsupportedError,
-        "numpy.argsort(kind='stable') of d: (7, 5) float64 gives only its first entries lazily: of equals the last would come last.",
+        "numpy.argsort(kind='stable') of d: (7, 5) float64 gives only its first entries lazily: "
+        "of equals the last would come last.",
     ),
     "beyond the partition": (
         lambda d, u: np.partition(d, 1, axis=1)[:, :4],
         ValueError,
-        "numpy.partition(d, 1) orders only what is before and after rank 1, and ranks 0 to 3 were asked for.",
+        "numpy.partition(d, 1) orders only what is before and after rank 1, "
+        "and ranks 0 to 3 were asked for.",
     ),
     "nonzero": (
         lambda d, u: np.nonzero(d),
         UnsupportedError,
-        "numpy.nonzero has a result whose length depends on the data, so it cannot take d: (7, 5) float64.",
+        "numpy.nonzero has a result whose length depends on the data, "
+        "so it cannot take d: (7, 5) float64.",
     ),
     "where of one": (
         lambda d, u: np.where(d > 1),
         UnsupportedError,
-        "numpy.where(condition) has a result whose length depends on the data, so it cannot take d: (7, 5) bool.",
+        "numpy.where(condition) has a result whose length depends on the data, "
+        "so it cannot take d: (7, 5) bool.",
     ),
     "accumulate": (
         lambda d, u: np.add.accumulate(d),
@@ -672,17 +677,20 @@ REFUSED = {
     "spectral norm": (
         lambda d, u: np.linalg.norm(d, 2),
         UnsupportedError,
-        "numpy.linalg.norm(ord=2) of matrices has no pairwise form, so it cannot take d: (7, 5) float64.",
+        "numpy.linalg.norm(ord=2) of matrices has no pairwise form, "
+        "so it cannot take d: (7, 5) float64.",
     ),
     "min with where": (
         lambda d, u: np.min(d, axis=1, where=MASK),
         ValueError,
-        "reduction operation 'minimum' does not have an identity, so to use a where mask one has to specify 'initial'",
+        "reduction operation 'minimum' does not have an identity, "
+        "so to use a where mask one has to specify 'initial'",
     ),
     "ravel": (
         lambda d, u: np.ravel(d),
         ValueError,
-        "cannot merge axes of lengths (7, 5) of a lazy array: an input of shape (7, 1, 3) has only some of them.",
+        "cannot merge axes of lengths (7, 5) of a lazy array: "
+        "an input of shape (7, 1, 3) has only some of them.",
     ),
     "reshape": (
         lambda d, u: np.reshape(d, (4, 4)),
@@ -702,7 +710,8 @@ REFUSED = {
     "matmul lengths": (
         lambda d, u: d @ X,
         ValueError,
-        "cannot matmul: the last axis of the first operand has 5 entries, and the last but one axis of the second 7.",
+        "cannot matmul: the last axis of the first operand has 5 entries, "
+        "and the last but one axis of the second 7.",
     ),
     "matmul with a scalar": (
         lambda d, u: np.matmul(d, 2),
@@ -742,12 +751,14 @@ REFUSED = {
     "topk of features": (
         lambda d, u: u.topk(2),
         UnsupportedError,
-        "topk over axis 2, a feature axis, has no pairwise form, so it cannot take d: (7, 5, 3) float64.",
+        "topk over axis 2, a feature axis, has no pairwise form, "
+        "so it cannot take d: (7, 5, 3) float64.",
     ),
     "asarray": (
         lambda d, u: np.asarray(d),
         VirtualArrayError,
-        "numpy.asarray(d) needs all entries of d: (7, 5) float64, which are never stored (280 bytes).",
+        "numpy.asarray(d) needs all entries of d: (7, 5) float64, "
+        "which are never stored (280 bytes).",
     ),
 }
 

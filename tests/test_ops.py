@@ -253,7 +253,10 @@ def test_every_unary_and_binary_ufunc_has_a_row():
 
 # -- what the forms mean ---------------------------------------------------------------------------
 
-SCIPY = "erf erfc erfcx erfinv expit logit digamma i0 i1 i0e i1e xlogy xlog1py entr ndtr log_ndtr polygamma"
+SCIPY = (
+    "erf erfc erfcx erfinv expit logit digamma i0 i1 i0e i1e "
+    "xlogy xlog1py entr ndtr log_ndtr polygamma"
+)
 NUMERIC = {  # our SymPy functions in NumPy and SciPy
     **{n: getattr(np, n) for n in OURS if hasattr(np, n) and n not in ("complex", "cast")},
     **{n: getattr(special, n) for n in SCIPY.split()},

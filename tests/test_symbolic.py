@@ -749,7 +749,7 @@ def text_of(node) -> str:
     from duckkeops import generate, plan
 
     axes = plan.loop_axes(node)
-    _, numbering = evaluate.key_of(node, axes)
+    _, numbering = evaluate.key_of(node, axes, walk(node))
     return generate.kernel(node, axes, numbering, config.current(), False, cpu.target())["text"]
 
 

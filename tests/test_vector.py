@@ -30,8 +30,9 @@ FLAGS = [
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C compiler")
 
 NAMES = {
-    "float32": "f32", "float64": "f64", "int8": "i8", "int16": "i16", "int32": "i32", "int64": "i64", "uint8": "u8",
-    "uint16": "u16", "uint32": "u32", "uint64": "u64", "bool": "b1", "complex64": "c64", "complex128": "c128",
+    "float32": "f32", "float64": "f64", "int8": "i8", "int16": "i16", "int32": "i32",
+    "int64": "i64", "uint8": "u8", "uint16": "u16", "uint32": "u32", "uint64": "u64",
+    "bool": "b1", "complex64": "c64", "complex128": "c128",
 }  # fmt: skip
 C_NAME = {np.dtype(k): v for k, v in NAMES.items()}
 
@@ -124,7 +125,8 @@ ORDER = "equal not_equal less less_equal greater greater_equal"
 EXTREMES = "maximum minimum fmax fmin"
 EXACT_UNARY = {
     **of_numpy(
-        "abs sign floor ceil trunc rint angle real imag signbit isnan isinf isfinite isposinf isneginf"
+        "abs sign floor ceil trunc rint angle real imag "
+        "signbit isnan isinf isfinite isposinf isneginf"
     ),
     "conj": np.positive,
     "modf_fraction": lambda x: np.modf(x)[0],
@@ -163,7 +165,8 @@ INT_BINARY = {
 }
 COMPLEX_UNARY = {
     **of_numpy(
-        "sqrt exp log sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh exp2 expm1 log1p log2 log10"
+        "sqrt exp log sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh "
+        "exp2 expm1 log1p log2 log10"
     ),
     **of_numpy("abs angle sign conj real imag isnan isinf isfinite rint sinc"),
     "neg": np.negative,
@@ -206,15 +209,18 @@ HARNESS = r"""
 #define OUT(T, r) store_lanes_##T(out + i * so, so, REST, r)
 #define RUN1(f, T, R) void x_##f##_##T(int n, const char *a, i64 sa, char *out, i64 so) \
   { TILES OUT(R, f##_##T(IN(T, a))); }
-#define RUN2(f, T, R) void x_##f##_##T(int n, const char *a, i64 sa, const char *b, i64 sb, char *out, i64 so) \
+#define RUN2(f, T, R) \
+  void x_##f##_##T(int n, const char *a, i64 sa, const char *b, i64 sb, char *out, i64 so) \
   { TILES OUT(R, f##_##T(IN(T, a), IN(T, b))); }
 #define RUN3(f, T, R) \
-  void x_##f##_##T(int n, const char *a, i64 sa, const char *b, i64 sb, const char *c, i64 sc, char *out, i64 so) \
+  void x_##f##_##T(int n, const char *a, i64 sa, const char *b, i64 sb, \
+                   const char *c, i64 sc, char *out, i64 so) \
   { TILES OUT(R, f##_##T(IN(T, a), IN(T, b), IN(T, c))); }
 #define CAST(T, U) void x_##T##_from_##U(int n, const char *a, i64 sa, char *out, i64 so) \
   { TILES OUT(T, T##_from_##U(IN(U, a))); }
 #define CHOOSE(T) \
-  void x_where_##T(int n, const char *a, i64 sa, const char *b, i64 sb, const char *c, i64 sc, char *out, i64 so) \
+  void x_where_##T(int n, const char *a, i64 sa, const char *b, i64 sb, \
+                   const char *c, i64 sc, char *out, i64 so) \
   { TILES OUT(T, where_##T(IN(b1, a), IN(T, b), IN(T, c))); }
 #define ANY(f, T) int x_##f##_##T(const void *a, const void *b) \
   { return f##_##T(load_lanes_##T(a, sizeof(T), V), load_lanes_##T(b, sizeof(T), V)); }

@@ -154,8 +154,9 @@ def _tile_lengths(
 
 
 def _boxes(shape: Sequence[int], lengths: Sequence[int]) -> Iterator[Box]:
-    """Boxes of these lengths that cover the shape, in C order;
-    one empty box if there is nothing to cover.
+    """Boxes of these lengths that cover the shape, in C order.
+
+    There is one empty box if there is nothing to cover.
     """
     cuts = (
         [slice(k, min(k + step, n)) for k in range(0, n, step)] if n else [slice(0, 0)]
@@ -180,8 +181,9 @@ def _copies(node: Reduce, box: Box) -> float:
 
 
 def _cost(roots: Sequence[Node], limit: float, known: dict[int, float]) -> float:
-    """Bytes of all values below the roots;
-    what is below a fold computed by tiles counts as half the limit.
+    """Bytes of all values below the roots.
+
+    What is below a fold computed by tiles counts as half the limit.
     """
     tiled = False
     total = 0.0
@@ -297,7 +299,8 @@ class _Work:
                 "  Reduce it with config(engine='cpu')."
             )
         raise TypeError(
-            f"the blocks engine has no value for a {type(node).__name__}. This is a bug in duckkeops."
+            f"the blocks engine has no value for a {type(node).__name__}. "
+            "This is a bug in duckkeops."
         )
 
     def _applied(self, node: Apply, args: list[Any]) -> Any:
@@ -335,8 +338,9 @@ class _Work:
     def state(
         self, node: Reduce, values: Sequence[Any], ndim: int, columns: dict[int, int], first: int
     ) -> tuple:
-        """The state of the values over `columns` (axis -> length);
-        the first of them has flat position `first`.
+        """The state of the values over `columns` (axis -> length).
+
+        The first of them has flat position `first`.
         """
         n = math.prod(columns.values())
         flat = tuple(self._columns(v, ndim, columns) for v in values)

@@ -81,9 +81,8 @@ def target() -> Target:
     for name, needs, flags, size, registers in LEVELS:
         if needs <= have and wanted in (None, name):
             return Target(name, flags, size, registers)
-    raise ValueError(
-        f"DUCKKEOPS_ISA={wanted} is not one that this processor has: {', '.join(lv[0] for lv in LEVELS if lv[1] <= have)}."
-    )
+    known = ", ".join(level[0] for level in LEVELS if level[1] <= have)
+    raise ValueError(f"DUCKKEOPS_ISA={wanted} is not one that this processor has: {known}.")
 
 
 def _cpu_flags() -> set[str]:
@@ -140,7 +139,8 @@ def _search() -> tuple[tuple[str, ...], str] | str:
     return (
         f"no working C compiler was found (tried {', '.join(dict.fromkeys(tried))}).\n"
         + "".join(f"  {' '.join(c)}: {why}\n" for c, why in _broken.items())
-        + "  Install gcc or clang, or pip install 'duckkeops[cc]', or set DUCKKEOPS_CC; config(engine='blocks') needs none."
+        + "  Install gcc or clang, or pip install 'duckkeops[cc]', or set DUCKKEOPS_CC; "
+        "config(engine='blocks') needs none."
     )
 
 
@@ -225,7 +225,8 @@ def _load(
         except OSError as error:  # the folder may hold no programs (noexec)
             if not source.temporary_folder.cache_info().currsize:
                 log.warning(
-                    "compiled kernels cannot be loaded, and are built again in a temporary folder: %s",
+                    "compiled kernels cannot be loaded, "
+                    "and are built again in a temporary folder: %s",
                     error,
                 )
             try:
@@ -234,7 +235,8 @@ def _load(
                 )
             except OSError as again:
                 raise CompilerNotFoundError(
-                    f"compiled kernels cannot be loaded: {again}.\n  Set DUCKKEOPS_CACHE_DIR to a folder from which programs may run."
+                    f"compiled kernels cannot be loaded: {again}.\n"
+                    "  Set DUCKKEOPS_CACHE_DIR to a folder from which programs may run."
                 ) from error
     return _libraries[name]
 
@@ -257,8 +259,9 @@ def _compile(
 
 
 def _fault(command: tuple[str, ...]) -> str:
-    """What a compiler says that cannot build the smallest library:
-    no headers or linker, or flags that it does not know.
+    """What a compiler says that cannot build the smallest library.
+
+    It has no headers or linker, or does not know one of the flags.
     """
     with tempfile.TemporaryDirectory(prefix="duckkeops-") as folder:
         path = Path(folder, "one.c")
