@@ -1,6 +1,6 @@
 """Nodes rebuilt with one thing changed: other arguments, other roles, axes split and merged.
 
-Softmax is rebuilt as one node.
+Softmax is one node until `settle` replaces it.
 """
 
 from __future__ import annotations

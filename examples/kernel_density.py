@@ -1,6 +1,4 @@
-"""Choose the bandwidth of a Gaussian kernel density estimate by the likelihood of held-out points,
-in plain NumPy.
-"""
+"""Choose the bandwidth of a kernel density estimate by the likelihood of held-out points."""
 
 import math
 
