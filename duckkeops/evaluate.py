@@ -313,7 +313,7 @@ class Built:
     components: tuple[
         tuple[np.dtype, tuple[int, ...]], ...
     ]  # dtype and trailing shape of each output array
-    library: cpu.Library | None = None
+    compiled: cpu.Library | None = None
 
 
 _kernels: dict[tuple, Built] = {}
@@ -387,10 +387,10 @@ def launch(node: Reduce, settings: Settings) -> tuple[Any, ...]:
     arguments = np.array(_arguments(kernel, node, nodes, outs, keep), np.uint64).view(np.int64)
     blocks_of_rows = math.prod(outer) * -(-rows // (kernel.rows * lanes))
     threads = cpu.thread_count(settings.threads)
-    if kernel.library is None:
-        kernel.library = cpu.load(kernel.text, kernel.formula, settings.precision == "exact")
+    if kernel.compiled is None:
+        kernel.compiled = cpu.load(kernel.text, kernel.formula, settings.precision == "exact")
     cpu.run(
-        kernel.library,
+        kernel.compiled,
         arguments,
         blocks_of_rows,
         kernel.fixed_columns,
