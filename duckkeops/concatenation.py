@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from duckkeops import expr, ops, reductions
+from duckkeops import expr, ops, reductions, views
 from duckkeops.errors import DtypeError
 from duckkeops.expr import Apply, Broadcast, Concat, Node, Reduce, walk
 
@@ -23,9 +23,9 @@ def _slice_node(node: Node, axis: int, start: int, stop: int) -> Node:
     if axis < 0 or node.shape[axis] == 1:
         return node
     entries = [
-        expr.axis(a, slice(start, stop) if a == axis else slice(None)) for a in range(node.ndim)
+        views.axis(a, slice(start, stop) if a == axis else slice(None)) for a in range(node.ndim)
     ]
-    return expr.view(node, expr.View(node.ndim, entries, {}))
+    return views.view(node, views.View(node.ndim, entries, {}))
 
 
 def cuts_along(node: Node, axis: int, memo: dict | None = None) -> frozenset[int]:

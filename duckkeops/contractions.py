@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
-from duckkeops import expr, ops, rewrite, statistics
+from duckkeops import expr, ops, rewrite, statistics, views
 from duckkeops.errors import RoleError, ShapeError
 from duckkeops.expr import BATCH, FEATURE, NEUTRAL, POINT, ROLE_NAMES, Input, Node, Scalar
 from duckkeops.genuine import call, cast, expand, permuted, plain
@@ -47,7 +47,7 @@ def contract(
     for one in aligned[1:]:
         product = ops.call("multiply", product, one)
     if product.ndim < len(order):
-        product = expr.expand(product, range(len(order) - product.ndim))
+        product = views.expand(product, range(len(order) - product.ndim))
     product = ops.cast(product, wanted)
     if not contracted:
         return product
@@ -121,7 +121,7 @@ def _aligned(node: Node, labels: Labels, order: Labels, roles: dict[Any, str]) -
         if not axes:
             entries.append(None)
         elif len(axes) == 1:
-            entries.append(expr.axis(axes[0]))
+            entries.append(views.axis(axes[0]))
         else:
             lengths = [node.shape[a] for a in axes]
             if len(set(lengths)) != 1:
@@ -135,7 +135,7 @@ def _aligned(node: Node, labels: Labels, order: Labels, roles: dict[Any, str]) -
             "only one label of an operand may be repeated. "
             "Take the other diagonals first, with numpy.diagonal."
         )
-    return expr.view(node, expr.View(node.ndim, entries, {}))
+    return views.view(node, views.View(node.ndim, entries, {}))
 
 
 def _aligned_array(node: Input, labels: Labels, order: Labels, roles: dict[Any, str]) -> Input:
@@ -366,7 +366,7 @@ def _equal_lengths(what: str, a: Node, b: Node, n: int, m: int) -> None:
 def outer(a: Any, b: Any, out: Any = None) -> Any:
     """All products of two vectors."""
     x, y = node_of(ravel(node_of(a))), node_of(ravel(node_of(b)))
-    return _finished(ops.call("multiply", expr.expand(x, (1,)), y), out)
+    return _finished(ops.call("multiply", views.expand(x, (1,)), y), out)
 
 
 def cross(
@@ -593,7 +593,7 @@ def _matrix_norm(x: Node, axes: tuple[int, ...], keepdims: bool, order: Any) -> 
     if keepdims:
         return value
     if isinstance(value, Node):
-        return expr.squeeze(value, axes)
+        return views.squeeze(value, axes)
     xp = namespace_of(value)
     return statistics._scalar(xp.squeeze(value, axis=axes))
 

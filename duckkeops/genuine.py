@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from duckkeops import evaluate, expr, ops
+from duckkeops import evaluate, expr, ops, views
 from duckkeops.expr import Input, Node, Reduce
 from duckkeops.operands import namespace_of, node_of, refuse_dense
 from duckkeops.rewrite import rebuild, settle
@@ -72,7 +72,7 @@ def cast(x: Any, dtype: np.dtype) -> Any:
 def expand(x: Any, axes: Sequence[int]) -> Any:
     """A node or genuine array with axes of length 1 at these places of the result."""
     if isinstance(x, Node):
-        return expr.expand(x, axes)
+        return views.expand(x, axes)
     shape = list(x.shape)
     for a in sorted(axes):
         shape.insert(a, 1)
@@ -92,7 +92,7 @@ def permuted(x: Any, order: Sequence[int]) -> Any:
     if list(order) == list(range(len(order))):
         return x
     return (
-        expr.permute(x, order)
+        views.permute(x, order)
         if isinstance(x, Node)
         else namespace_of(x).permute_dims(x, tuple(order))
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from duckkeops import expr, reductions
+from duckkeops import reductions, views
 from duckkeops.errors import UnsupportedError
 from duckkeops.expr import FEATURE, NEUTRAL, Broadcast, Concat, Input, Node, Reduce, Vjp, walk
 
@@ -131,7 +131,7 @@ def _whole(node: Node, at: Place) -> Iterator[int | None]:
         yield from at
 
 
-def _no_view(node: Vjp, how: expr.View, memo: dict) -> Node:
+def _no_view(node: Vjp, how: views.View, memo: dict) -> Node:
     raise UnsupportedError(
         f"a gradient that is not summed yet, of shape {node.shape}, "
         "cannot be indexed or transposed.\n"
@@ -139,4 +139,4 @@ def _no_view(node: Vjp, how: expr.View, memo: dict) -> Node:
     )
 
 
-expr.set_view(Vjp, _no_view)
+views.set_view(Vjp, _no_view)

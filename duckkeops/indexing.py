@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
 
-from duckkeops import expr
+from duckkeops import expr, views
 from duckkeops.errors import ShapeError, UnsupportedError, VirtualArrayError
-from duckkeops.expr import ALL, NEUTRAL, Input, Node
+from duckkeops.expr import NEUTRAL, Input, Node
 from duckkeops.genuine import dense, permuted, reshaped
 from duckkeops.operands import describe, is_array, nbytes, units, unsupported
 from duckkeops.rewrite import reshape
+from duckkeops.views import ALL
 
 Item = Any  # None, a slice, an int or an array of ints
 
@@ -161,9 +162,9 @@ def _within(k: Any, length: int, axis: int) -> Any:
 def _simple(node: Node, items: Sequence[tuple[Item, int]]) -> Node:
     """Without index arrays: a view."""
     kept = [(i, a) for i, a in items if not isinstance(i, int) and i is not Ellipsis]
-    entries: list[Any] = [None if i is None else expr.axis(a, i) for i, a in kept]
-    return expr.view(
-        node, expr.View(node.ndim, entries, {a: i for i, a in items if isinstance(i, int)})
+    entries: list[Any] = [None if i is None else views.axis(a, i) for i, a in kept]
+    return views.view(
+        node, views.View(node.ndim, entries, {a: i for i, a in items if isinstance(i, int)})
     )
 
 
@@ -190,10 +191,10 @@ def _advanced(node: Node, items: list[tuple[Item, int]], arrays: list[int]) -> A
         if isinstance(i, int | np.ndarray) or i is Ellipsis:
             continue
         (before if together and k < among[0] else after).append(
-            None if i is None else expr.axis(a, i)
+            None if i is None else views.axis(a, i)
         )
     dropped = {a: i for i, a in items if isinstance(i, int)}
-    out = expr.view(node, expr.View(node.ndim, [*before, joint, *after], dropped))
+    out = views.view(node, views.View(node.ndim, [*before, joint, *after], dropped))
     place = len(before)
     if single or expr.is_virtual(out):
         return (
@@ -287,8 +288,8 @@ def take_along_axis(arr: Node, indices: Any, axis: int | None = -1) -> Any:
     ]
     rest = [a for a in range(arr.ndim) if a not in axes]
     picks = tuple(np.broadcast_to(g, lengths).reshape(-1) for g in grid)
-    out = expr.view(
-        arr, expr.View(arr.ndim, [(tuple(axes), picks), *(expr.axis(a) for a in rest)], {})
+    out = views.view(
+        arr, views.View(arr.ndim, [(tuple(axes), picks), *(views.axis(a) for a in rest)], {})
     )
     if expr.is_virtual(out):
         raise unsupported(
@@ -317,10 +318,10 @@ def diagonal_node(a: Node, offset: int = 0, axis1: int = 0, axis2: int = 1) -> N
         else min(a.shape[first] + offset, a.shape[second]),
     )
     k = np.arange(length)
-    entries = [expr.axis(n) for n in range(a.ndim) if n not in (first, second)]
-    return expr.view(
+    entries = [views.axis(n) for n in range(a.ndim) if n not in (first, second)]
+    return views.view(
         a,
-        expr.View(
+        views.View(
             a.ndim, [*entries, ((first, second), (k + max(-offset, 0), k + max(offset, 0)))], {}
         ),
     )

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from duckkeops import contractions, expr, genuine, indexing, ops, shapes, sorting, statistics
+from duckkeops import contractions, expr, genuine, indexing, ops, shapes, sorting, statistics, views
 from duckkeops.errors import DtypeError, UnsupportedError
 from duckkeops.expr import Node
 from duckkeops.indexing import written
@@ -487,7 +487,7 @@ def ufunc(func: np.ufunc, method: str, inputs: tuple, kwargs: dict[str, Any]) ->
     if method == "outer":
         x, y = (node_of(a) for a in inputs)
         return _called(
-            func, (expr.expand(x, range(x.ndim, x.ndim + y.ndim)) if y.ndim else x, y), kwargs
+            func, (views.expand(x, range(x.ndim, x.ndim + y.ndim)) if y.ndim else x, y), kwargs
         )
     return elsewhere_ufunc(func, method, inputs, kwargs)
 

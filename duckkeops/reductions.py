@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
 
-from duckkeops import expr, ops
+from duckkeops import ops, views
 from duckkeops.errors import DtypeError, ShapeError
 from duckkeops.expr import FEATURE, NEUTRAL, Node, Reduce, Scalar, cast_to, dtype_of
 
@@ -600,7 +600,7 @@ def _itself(
                 for a, n in enumerate(args[0].shape)
                 if a not in normalize_axis_tuple(axes, args[0].ndim)
             ]
-            return expr.broadcast_to(cast_to(Scalar(initial), args[0].dtype), tuple(shape))
+            return views.broadcast_to(cast_to(Scalar(initial), args[0].dtype), tuple(shape))
         folded = reduce(BY_NAME[name], args, axes, **_without(params, "initial"))
         assert joined is not None
         return cast_to(ops.call(joined, folded, initial), folded.dtype)
@@ -629,7 +629,7 @@ def _lazy_var(args: Sequence[Node], axes: Sequence[int], params: Params) -> Node
     x = cast_to(args[0], loop)
     total = reduce(BY_NAME["sum"], (x,), axes)
     mean = ops.call("divide", total, _size(total))
-    gap = ops.call("subtract", x, expr.expand(mean, total.axes))
+    gap = ops.call("subtract", x, views.expand(mean, total.axes))
     if loop.kind == "c":
         squares = ops.call(
             "add", *(ops.call("square", ops.call(part, gap)) for part in ("real", "imag"))
@@ -654,7 +654,7 @@ def _exponentials(scores: Node, axes: Sequence[int]) -> tuple[Node, Node]:
     """The reference of the exponents (reduced axes collapsed), and exp(scores - reference)."""
     top = reduce(BY_NAME["max"], (scores,), axes)
     safe = ops.call("where", ops.call("isinf", top), 0.0, top)
-    return safe, ops.call("exp", ops.call("subtract", scores, expr.expand(safe, top.axes)))
+    return safe, ops.call("exp", ops.call("subtract", scores, views.expand(safe, top.axes)))
 
 
 def _lazy_logsumexp(args: Sequence[Node], axes: Sequence[int], params: Params) -> Node:
@@ -673,13 +673,13 @@ def _lazy_softmax(args: Sequence[Node], axes: Sequence[int], params: Params) -> 
     scores, v = cast_to(args[0], real), cast_to(args[1], loop)
     n = max(a.ndim for a in args)
     axes = normalize_axis_tuple(axes, n)
-    scores, v = (expr.expand(a, range(n - a.ndim)) if a.ndim < n else a for a in (scores, v))
+    scores, v = (views.expand(a, range(n - a.ndim)) if a.ndim < n else a for a in (scores, v))
     whole = [
         max(scores.shape[a], v.shape[a]) if 0 not in (scores.shape[a], v.shape[a]) else 0
         for a in range(n)
     ]
     shape = tuple(whole[a] if a in axes else scores.shape[a] for a in range(n))
-    scores = expr.broadcast_to(scores, shape)  # each column counts once in the denominator
+    scores = views.broadcast_to(scores, shape)  # each column counts once in the denominator
     if math.prod(whole[a] for a in axes) == 0:
         weight = scores
     else:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from duckkeops import expr, reductions
+from duckkeops import expr, reductions, views
 from duckkeops.errors import ShapeError
 from duckkeops.expr import (
     FEATURE,
@@ -53,26 +53,26 @@ class Softmax(Node):
 def unfused(node: Softmax) -> Node:
     """The same as exp(scores - logsumexp(scores)), nothing computed yet."""
     (scores,) = node.args
-    total = expr.expand(reductions.reduce(LOGSUMEXP, (scores,), node.axes), node.axes)
+    total = views.expand(reductions.reduce(LOGSUMEXP, (scores,), node.axes), node.axes)
     return call("exp", call("subtract", scores, total))
 
 
-def _view_softmax(node: Softmax, how: expr.View, memo: dict) -> Node:
+def _view_softmax(node: Softmax, how: views.View, memo: dict) -> Node:
     """A view that keeps the axes of the sum whole leaves a Softmax."""
     places = {e[0][0]: k for k, e in enumerate(how.entries) if e is not None and _is_whole(e)}
     if all(a in places for a in node.axes):
         return Softmax(
-            expr.view(node.args[0], how), tuple(places[a] for a in node.axes), node.dtype
+            views.view(node.args[0], how), tuple(places[a] for a in node.axes), node.dtype
         )
-    return expr.view(unfused(node), how)
+    return views.view(unfused(node), how)
 
 
-def _is_whole(entry: expr.Entry) -> bool:
+def _is_whole(entry: views.Entry) -> bool:
     axes, (select, *_) = entry
-    return len(axes) == 1 and isinstance(select, slice) and select == expr.ALL
+    return len(axes) == 1 and isinstance(select, slice) and select == views.ALL
 
 
-expr.set_view(Softmax, _view_softmax)
+views.set_view(Softmax, _view_softmax)
 
 
 def is_pending(node: Node) -> bool:
@@ -142,8 +142,8 @@ def retag(node: Node, roles: str) -> Node:
     """`node` with these roles, whatever its inputs said."""
     if node.roles == roles and not node.bare:
         return node
-    return expr.view(
-        node, expr.View(node.ndim, [expr.axis(a) for a in range(node.ndim)], {}, roles)
+    return views.view(
+        node, views.View(node.ndim, [views.axis(a) for a in range(node.ndim)], {}, roles)
     )
 
 
@@ -152,7 +152,7 @@ def _leading(node: Node, ndim: int) -> Node:
     return (
         node
         if node.ndim == ndim or isinstance(node, Scalar)
-        else expr.expand(node, range(ndim - node.ndim))
+        else views.expand(node, range(ndim - node.ndim))
     )
 
 
@@ -180,12 +180,12 @@ def reshape(node: Node, shape: Sequence[int]) -> Node:
     if shape == node.shape:
         return node
     ones = [a for a, n in enumerate(node.shape) if n == 1]
-    plain = expr.squeeze(node, ones) if ones else node
+    plain = views.squeeze(node, ones) if ones else node
     wanted = tuple(n for n in shape if n != 1)
     if plain.shape != wanted:
         plain = _regroup(plain, _groups(plain, node.shape, shape, wanted), {})
     places = [a for a, n in enumerate(shape) if n == 1]
-    return expr.expand(plain, places) if places else plain
+    return views.expand(plain, places) if places else plain
 
 
 def _completed(old: tuple[int, ...], new: Sequence[int]) -> tuple[int, ...]:
@@ -280,7 +280,9 @@ def _regroup_reduce(node: Reduce, groups: list[Group], memo: dict) -> Node:
     groups = groups + [Group((node.whole[a],), (node.whole[a],)) for a in node.axes]
     args = [_leading(a, n) for a in node.args]
     args = [
-        a if isinstance(a, Scalar) else _regroup(expr.permute(a, [*kept, *node.axes]), groups, memo)
+        a
+        if isinstance(a, Scalar)
+        else _regroup(views.permute(a, [*kept, *node.axes]), groups, memo)
         for a in args
     ]
     m = max(a.ndim for a in args)
@@ -294,7 +296,7 @@ def _regroup_concat(node: Concat, groups: list[Group], memo: dict) -> Node:
     k = _group_of(node.axis, groups)
     if axis is None:  # the others first, and this one component by component
         whole = [Group((n,), (n,)) for n in groups[k].old]
-        return expr.reshape(
+        return views.reshape(
             _regroup(node, [*groups[:k], *whole, *groups[k + 1 :]], memo),
             tuple(n for g in groups for n in g.new),
         )

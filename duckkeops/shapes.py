@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
-from duckkeops import expr, ops, rewrite
+from duckkeops import expr, ops, rewrite, views
 from duckkeops.errors import DtypeError, ShapeError, UnsupportedError
-from duckkeops.expr import ALL, FEATURE, NEUTRAL, Broadcast, Concat, Input, Node
+from duckkeops.expr import FEATURE, NEUTRAL, Broadcast, Concat, Input, Node
 from duckkeops.genuine import all_entries, dense, reshaped
 from duckkeops.operands import constant, input_of, is_array, namespace_of, node_of
+from duckkeops.views import ALL
 
 # -- order and number of axes ----------------------------------------------------------------------
 
@@ -22,11 +23,11 @@ from duckkeops.operands import constant, input_of, is_array, namespace_of, node_
 def transpose(a: Node, axes: Sequence[int] | None = None) -> Node:
     """The axes in another order; reversed if not said."""
     if axes is None:
-        return expr.permute(a, range(a.ndim)[::-1])
+        return views.permute(a, range(a.ndim)[::-1])
     order = normalize_axis_tuple(axes, a.ndim)
     if len(order) != a.ndim:
         raise ValueError(f"axes don't match array: {tuple(axes)} for an array of shape {a.shape}.")
-    return expr.permute(a, order)
+    return views.permute(a, order)
 
 
 def matrix_transpose(a: Node) -> Node:
@@ -41,7 +42,7 @@ def swapaxes(a: Node, axis1: int, axis2: int) -> Node:
     order = list(range(a.ndim))
     i, j = normalize_axis_index(axis1, a.ndim), normalize_axis_index(axis2, a.ndim)
     order[i], order[j] = j, i
-    return expr.permute(a, order)
+    return views.permute(a, order)
 
 
 def moveaxis(a: Node, source: Any, destination: Any) -> Node:
@@ -55,7 +56,7 @@ def moveaxis(a: Node, source: Any, destination: Any) -> Node:
     order = [n for n in range(a.ndim) if n not in source]
     for place, one in sorted(zip(destination, source, strict=True)):
         order.insert(place, one)
-    return expr.permute(a, order)
+    return views.permute(a, order)
 
 
 def rollaxis(a: Node, axis: int, start: int = 0) -> Node:
@@ -64,13 +65,13 @@ def rollaxis(a: Node, axis: int, start: int = 0) -> Node:
     start = normalize_axis_index(start + a.ndim if start < 0 else start, a.ndim + 1)
     order = [n for n in range(a.ndim) if n != axis]
     order.insert(start - (axis < start), axis)
-    return expr.permute(a, order)
+    return views.permute(a, order)
 
 
 def expand_dims(a: Node, axis: Any) -> Node:
     """New axes of length 1 at these places of the result."""
     axes = axis if isinstance(axis, tuple | list) else (axis,)
-    return expr.expand(a, normalize_axis_tuple(axes, a.ndim + len(axes)))
+    return views.expand(a, normalize_axis_tuple(axes, a.ndim + len(axes)))
 
 
 def squeeze(a: Node, axis: Any = None) -> Node:
@@ -81,7 +82,7 @@ def squeeze(a: Node, axis: Any = None) -> Node:
         axes = normalize_axis_tuple(axis, a.ndim)
     if any(a.shape[n] != 1 for n in axes):
         raise ValueError("cannot select an axis to squeeze out which has size not equal to one")
-    return expr.squeeze(a, axes) if axes else a
+    return views.squeeze(a, axes) if axes else a
 
 
 def reshape(a: Node, /, shape: Any = None, order: str = "C", *, copy: bool | None = None) -> Any:
@@ -116,7 +117,7 @@ def atleast(ndim: int, a: Node) -> Node:
     places = {(0, 2): (0, 1), (0, 3): (0, 1, 2), (1, 3): (0, 2), (2, 3): (2,)}.get(
         (a.ndim, ndim), range(ndim - a.ndim)
     )
-    return expr.expand(a, places)
+    return views.expand(a, places)
 
 
 def each_at_least(ndim: int) -> Callable[..., Any]:
@@ -148,8 +149,9 @@ def flip(m: Node, axis: Any = None) -> Node:
     """Entries in reverse order along one, several or all axes."""
     axes = range(m.ndim) if axis is None else normalize_axis_tuple(axis, m.ndim)
     back = slice(None, None, -1)
-    return expr.view(
-        m, expr.View(m.ndim, [expr.axis(a, back if a in axes else ALL) for a in range(m.ndim)], {})
+    return views.view(
+        m,
+        views.View(m.ndim, [views.axis(a, back if a in axes else ALL) for a in range(m.ndim)], {}),
     )
 
 
@@ -253,7 +255,7 @@ def stack(
         )
     place = normalize_axis_index(axis, nodes[0].ndim + 1)
     return concatenate(
-        [expr.expand(n, (place,)) for n in nodes], place, out, dtype=dtype, casting=casting
+        [views.expand(n, (place,)) for n in nodes], place, out, dtype=dtype, casting=casting
     )
 
 
@@ -276,7 +278,7 @@ def dstack(tup: Any) -> Any:
 def column_stack(tup: Any) -> Any:
     """Vectors as columns, matrices as they are, side by side."""
     nodes = [node_of(a) for a in tup]
-    return concatenate([n if n.ndim > 1 else expr.expand(atleast(1, n), (1,)) for n in nodes], 1)
+    return concatenate([n if n.ndim > 1 else views.expand(atleast(1, n), (1,)) for n in nodes], 1)
 
 
 def append(arr: Any, values: Any, axis: int | None = None) -> Any:
@@ -329,14 +331,16 @@ def unstack(x: Node, /, *, axis: int = 0) -> tuple[Node, ...]:
     if x.roles[axis] == expr.POINT and expr.is_virtual(x):
         all_entries("numpy.unstack along a point axis", x)
     return tuple(
-        expr.squeeze(_piece(x, axis, slice(k, k + 1)), (axis,)) for k in range(x.shape[axis])
+        views.squeeze(_piece(x, axis, slice(k, k + 1)), (axis,)) for k in range(x.shape[axis])
     )
 
 
 def _piece(a: Node, axis: int, select: slice) -> Node:
-    return expr.view(
+    return views.view(
         a,
-        expr.View(a.ndim, [expr.axis(n, select if n == axis else ALL) for n in range(a.ndim)], {}),
+        views.View(
+            a.ndim, [views.axis(n, select if n == axis else ALL) for n in range(a.ndim)], {}
+        ),
     )
 
 

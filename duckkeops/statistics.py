@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
 
-from duckkeops import expr, ops, reductions, rewrite
+from duckkeops import expr, ops, reductions, rewrite, views
 from duckkeops.expr import Apply, Node
 from duckkeops.genuine import all_entries, call, cast, dense, evaluated, expand
 from duckkeops.indexing import diagonal_node, written
@@ -360,7 +360,7 @@ def _count(where: Any, a: Node, axes: tuple[int, ...], keepdims: Any) -> Any:
         return math.prod(a.shape[k] for k in axes)
     mask = ops.cast(_mask(where, a), np.dtype(bool))
     if mask.ndim < a.ndim:
-        mask = expr.expand(mask, range(a.ndim - mask.ndim))
+        mask = views.expand(mask, range(a.ndim - mask.ndim))
     mask = rewrite.retag(mask, a.roles)
     times = math.prod(a.shape[k] for k in axes if mask.shape[k] == 1)
     return call("multiply", fold("sum", (mask,), axes, keepdims), times)
@@ -521,8 +521,8 @@ def _aligned_weights(a: Node, axis: Axis, axes: tuple[int, ...], w: Node) -> Nod
             "Shape of weights must be consistent with shape of a along specified axis: "
             f"{w.shape} and {a.shape}, axis {axis}."
         )
-    w = expr.permute(w, sorted(range(len(order)), key=order.__getitem__))
-    return expr.expand(w, [k for k in range(a.ndim) if k not in axes])
+    w = views.permute(w, sorted(range(len(order)), key=order.__getitem__))
+    return views.expand(w, [k for k in range(a.ndim) if k not in axes])
 
 
 # -- logarithms of sums ----------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from duckkeops import expr, ops
+from duckkeops import expr, ops, views
 from duckkeops.engines import blocks
 from duckkeops.expr import Broadcast, Concat, Input, Node, Scalar
 from duckkeops.reductions import BY_NAME, reduce
@@ -37,7 +37,7 @@ def node_of(a: np.ndarray, library: str = "numpy", roles: str | None = None) -> 
 
 
 def squared_distances(x: Node, y: Node) -> Node:
-    gap = ops.call("subtract", expr.expand(x, [1]), expr.expand(y, [0]))
+    gap = ops.call("subtract", views.expand(x, [1]), views.expand(y, [0]))
     return reduce(BY_NAME["sum"], (ops.call("square", gap),), (2,))
 
 
@@ -94,7 +94,7 @@ def test_folds_over_points_inside_an_expression(tile_bytes):
         ops.call("exp", ops.call("negative", squared_distances(node_of(a), node_of(b))))
         for a, b in ((x, y), (y, z))
     ]
-    product = ops.call("multiply", expr.expand(kernel[0], [2]), expr.expand(kernel[1], [0]))
+    product = ops.call("multiply", views.expand(kernel[0], [2]), views.expand(kernel[1], [0]))
     inner = reduce(BY_NAME["sum"], (product,), (1,))  # K1 @ K2
     want = np.exp(-dense_distances(x, y)) @ np.exp(-dense_distances(y, z))
     np.testing.assert_allclose(blocks.dense(inner, tile_bytes=tile_bytes), want)
@@ -131,7 +131,7 @@ def test_scalars_broadcasts_and_concatenations(library):
     node = node_of(x, library)
     shifted = ops.call("add", ops.call("multiply", node, 2), 0.5)
     joined = Concat(
-        (shifted, Broadcast(expr.view(node, expr.View(2, [expr.axis(1)], {0: 0})), (4, 3))),
+        (shifted, Broadcast(views.view(node, views.View(2, [views.axis(1)], {0: 0})), (4, 3))),
         1,
         x.dtype,
     )

@@ -9,7 +9,7 @@ import warnings
 import numpy as np
 import pytest
 
-from duckkeops import LazyArray, config, evaluate, expr, ops, reductions
+from duckkeops import LazyArray, config, evaluate, expr, ops, reductions, views
 from duckkeops.engines import blocks, cpu
 from duckkeops.expr import Apply, Input, Node
 
@@ -69,11 +69,11 @@ def all_entries(nodes: list[Node]) -> list[np.ndarray]:
     label = Input(np.arange(len(nodes), dtype=np.int32), np.dtype(np.int32), "f")
     pair = points(np.zeros((1, N), np.int8))  # makes every value vary over both axes
     wide = [ops.call("where", ops.call("equal", pair, 0), n, n) for n in nodes]
-    chosen = expr.expand(wide[0], [2])
+    chosen = views.expand(wide[0], [2])
     for k, node in enumerate(wide[1:], 1):
-        chosen = ops.call("where", ops.call("equal", label, k), expr.expand(node, [2]), chosen)
+        chosen = ops.call("where", ops.call("equal", label, k), views.expand(node, [2]), chosen)
     if chosen.ndim == 3 and chosen.shape[2] == 1:
-        chosen = expr.broadcast_to(chosen, (M, N, 1))
+        chosen = views.broadcast_to(chosen, (M, N, 1))
     root = reductions.reduce(reductions.BY_NAME["topk"], [chosen], (1,), k=N)
     with config(engine="cpu"):
         values, index = evaluate.evaluate(root)
@@ -474,18 +474,18 @@ def test_features_of_the_result() -> None:
     fold = reductions.BY_NAME["sum"]
     hidden = ops.call(
         "maximum",
-        reductions.reduce(fold, [ops.call("multiply", expr.expand(u, [3]), ua)], (2,)),
+        reductions.reduce(fold, [ops.call("multiply", views.expand(u, [3]), ua)], (2,)),
         0.25,
     )
     out = reductions.reduce(
-        fold, [ops.call("multiply", expr.expand(hidden, [3]), bb)], (2,)
+        fold, [ops.call("multiply", views.expand(hidden, [3]), bb)], (2,)
     )  # (6, 7, 4)
     dense = np.maximum((x[:, None] - y) @ a, 0.25) @ b
     for name, f in (("sum", np.sum), ("max", np.max), ("var", np.var)):
         with config(engine="cpu"):
             got = evaluate.evaluate(reductions.reduce(reductions.BY_NAME[name], [out], (1,)))
         np.testing.assert_allclose(got, f(dense, axis=1), rtol=1e-12, atol=1e-15)
-    outer = ops.call("multiply", expr.expand(u, [3]), expr.expand(u, [2]))  # (6, 7, 3, 3)
+    outer = ops.call("multiply", views.expand(u, [3]), views.expand(u, [2]))  # (6, 7, 3, 3)
     with config(engine="cpu"):
         got = evaluate.evaluate(reductions.reduce(fold, [outer], (1,)))
     d = x[:, None] - y
@@ -496,7 +496,7 @@ def test_softmax_weighted_sum() -> None:
     x, y, v = rng.random((6, 1)) * 40, rng.random((1, 70)) * 40, rng.random((70, 3))
     s = ops.call("multiply", points(x), points(y))
     row = reductions.BY_NAME["softmax_sum"]
-    root = reductions.reduce(row, [expr.expand(s, [2]), Input(v[None], v.dtype, "ppf")], (1,))
+    root = reductions.reduce(row, [views.expand(s, [2]), Input(v[None], v.dtype, "ppf")], (1,))
     weights = np.exp(x * y - (x * y).max(1, keepdims=True))
     with config(engine="cpu"):
         got = evaluate.evaluate(root)
@@ -507,7 +507,7 @@ def test_concatenated_features() -> None:
     """Kernels know no concatenation: folds over it are split, results of it are joined."""
     x, y = rng.random((6, 2)), rng.random((7, 3))
     xi, yj = Input(x[:, None], x.dtype, "ppf"), Input(y[None], y.dtype, "ppf")
-    both = ops.call("square", expr.concatenate([ops.call("multiply", xi, 2.0), yj], 2, x.dtype))
+    both = ops.call("square", views.concatenate([ops.call("multiply", xi, 2.0), yj], 2, x.dtype))
     parts = (
         np.concatenate(
             [np.broadcast_to(2 * x[:, None], (6, 7, 2)), np.broadcast_to(y, (6, 7, 3))], 2

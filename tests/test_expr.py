@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from duckkeops import expr, ops, reductions
+from duckkeops import expr, ops, reductions, views
 from duckkeops.engines import blocks
 from duckkeops.errors import RoleError, ShapeError
-from duckkeops.expr import Apply, Broadcast, Concat, Input, Node, Scalar, View, axis
+from duckkeops.expr import Apply, Broadcast, Concat, Input, Node, Scalar
+from duckkeops.views import View, axis
 
 FLOAT = np.dtype(float)
 
@@ -99,7 +100,7 @@ def test_roles_of_concatenations():
     x, y = leaf((4, 1, 3), "ppf"), leaf((1, 5, 2), "ppf")
     assert Concat((x, y), 2, FLOAT).roles == "ppf"
     assert Concat((leaf((4, 3), "pf"), leaf((2, 3), "pf")), 0, FLOAT).roles == "pf"
-    assert expr.stack([leaf((4,), "p"), leaf((4,), "p")], 1, FLOAT).roles == "pf"
+    assert views.stack([leaf((4,), "p"), leaf((4,), "p")], 1, FLOAT).roles == "pf"
     with pytest.raises(RoleError, match="cannot concatenate: axis -1 is a"):
         Concat((leaf((4, 3), "pf"), leaf((4, 2), "pp")), 1, FLOAT)
     assert Concat((leaf((4, 3), "pf"), leaf((4, 2), "pp", bare=True)), 1, FLOAT).roles == "pf"
@@ -112,7 +113,7 @@ def test_virtual_means_that_no_input_spans_the_points():
     x, y, w = leaf((4, 1, 3), "ppf"), leaf((1, 5, 3), "ppf"), leaf((4, 5, 1), "ppf")
     assert expr.is_virtual(add(x, y)) and not expr.is_virtual(x) and not expr.is_virtual(add(w, x))
     same = leaf((4, 3), "pf")
-    pairs = add(expr.expand(same, [1]), expr.expand(same, [0]))
+    pairs = add(views.expand(same, [1]), views.expand(same, [0]))
     assert expr.is_virtual(pairs)  # each occurrence counts for itself
     one = leaf((1, 5, 3), "ppf")
     assert not expr.is_virtual(add(leaf((1, 1, 3), "ppf"), one))  # axes of length 1 do not count
@@ -201,10 +202,10 @@ def expressions(draw: st.DrawFn, whole: tuple[int, ...], roles: str, depth: int)
     if kind == "fold" and x.ndim:
         k = draw(st.integers(0, x.ndim - 1))
         name = draw(st.sampled_from(["sum", "argmin", "max"] if a.shape[k] else ["sum"]))
-        return expr.expand(_reduced(name, x, k), [k]), getattr(np, name)(a, axis=k, keepdims=True)
+        return views.expand(_reduced(name, x, k), [k]), getattr(np, name)(a, axis=k, keepdims=True)
     if kind == "contract":
         z = draw(st.integers(1, 3).map(lambda n: np.arange(n) - 1))
-        inner = ops.call("multiply", expr.expand(x, [x.ndim]), Input(z, z.dtype, "f"))
+        inner = ops.call("multiply", views.expand(x, [x.ndim]), Input(z, z.dtype, "f"))
         return _reduced("sum", inner, x.ndim), (a[..., None] * z).sum(-1)
     if kind == "concat" and x.ndim:
         return draw(concatenations((x, a), one))
@@ -225,8 +226,8 @@ def concatenations(draw: st.DrawFn, first: Pair, one: st.SearchStrategy[Pair]) -
     """
     (x, a), (y, b) = first, draw(one)
     n = max(x.ndim, y.ndim)
-    x, a = expr.expand(x, range(n - x.ndim)), a.reshape((1,) * (n - a.ndim) + a.shape)
-    y, b = expr.expand(y, range(n - y.ndim)), b.reshape((1,) * (n - b.ndim) + b.shape)
+    x, a = views.expand(x, range(n - x.ndim)), a.reshape((1,) * (n - a.ndim) + a.shape)
+    y, b = views.expand(y, range(n - y.ndim)), b.reshape((1,) * (n - b.ndim) + b.shape)
     k = draw(st.integers(0, n - 1))
     if a.shape[k] != b.shape[k]:
         return x, a
@@ -242,13 +243,13 @@ def concatenations(draw: st.DrawFn, first: Pair, one: st.SearchStrategy[Pair]) -
 
 
 def _cut(x: Node, k: int, s: slice) -> Node:
-    return expr.view(
+    return views.view(
         x, View(x.ndim, [axis(b, s if b == k else slice(None)) for b in range(x.ndim)], {})
     )
 
 
 @st.composite
-def views(draw: st.DrawFn, shape: tuple[int, ...]) -> View:
+def some_views(draw: st.DrawFn, shape: tuple[int, ...]) -> View:
     entries: list[Any] = []
     dropped: dict[int, int] = {}
     joint = (
@@ -297,8 +298,8 @@ def test_views_are_those_of_numpy(data: st.DataObject):
     whole = tuple(data.draw(st.sampled_from([3, 2, 4, 1, 0])) for _ in roles)
     x, a = data.draw(expressions(whole, roles, 3))
     np.testing.assert_array_equal(blocks.dense(x), a)
-    how = data.draw(views(x.shape))
-    y = expr.view(x, how)
+    how = data.draw(some_views(x.shape))
+    y = views.view(x, how)
     want = seen(a, how)
     assert y.shape == want.shape == how.shape(x.shape)
     assert y.dtype == x.dtype
@@ -307,8 +308,8 @@ def test_views_are_those_of_numpy(data: st.DataObject):
         for e, role, n in zip(how.entries, y.roles, y.shape, strict=True):
             if e is not None and n != 1 and x.shape[e[0][0]] != 1:
                 assert role == ("p" if len(e[0]) > 1 else x.roles[e[0][0]])
-    again = data.draw(views(y.shape))  # a view of a view
-    np.testing.assert_array_equal(blocks.dense(expr.view(y, again)), seen(want, again))
+    again = data.draw(some_views(y.shape))  # a view of a view
+    np.testing.assert_array_equal(blocks.dense(views.view(y, again)), seen(want, again))
 
 
 @pytest.mark.parametrize("library", ["torch", "array_api_strict"])
@@ -327,24 +328,24 @@ def test_views_of_other_libraries(library: str):
         View(3, [], {0: 0, 1: 1, 2: 2}),
     ]
     for how in hows:
-        got = expr.view(x, how)
+        got = views.view(x, how)
         assert type(got.array) is type(x.array)  # type: ignore[attr-defined]
         np.testing.assert_array_equal(np.asarray(got.array), seen(a, how))  # type: ignore[attr-defined]
 
 
 def test_roles_do_not_change_with_what_a_view_leaves():
     d = add(leaf((3, 5), "pf"), leaf((5,), "p"))  # the first has more axes
-    row = expr.view(d, View(2, [axis(1)], {0: 1}))
+    row = views.view(d, View(2, [axis(1)], {0: 1}))
     assert row.roles == "f"
-    bare = add(expr.expand(leaf((4, 3), "pf"), [1]), leaf((5, 3), "pf", bare=True))
-    assert bare.roles == "ppf" and expr.permute(bare, (2, 0, 1)).roles == "fpp"
+    bare = add(views.expand(leaf((4, 3), "pf"), [1]), leaf((5, 3), "pf", bare=True))
+    assert bare.roles == "ppf" and views.permute(bare, (2, 0, 1)).roles == "fpp"
 
 
 def test_views_make_views_of_the_inputs():
     x = leaf((6, 4), "pf")
-    seen_ = expr.view(x, View(2, [axis(0, slice(None, None, -2)), None, axis(1)], {}))
+    seen_ = views.view(x, View(2, [axis(0, slice(None, None, -2)), None, axis(1)], {}))
     assert isinstance(seen_, Input) and np.shares_memory(seen_.array, x.array)
-    assert expr.permute(x, (0, 1)) is x
+    assert views.permute(x, (0, 1)) is x
 
 
 def test_shared_subexpressions_stay_shared():
@@ -352,34 +353,34 @@ def test_shared_subexpressions_stay_shared():
     for _ in range(200):
         x = ops.call("maximum", x, x)
     for how in [View(2, [axis(1), axis(0)], {}), View(2, [axis(0, np.array([1, 2]))], {1: 0})]:
-        assert len(list(expr.walk(expr.view(x, how)))) == 203
+        assert len(list(expr.walk(views.view(x, how)))) == 203
 
 
 def test_long_expressions_need_no_deep_stack():
     x = add(leaf((4, 1), "pp"), leaf((1, 5), "pp"))
     for _ in range(3000):
         x = ops.call("negative", x)
-    assert expr.permute(x, (1, 0)).shape == (5, 4)
+    assert views.permute(x, (1, 0)).shape == (5, 4)
 
 
 def test_indices_out_of_bounds():
     x = leaf((4, 3), "pf")
     with pytest.raises(IndexError, match="index 4 is out of bounds for axis 0 with 4 entries"):
-        expr.view(x, View(2, [axis(1)], {0: 4}))
+        views.view(x, View(2, [axis(1)], {0: 4}))
     with pytest.raises(IndexError, match="index -5 is out of bounds for axis 0 with 4 entries"):
-        expr.view(x, View(2, [axis(0, np.array([0, -5])), axis(1)], {}))
+        views.view(x, View(2, [axis(0, np.array([0, -5])), axis(1)], {}))
 
 
 def test_squeeze_flip_stack_concatenate():
     x, a = leaf((4, 1, 3), "ppf"), leaf((4, 1, 3), "ppf").array
-    np.testing.assert_array_equal(blocks.dense(expr.squeeze(x, [1])), a[:, 0])
-    np.testing.assert_array_equal(blocks.dense(expr.flip(x, [0, 2])), np.flip(a, (0, 2)))
-    np.testing.assert_array_equal(blocks.dense(expr.stack([x, x], 1, FLOAT)), np.stack([a, a], 1))
+    np.testing.assert_array_equal(blocks.dense(views.squeeze(x, [1])), a[:, 0])
+    np.testing.assert_array_equal(blocks.dense(views.flip(x, [0, 2])), np.flip(a, (0, 2)))
+    np.testing.assert_array_equal(blocks.dense(views.stack([x, x], 1, FLOAT)), np.stack([a, a], 1))
     np.testing.assert_array_equal(
-        blocks.dense(expr.concatenate([x, x], 2, FLOAT)), np.concatenate([a, a], 2)
+        blocks.dense(views.concatenate([x, x], 2, FLOAT)), np.concatenate([a, a], 2)
     )
     np.testing.assert_array_equal(
-        blocks.dense(expr.broadcast_to(x, (2, 4, 5, 3))), np.broadcast_to(a, (2, 4, 5, 3))
+        blocks.dense(views.broadcast_to(x, (2, 4, 5, 3))), np.broadcast_to(a, (2, 4, 5, 3))
     )
 
 
@@ -403,19 +404,19 @@ def test_reshape(shape, roles, new):
     for node in (
         x,
         ops.call("multiply", x, part),
-        add(expr.expand(x, [0]), expr.expand(part, [0])),
+        add(views.expand(x, [0]), views.expand(part, [0])),
     ):
         want = blocks.dense(node).reshape(new if node.ndim == x.ndim else (1, *new))
-        got = expr.reshape(node, want.shape)
+        got = views.reshape(node, want.shape)
         assert got.shape == want.shape
         np.testing.assert_array_equal(blocks.dense(got), want)
 
 
 def test_reshape_leaves_points_alone():
     with pytest.raises(ShapeError, match="only feature axes split and merge"):
-        expr.reshape(leaf((4, 3), "pf"), (12,))
+        views.reshape(leaf((4, 3), "pf"), (12,))
     with pytest.raises(ShapeError, match="12 entries"):
-        expr.reshape(leaf((4, 3), "pf"), (5, 3))
+        views.reshape(leaf((4, 3), "pf"), (5, 3))
 
 
 def test_walk_visits_arguments_first_and_once():

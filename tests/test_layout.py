@@ -50,6 +50,7 @@ ORDER = (
     "reductions",
     "ops",
     "operands",
+    "views",
     "expr",
     "config",
     "errors",

@@ -18,7 +18,7 @@ import pytest
 import sympy
 from gallery import FORMULAS, LEAVES, sample
 
-from duckkeops import LazyArray, config, evaluate, expr, ops, reductions
+from duckkeops import LazyArray, config, evaluate, expr, ops, reductions, views
 from duckkeops import functions as fn
 from duckkeops.engines import cpu
 from duckkeops.errors import DtypeError, UnsupportedError
@@ -80,14 +80,14 @@ def input_gradient(value: Node, cotangent: Node, wrt: Input) -> np.ndarray:
 def array_gradient(value: Node, cotangent: Node, base: np.ndarray) -> np.ndarray:
     """The gradient of an array of which the inputs are views."""
     out = np.zeros(base.size, base.dtype)
-    for view in views(value, base):
+    for view in inputs_of(value, base):
         np.add.at(
             out, like(view, base, np.arange(base.size)), input_gradient(value, cotangent, view)
         )
     return out.reshape(base.shape)
 
 
-def views(value: Node, base: np.ndarray) -> list[Input]:
+def inputs_of(value: Node, base: np.ndarray) -> list[Input]:
     return [one for one in expr.inputs(value) if np.shares_memory(one.array, base)]
 
 
@@ -175,7 +175,7 @@ def test_gradient_of_every_input(name):
 def directional(value: Node, g: Node, base: np.ndarray, direction: np.ndarray) -> list[Node]:
     """direction * d loss / d base, for each pair."""
     out = []
-    for view in views(value, base):
+    for view in inputs_of(value, base):
         for term in gradient(value, g, view):
             (vjp,) = term.node.args
             assert isinstance(vjp, Vjp)
@@ -245,7 +245,7 @@ def test_backward_of_backward():
     """A gradient is a value again: by each input, and by the cotangent of the first."""
     data = sample("xyg", ROWS, COLUMNS)
     value = lazy_value("matern52", data)
-    (x,), g = views(value, data["x"]), constant(cotangent("matern52", data), value)
+    (x,), g = inputs_of(value, data["x"]), constant(cotangent("matern52", data), value)
     ((first, _),) = gradient(value, g, x)
     v = np.random.default_rng(3).standard_normal(data["x"].shape)
 
@@ -738,7 +738,7 @@ def nodes_of_the_gallery() -> list:
         out += [
             t.node
             for leaf in f.leaves
-            for view in views(value, data[leaf])
+            for view in inputs_of(value, data[leaf])
             for t in gradient(value, g, view)
         ]
     return out
@@ -809,14 +809,14 @@ def test_latex():
 def test_errors():
     x, y = np.ones((4, 1, 3)), np.ones((1, 5, 3))
     value = sq(LazyArray(x) - LazyArray(y))._node
-    (view,), g = views(value, x), constant(np.ones((4, 1)), value)
+    (view,), g = inputs_of(value, x), constant(np.ones((4, 1)), value)
     (term,) = gradient(value, g, view)
     with config(engine="blocks"), pytest.raises(UnsupportedError, match=r"config\(engine='cpu'\)"):
         evaluate.evaluate(term.node)
     with pytest.raises(UnsupportedError, match=r"config\(engine='cpu'\)"):
         evaluate.to_dense(term.node.args[0])
     with pytest.raises(UnsupportedError, match="cannot be indexed"):
-        expr.permute(term.node.args[0], (1, 0, 2))
+        views.permute(term.node.args[0], (1, 0, 2))
     joined = Concat((value, value), 1, value.dtype)
     with pytest.raises(UnsupportedError, match="concatenated"):
         gradient(joined, g, view)
@@ -824,12 +824,12 @@ def test_errors():
     triple = np.exp(
         sq(LazyArray(x)[:, :, None] - LazyArray(y)[:, :, None] * LazyArray(z)).sum(2)
     )._node
-    ((node, _),) = gradient(triple, g, views(triple, z)[0])
+    ((node, _),) = gradient(triple, g, inputs_of(triple, z)[0])
     with pytest.raises(UnsupportedError, match="not summed"):
         gradient(
             call("exp", node.args[0]),
             constant(np.ones((4, 1, 1, 1)), node.args[0]),
-            views(triple, x)[0],
+            inputs_of(triple, x)[0],
         )
     other = Input(np.ones((4, 1, 3)), np.dtype(float), "ppf")
     assert gradient(value, g, other) == []

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from duckkeops import expr
+from duckkeops import expr, views
 from duckkeops.errors import UnsupportedError
 from duckkeops.expr import Apply, Broadcast, Concat, Input, Node, Reduce, Scalar, Vjp
 from duckkeops.reductions import astype, computed, native, result
@@ -73,10 +73,10 @@ def value(node: Reduce, xp: Any = None, tile_bytes: int = TILE_BYTES) -> Any:
 
 def _fill(work: _Work, node: Node, out: Any, tile_bytes: int) -> None:
     def cost(box: Box) -> float:
-        return _cost(expr.part((node,), node.shape, box), tile_bytes, {})
+        return _cost(views.part((node,), node.shape, box), tile_bytes, {})
 
     for box in _boxes(node.shape, _tile_lengths(node.shape, (), cost, tile_bytes)):
-        (piece,) = expr.part((node,), node.shape, box)
+        (piece,) = views.part((node,), node.shape, box)
         out[(*box, ...)] = astype(work.xp, work.whole(piece, tile_bytes), _stored(node))
 
 
@@ -86,7 +86,7 @@ def _reduced(work: _Work, node: Reduce, tile_bytes: int) -> tuple[Any, ...]:
     kept = [a for a in range(len(whole)) if a not in axes]
 
     def cost(box: Box) -> float:
-        return _cost(expr.part(node.args, whole, box), tile_bytes, {}) + _copies(node, box)
+        return _cost(views.part(node.args, whole, box), tile_bytes, {}) + _copies(node, box)
 
     lengths = _tile_lengths(whole, axes, cost, tile_bytes)
     rows = list(_boxes(node.shape, [lengths[a] for a in kept]))
@@ -96,7 +96,7 @@ def _reduced(work: _Work, node: Reduce, tile_bytes: int) -> tuple[Any, ...]:
         state: tuple[Any, ...] | None = None
         for column in _boxes([whole[a] for a in axes], [lengths[a] for a in axes]):
             box = tuple((at | dict(zip(axes, column, strict=True)))[a] for a in range(len(whole)))
-            args = expr.part(node.args, whole, box)
+            args = views.part(node.args, whole, box)
             tile = _tile(work, node, args, column, tile_bytes)
             state = tile if state is None else node.row.merge(work.xp, state, tile, node.params)
         assert state is not None
