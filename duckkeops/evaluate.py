@@ -313,7 +313,7 @@ class Built:
     components: tuple[
         tuple[np.dtype, tuple[int, ...]], ...
     ]  # dtype and trailing shape of each output array
-    compiled: cpu.Library | None = None
+    compiled: cpu.Compiled | None = None
 
 
 _kernels: dict[tuple, Built] = {}

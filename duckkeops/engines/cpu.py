@@ -170,7 +170,7 @@ def is_available() -> bool:
 # -- compiled kernels ------------------------------------------------------------------------------
 
 
-class Library:
+class Compiled:
     """A compiled kernel: its functions, ready to call."""
 
     def __init__(self, path: Path, text: str):
@@ -187,10 +187,10 @@ class Library:
         self.reduce.argtypes, self.reduce.restype = [pointer, pointer, pointer, i64, i64, i64], None
 
 
-_libraries: dict[str, Library] = {}
+_libraries: dict[str, Compiled] = {}
 
 
-def load(text: str, formula: str, exact: bool) -> Library:
+def load(text: str, formula: str, exact: bool) -> Compiled:
     """The compiled form of a source, from memory, from the cache, or from the compiler.
 
     `exact`: no product and sum are fused into one rounding.
@@ -211,7 +211,7 @@ def load(text: str, formula: str, exact: bool) -> Library:
 
 def _load(
     command: tuple[str, ...], version: str, flags: tuple[str, ...], text: str, formula: str
-) -> Library:
+) -> Compiled:
     name = source.digest(
         text, " ".join(command), version, " ".join(flags), sys.platform, platform.machine()
     )
@@ -221,7 +221,7 @@ def _load(
             _compile(command, flags, text, formula, name, part)
 
         try:
-            _libraries[name] = Library(source.cached(f"{name}.so", make), text)
+            _libraries[name] = Compiled(source.cached(f"{name}.so", make), text)
         except OSError as error:  # the folder may hold no programs (noexec)
             if not source.temporary_folder.cache_info().currsize:
                 log.warning(
@@ -230,7 +230,7 @@ def _load(
                     error,
                 )
             try:
-                _libraries[name] = Library(
+                _libraries[name] = Compiled(
                     source.cached(f"{name}.so", make, source.temporary_folder()), text
                 )
             except OSError as again:
@@ -322,7 +322,7 @@ def thread_count(wanted: int | None) -> int:
 
 
 def run(
-    library: Library,
+    library: Compiled,
     arguments: np.ndarray,
     blocks: int,
     fixed_columns: bool,
