@@ -518,6 +518,17 @@ DIVMOD(f64, )
 
 // times_power(p, n): p 2^n, rounded once, for integers n in a float vector, |n| below twice the exponent's range
 #define SCALEF(T, p) ASM2(times_power, T, "vscalef" p, "v")
+// r = t - rint(t), by an instruction that gives 0 for infinities; t comes back opaque, so that t - r is not fused with t's product
+#define OFF_INTEGER(p, t, r) __asm__("vreduce" p " $8, %1, %0" : "=v"(r), "+v"(t))
+#define EXP2(T, p) /* vscalef puts overflow, infinities and NaN right */ \
+  INL v##T exp2_##T(v##T t) { v##T r; OFF_INTEGER(p, t, r); return times_power_##T(exp2_poly_##T(r), t - r); }
+// ln 2 in two parts, n times the first is exact; vrange: r within +-bound, whatever it is where n is huge, infinite or NaN
+#define EXP(T, p, log2_e, high, low, bound) ASM2(bounded_by, T, "vrange" p " $2,", "v") \
+  INL v##T exp_##T(v##T x) { \
+    v##T t = x * (T)(log2_e), r; OFF_INTEGER(p, t, r); \
+    v##T n = t - r; \
+    r = bounded_by_##T((x - n * (T)(high)) - n * (T)(low), splat_##T((T)(bound))); \
+    return times_power_##T(exp_poly_##T(r) * (r * r) + r + (T)1, n); }
 #define TWO_STEPS(T, I, magic, bias, bits) INL v##T times_power_##T(v##T p, v##T n) { \
     v##T half = (n * (T)0.5 + (T)(magic)) - (T)(magic), rest = n - half; \
     v##I a = (v##I)(half + (T)((magic) + (bias))) << bits, b = (v##I)(rest + (T)((magic) + (bias))) << bits; \
@@ -537,17 +548,25 @@ INL vf32 exp2_poly_f32(vf32 r) {
 INL vf32 exp_poly_f32(vf32 r) {
   return (((0.0013926213466332443037f * r + 0.0083632029715758549465f) * r + 0.041666554437685938899f) * r + 0.16666576845993976311f) * r + 0.5f;
 }
+#if FILLS(4 * V) == 5
+EXP2(f32, "ps")
+#else
 INL vf32 exp2_f32(vf32 t) {
   t = bounded_f32(t, -160, 160);
   vf32 n = rint_f32(t);
   return times_power_f32(exp2_poly_f32(t - n), n);
 }
+#endif
+#if FILLS(4 * V) == 5
+EXP(f32, "ps", 1.44269504088896340736f, 0.693359375f, -2.12194440054690583e-4f, 0.35f)
+#else
 INL vf32 exp_f32(vf32 x) {  // ln 2 in two parts, n times the first is exact
   x = bounded_f32(x, -120, 120);
   vf32 n = rint_f32(x * 1.44269504088896340736f), r = x - n * 0.693359375f;
   r = r + n * 2.12194440054690583e-4f;
   return times_power_f32(exp_poly_f32(r) * (r * r) + r + 1.0f, n);
 }
+#endif
 INL vf32 expm1_f32(vf32 x) {
   vf32 y = bounded_f32(x, -30, 89), n = rint_f32(y * 1.44269504088896340736f), r = y - n * 0.693359375f;
   r = r + n * 2.12194440054690583e-4f;
@@ -573,17 +592,25 @@ INL vf64 exp_poly_f64(vf64 r) {
            + 0.00019841269863105968748) * r + 0.0013888888917281793308) * r + 0.0083333333333300513464) * r + 0.041666666666623991516) * r
            + 0.16666666666666667456) * r + 0.5;
 }
+#if FILLS(8 * V) == 5
+EXP2(f64, "pd")
+#else
 INL vf64 exp2_f64(vf64 t) {
   t = bounded_f64(t, -1100, 1100);
   vf64 n = rint_f64(t);
   return times_power_f64(exp2_poly_f64(t - n), n);
 }
+#endif
+#if FILLS(8 * V) == 5
+EXP(f64, "pd", 1.44269504088896340736, 6.93147180369123816490e-01, 1.90821492927058770002e-10, 0.35)
+#else
 INL vf64 exp_f64(vf64 x) {
   x = bounded_f64(x, -760, 760);
   vf64 n = rint_f64(x * 1.44269504088896340736), r = x - n * 6.93147180369123816490e-01;
   r = r - n * 1.90821492927058770002e-10;
   return times_power_f64(exp_poly_f64(r) * (r * r) + r + 1.0, n);
 }
+#endif
 INL vf64 expm1_f64(vf64 x) {
   vf64 y = bounded_f64(x, -60, 710), n = rint_f64(y * 1.44269504088896340736), r = y - n * 6.93147180369123816490e-01;
   r = r - n * 1.90821492927058770002e-10;
