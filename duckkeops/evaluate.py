@@ -382,30 +382,39 @@ def launch(node: Reduce, settings: Settings) -> tuple[Any, ...]:
     rows = 1 if axes.lane is None else node.whole[axes.lane]
     outer = [node.whole[a] for a in axes.outer]
     features = [node.whole[a] for a in axes.features]
-    outs = [np.empty((*outer, rows, *features, *extra), t) for t, extra in kernel.components]
-    keep: list[Any] = []
-    arguments = np.array(_arguments(kernel, node, nodes, outs, keep), np.uint64).view(np.int64)
     blocks_of_rows = math.prod(outer) * -(-rows // (kernel.rows * lanes))
+    splits = plan.splits(node, axes, blocks_of_rows)
+    shape = (*outer, rows, *features)
+    outs = [np.empty((splits, *shape, *extra), t) for t, extra in kernel.components]
+    keep: list[Any] = []
+    numbers = _arguments(kernel, node, nodes, outs, splits, keep)
+    arguments = np.array(numbers, np.uint64).view(np.int64)
     threads = cpu.thread_count(settings.threads)
     if kernel.compiled is None:
         kernel.compiled = cpu.load(kernel.text, kernel.formula, settings.precision == "exact")
     cpu.run(
         kernel.compiled,
         arguments,
-        blocks_of_rows,
+        blocks_of_rows * splits,
         kernel.fixed_columns,
         plan.seconds(node, nodes, lanes, 1),
         threads,
         (outs, keep),
     )
+    parts = _joined(node, tuple(outs), np)
     return tuple(
         _in_order(out, node, axes, extra)
-        for out, (_, extra) in zip(outs, kernel.components, strict=True)
+        for out, (_, extra) in zip(parts, kernel.components, strict=True)
     )
 
 
 def _arguments(
-    kernel: Built, node: Reduce, by_number: Sequence[Any], outs: list, keep: list
+    kernel: Built,
+    node: Reduce,
+    by_number: Sequence[Any],
+    outs: list,
+    splits: int,
+    keep: list,
 ) -> list[int]:
     """The entries of the kernel's argument array; the arrays that it reads go to `keep`."""
     arrays: dict[int, np.ndarray] = {}
@@ -426,6 +435,8 @@ def _arguments(
             value = array(e[1]).strides[e[2]]
         elif kind == "pointer":
             value = array(e[1]).__array_interface__["data"][0]
+        elif kind == "splits":
+            value = splits
         elif kind == "size":
             value = 1 if e[1] < 0 else node.whole[e[1]]
         elif kind == "length":
@@ -487,6 +498,11 @@ def _merged(node: Reduce, parts: tuple[np.ndarray, ...], xp: Any) -> tuple[Any, 
         parts = (*parts[:k], parts[k] + lanes * inner, *parts[k + 1 :])
     if parts[0].ndim and parts[0].shape[0] == 0:
         raise AssertionError("empty reductions are computed by the library itself")
+    return _joined(node, parts, xp)
+
+
+def _joined(node: Reduce, parts: tuple[np.ndarray, ...], xp: Any) -> tuple[np.ndarray, ...]:
+    """Merge states along axis 0, neighbours first: always in the same order."""
     with np.errstate(all="ignore"):
         while (n := parts[0].shape[0]) > 1:
             even = n // 2 * 2

@@ -87,6 +87,24 @@ def tile_shape(registers: int) -> object:
     return choose
 
 
+SPLIT_BLOCKS = 64  # row blocks that keep many threads busy
+SPLIT_COLUMNS = 4096  # of the first column axis: fewer are not worth a merge
+SPLIT_PAIRS = 1 << 22  # below, a reduction takes a millisecond or so
+
+
+def splits(node: Reduce, axes: LoopAxes, blocks: int) -> int:
+    """Into how many parts the columns are cut where row blocks are few.
+
+    It depends on the sizes alone, so that results are the same for any number of threads.
+    """
+    if blocks >= SPLIT_BLOCKS or not axes.columns or pairs(node) < SPLIT_PAIRS:
+        return 1
+    behind = math.prod(node.whole[a] for a in axes.columns[1:])
+    columns = node.whole[axes.columns[0]]
+    wanted = -(-SPLIT_BLOCKS // max(blocks, 1))
+    return max(1, min(wanted, columns, columns * behind // SPLIT_COLUMNS))
+
+
 def operations(node: Reduce, nodes: Sequence[Node]) -> float:
     """Rough vector operations a pair: each operation counts once for each of its features."""
     total = 0.0

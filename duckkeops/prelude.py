@@ -27,9 +27,9 @@ STACK_BYTES = 65536  # of one array of a kernel
 class Layout:
     """What the engine writes into the kernel's argument array, entry by entry.
 
-    ("size", axis) of the whole; ("length", node, axis) of an inner fold; ("pointer", node);
-    ("stride", node, axis) in bytes; ("value", node, dtype) of a parameter, in two entries; ("out",
-    component); ("out stride", component, axis).
+    ("splits",) of the first column axis; ("size", axis) of the whole; ("length", node, axis) of an
+    inner fold; ("pointer", node); ("stride", node, axis) in bytes; ("value", node, dtype) of a
+    parameter, in two entries; ("out", component).
     """
 
     entries: tuple[tuple, ...]
@@ -85,8 +85,8 @@ class Prelude:
         self.scalars, self.storage, self.vector_bytes = scalars, storage, vector_bytes
         self.lower = Lower(program, LANE, tuple(axes.columns), axes.outer, fast)
         self.plan = Scheduler(self.lower, roots)
-        self.entries: list[tuple] = []
-        self.names: list[str] = []
+        self.entries: list[tuple] = [("splits",)]
+        self.names = ["SPLITS"]
         self.columns = list(axes.columns)
         self.inner = self.columns[-1]
         self.lines: list[str] = []
@@ -337,6 +337,7 @@ class Prelude:
     def _column_table(self) -> list[str]:
         members = " ".join(f"struct Col_{c} *{c};" for c in self.columns)
         sizes = ", ".join(self.length(c) for c in self.columns)
+        outer = "*".join(self.length(c) for c in self.axes.outer)
         out = [
             f"struct Cols {{ {members} }};",
             f"INL void column_sizes(const i64 *a, i64 *sizes) {{ const i64 s[] = {{{sizes}}}; "
@@ -354,6 +355,8 @@ class Prelude:
             "    return used;",
             "}",
             f"INL i64 row_count(const i64 *a) {{ return {self.length(LANE)}; }}",
+            f"INL i64 outer_count(const i64 *a) {{ return {outer or 1}; }}",
+            f"enum {{ RECORD_BYTES = {' + '.join(f'(int)sizeof(struct Col_{c})' for c in self.columns)} }};",
         ]
 
     def _fill_column(self) -> list[str]:

@@ -25,7 +25,7 @@
 #define UNROLL _Pragma("GCC unroll 32")
 #endif
 enum { NI = 2, NJ = 4, COLUMN_AXES = 1, OUTPUTS = 1 };
-enum { X1_1, X1_2, X0_0, X0_2, SIZE_j, SIZE_i, X0, X1, OUT0, ARGUMENTS };
+enum { SPLITS, X1_1, X1_2, X0_0, X0_2, SIZE_j, SIZE_i, X0, X1, OUT0, ARGUMENTS };
 #include "vector.h"
 #include "special.h"
 struct Par {  };  // the same for all pairs
@@ -40,6 +40,8 @@ INL i64 columns_at(const i64 *a, char *records, struct Cols *cols) {
     return used;
 }
 INL i64 row_count(const i64 *a) { return a[SIZE_i]; }
+INL i64 outer_count(const i64 *a) { return 1; }
+enum { RECORD_BYTES = (int)sizeof(struct Col_j) };
 struct At { const char *x0; const char *x1; };
 INL void locate(const i64 *a, i64 outer, struct At *at) {
     at->x0 = (const char *)a[X0];

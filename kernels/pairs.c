@@ -6,20 +6,35 @@
 //   fill_par, fill_row, fill_col_j, columns_at, column_sizes, row_count, locate, output_at
 //   pairs                      the formula of one tile, handed to the reduction's `take`
 //   Acc, Head, start, take, merge, store, BLOCK    the reduction (reductions.h)
-// `a` is the array of arguments: sizes, addresses, strides in bytes, parameters. Work is counted in row blocks of NI * V rows.
+// `a` is the array of arguments: sizes, addresses, strides in bytes, parameters, a[SPLITS]. Work is counted in row blocks of
+// NI * V rows; where rows are few the columns of the first axis are split, and each split is a row block of its own.
 #ifndef DUCKKEOPS_PRELUDE
 #include "example_prelude.h"  // so that this file compiles, and is tested, alone
 #endif
 
-enum { ROWS_A_BLOCK = NI * V, LOCAL = sizeof(Acc) * OUTPUTS <= 2048 };
+// The state of one row block. GROUP of them take turns at a panel of columns, which so stays in the second-level cache.
+struct State {
+    struct Row r[NI];
+    Head head;
+    Acc acc[OUTPUTS];
+    i64 i[NI];  // first rows of the vectors
+    int n[NI];  // valid rows of each vector; the others repeat the last one
+};
+enum {
+    ROWS_A_BLOCK = NI * V,
+    COLUMN_BYTES = COLUMN_AXES == 1 ? RECORD_BYTES : 0,
+    GROUP = COLUMN_BYTES >= 128 && sizeof(struct State) <= 32768 ? 16 : 1,
+    PANEL = GROUP == 1 ? 1 << 30 : COLUMN_BYTES >= 512 ? 512 : 1024,  // columns: whole blocks of sums
+    LOCAL = sizeof(Acc) * OUTPUTS <= 2048,                              // the accumulators fit on the stack
+};
 
-// Bytes of scratch memory for the records of all columns, and for one thread's row block. Par may be large: a matrix.
+// Bytes of scratch memory for the records of all columns, and for one thread's row blocks. Par may be large: a matrix.
 enum { PAR_BYTES = sizeof(struct Par) + 64, PAR_LOCAL = sizeof(struct Par) <= 4096 };
 i64 record_bytes(const i64 *a) {
     struct Cols cols;
     return columns_at(a, 0, &cols) + PAR_BYTES + 64;
 }
-i64 work_bytes(void) { return PAR_BYTES + NI * (i64)sizeof(struct Row) + 2 * (i64)sizeof(Acc) * OUTPUTS + 192; }
+i64 work_bytes(void) { return PAR_BYTES + GROUP * (i64)sizeof(struct State) + (i64)sizeof(Acc) * OUTPUTS + 192; }
 
 // Unless precision="exact", results too small for a normal number become 0, as on a GPU: on many processors each of them
 // costs a hundred cycles, and the tail of every Gaussian is full of them. Undone before we return to the caller's own work.
@@ -45,92 +60,111 @@ INL void restore_subnormals(int before) { (void)before; }
 
 INL char *aligned(char *p) { return p + (-(i64)p & 63); }
 
-INL void fill_columns(const i64 *a, const struct At *at, const struct Par *p, struct Cols *cols) {
+// Fill the records of the columns first .. last - 1 of the first axis, and of all columns of the others.
+INL void fill_columns(const i64 *a, const struct At *at, const struct Par *p, i64 first, i64 last, struct Cols *cols) {
     i64 sizes[COLUMN_AXES];
     column_sizes(a, sizes);
     for (int m = 0; m < COLUMN_AXES; ++m)
-        for (i64 first = 0; first < sizes[m]; first += V) {
-            const i64 left = sizes[m] - first;
-            fill_column(m, a, at, p, first, left < V ? (int)left : V, cols);
-        }
+        for (i64 j = m ? 0 : first, end = m ? sizes[m] : last; j < end; j += V)
+            fill_column(m, a, at, p, j, end - j < V ? (int)(end - j) : V, cols);
 }
 
 // Compute the records of the columns, where they are the same for all outer indices.
 void pack(const i64 *a, char *records) {
+    i64 sizes[COLUMN_AXES];
     struct At at;
     struct Cols cols;
     struct Par *const par = (struct Par *)(aligned(records) + columns_at(a, aligned(records), &cols));
+    column_sizes(a, sizes);
     locate(a, 0, &at);
     fill_par(a, &at, par);
-    fill_columns(a, &at, par, &cols);
+    fill_columns(a, &at, par, 0, sizes[0], &cols);
 }
 
-// Row blocks first .. last - 1, counted over all outer indices. `packed`: the records hold the columns already.
+// All columns j .. end - 1 of the last axis, for one row block. Sums are taken over BLOCK columns first.
+INL void sweep(const i64 *a, const struct At *at, const struct Par *par, const struct Cols *cols, i64 *c, i64 index, i64 j,
+               i64 end, struct State *s, Acc *part) {
+    const int apart = BLOCK < 1 << 30, copied = LOCAL && !apart;
+    Acc *const acc = LOCAL || apart ? part : s->acc;
+    if (copied)
+        for (int e = 0; e < OUTPUTS; ++e) part[e] = s->acc[e];
+    while (j < end) {
+        const i64 stop = !apart || end - j < BLOCK ? end : j + BLOCK;
+        if (apart)
+            for (int e = 0; e < OUTPUTS; ++e) start(part + e);
+        for (; j + NJ <= stop; j += NJ) {
+            c[COLUMN_AXES - 1] = j;
+            pairs(NJ, a, at, par, s->r, s->i, s->n, cols, c, index + j, &s->head, acc);
+        }
+        for (; j < stop; ++j) {
+            c[COLUMN_AXES - 1] = j;
+            pairs(1, a, at, par, s->r, s->i, s->n, cols, c, index + j, &s->head, acc);
+        }
+        if (apart)
+            for (int e = 0; e < OUTPUTS; ++e) merge(s->acc + e, part + e);
+    }
+    if (copied)
+        for (int e = 0; e < OUTPUTS; ++e) s->acc[e] = part[e];
+}
+
+// Row blocks first .. last - 1, counted over all splits of the first column axis and all outer indices. Each split has a state
+// of its own in the output. `packed`: the records hold the columns already.
 void reduce(const i64 *a, char *records, char *work, i64 packed, i64 first, i64 last) {
-    const i64 rows = row_count(a), blocks = (rows + ROWS_A_BLOCK - 1) / ROWS_A_BLOCK;
-    i64 here = -1, sizes[COLUMN_AXES];
+    const i64 rows = row_count(a), blocks = (rows + ROWS_A_BLOCK - 1) / ROWS_A_BLOCK, outers = outer_count(a);
+    i64 here = -1, sizes[COLUMN_AXES], behind = 1;
     struct At at;
     struct Cols cols;
     struct Par near_par[PAR_LOCAL], *const par = PAR_LOCAL ? near_par : (struct Par *)aligned(work);
-    struct Row *r = (struct Row *)aligned(work + PAR_BYTES);
-    Acc near[LOCAL ? 2 * OUTPUTS : 1];
-    Acc *const acc = LOCAL ? near : (Acc *)aligned((char *)(r + NI));
-    Acc *const part = BLOCK < 1 << 30 ? acc + OUTPUTS : acc;
+    struct State near_state[GROUP == 1 && LOCAL], *const states = GROUP == 1 && LOCAL ? near_state : (struct State *)aligned(work + PAR_BYTES);
+    Acc near[LOCAL ? OUTPUTS : 1], *const part = LOCAL ? near : (Acc *)(states + GROUP);
     columns_at(a, aligned(records), &cols);
     column_sizes(a, sizes);
-    const i64 n_columns = sizes[COLUMN_AXES - 1];
+    for (int m = 1; m < COLUMN_AXES; ++m) behind *= sizes[m];
     const u64 before = flush_subnormals();
 
-    for (i64 block = first; block < last; ++block) {
-        const i64 outer = block / blocks, top = block % blocks * ROWS_A_BLOCK;
-        if (outer != here) {
+    for (i64 block = first, group; block < last; block += group) {
+        const i64 place = block / blocks, split = place / outers, outer = place % outers, top = block % blocks;
+        const i64 begin = sizes[0] * split / a[SPLITS], end = sizes[0] * (split + 1) / a[SPLITS];
+        group = blocks - top < last - block ? blocks - top : last - block;
+        if (group > GROUP) group = GROUP;
+        if (place != here) {
             locate(a, outer, &at);
             fill_par(a, &at, par);
-            if (!packed) fill_columns(a, &at, par, &cols);
-            here = outer;
+            if (!packed) fill_columns(a, &at, par, begin, end, &cols);
+            here = place;
         }
-        i64 i[NI];
-        int n[NI];  // valid rows of each vector; the others repeat the last one
-        for (int k = 0; k < NI; ++k) {
-            const i64 left = rows - (top + k * V);
-            i[k] = left > 0 ? top + k * V : rows - 1;
-            n[k] = left >= V ? V : left > 0 ? (int)left : 1;
-            fill_row(a, &at, par, i[k], n[k], r + k);
+        for (int g = 0; g < group; ++g) {
+            struct State *const s = states + g;
+            for (int k = 0; k < NI; ++k) {
+                const i64 row = (top + g) * ROWS_A_BLOCK + k * V, left = rows - row;
+                s->i[k] = left > 0 ? row : rows - 1;
+                s->n[k] = left >= V ? V : left > 0 ? (int)left : 1;
+                fill_row(a, &at, par, s->i[k], s->n[k], s->r + k);
+            }
+            start_head(&s->head);
+            for (int e = 0; e < OUTPUTS; ++e) start(s->acc + e);
         }
-        Head head;
-        start_head(&head);
-        for (int e = 0; e < OUTPUTS; ++e) start(acc + e);
 
-        i64 c[COLUMN_AXES] = {0}, index = 0;
-        for (int axis = 0; axis >= 0;) {
-            i64 j = 0;
-            while (j < n_columns) {
-                const i64 end = n_columns - j < BLOCK ? n_columns : j + BLOCK;
-                if (part != acc)
-                    for (int e = 0; e < OUTPUTS; ++e) start(part + e);
-                for (; j + NJ <= end; j += NJ) {
-                    c[COLUMN_AXES - 1] = j;
-                    pairs(NJ, a, &at, par, r, i, n, &cols, c, index + j, &head, part);
-                }
-                for (; j < end; ++j) {
-                    c[COLUMN_AXES - 1] = j;
-                    pairs(1, a, &at, par, r, i, n, &cols, c, index + j, &head, part);
-                }
-                if (part != acc)
-                    for (int e = 0; e < OUTPUTS; ++e) merge(acc + e, part + e);
-            }
-            index += n_columns;
-            for (axis = COLUMN_AXES - 2; axis >= 0 && ++c[axis] == sizes[axis]; --axis) c[axis] = 0;
+        i64 c[COLUMN_AXES] = {COLUMN_AXES > 1 ? begin : 0}, index = COLUMN_AXES > 1 ? begin * behind : 0;
+        const i64 from = COLUMN_AXES > 1 ? 0 : begin, to = COLUMN_AXES > 1 ? sizes[COLUMN_AXES - 1] : end;
+        for (int axis = COLUMN_AXES > 1 && begin == end ? -1 : 0; axis >= 0;) {
+            for (i64 j = from; j < to; j += PANEL)
+                for (int g = 0; g < group; ++g)
+                    sweep(a, &at, par, &cols, c, index, j, to - j < PANEL ? to : j + PANEL, states + g, part);
+            index += to;
+            for (axis = COLUMN_AXES - 2; axis >= 0 && ++c[axis] == (axis ? sizes[axis] : end); --axis) c[axis] = 0;
         }
-        for (int k = 0; k < NI; ++k) {
-            const i64 left = rows - (top + k * V);
-            if (left <= 0) break;
-            for (int e = 0; e < OUTPUTS; ++e) {
-                char *out[COMPONENTS];
-                output_at(a, outer * rows + i[k], e, out);
-                store(&head, acc + e, k, out, OUTPUTS, n[k]);
+
+        for (int g = 0; g < group; ++g)
+            for (int k = 0; k < NI; ++k) {
+                const i64 row = (top + g) * ROWS_A_BLOCK + k * V, left = rows - row;
+                if (left <= 0) break;
+                for (int e = 0; e < OUTPUTS; ++e) {
+                    char *out[COMPONENTS];
+                    output_at(a, place * rows + row, e, out);
+                    store(&states[g].head, states[g].acc + e, k, out, OUTPUTS, left < V ? (int)left : V);
+                }
             }
-        }
     }
     restore_subnormals(before);
 }

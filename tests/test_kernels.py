@@ -46,7 +46,7 @@ def test_pairs_compiles_and_runs_alone(tmp_path: Path) -> None:
     text, entries = example(node)
     folder = source.kernels_folder()
     assert (folder / "example_prelude.h").read_text() == text, (
-        "write example(gaussian(x, y))[0] to kernels/example_prelude.h"
+        "run python tests/test_kernels.py, which writes kernels/example_prelude.h"
     )
 
     library = tmp_path / "pairs.so"
@@ -63,7 +63,7 @@ def test_pairs_compiles_and_runs_alone(tmp_path: Path) -> None:
     pairs = ctypes.CDLL(str(library))
     out = np.zeros(37, np.float32)
     kernel = evaluate.Built(text, "", entries, 0, 4, True, ())
-    arguments = np.array(evaluate._arguments(kernel, node, walk(node), [out], []), np.uint64)
+    arguments = np.array(evaluate._arguments(kernel, node, walk(node), [out], 1, []), np.uint64)
     a = ctypes.c_void_p(arguments.ctypes.data)
     pairs.record_bytes.restype = pairs.work_bytes.restype = ctypes.c_int64
     records, work = (
@@ -74,3 +74,8 @@ def test_pairs_compiles_and_runs_alone(tmp_path: Path) -> None:
     pairs.pack(a, r)
     pairs.reduce(a, r, w, ctypes.c_int64(1), ctypes.c_int64(0), ctypes.c_int64(-(-37 // 8)))
     np.testing.assert_allclose(out, np.exp(-((x[:, None] - y) ** 2).sum(-1)).sum(1), rtol=1e-5)
+
+
+if __name__ == "__main__":
+    x = np.zeros((2, 3), np.float32)
+    (source.kernels_folder() / "example_prelude.h").write_text(example(gaussian(x, x))[0])
