@@ -324,7 +324,8 @@ def built(node: Reduce, axes: plan.LoopAxes, nodes: Sequence[Node], settings: Se
     key, numbers = key_of(node, axes, nodes)
     wide = math.prod(node.whole[a] for a in axes.columns) >= 2**31
     target = cpu.target()
-    full = (key, settings.precision, settings.accumulate, wide, target.name)
+    few = plan.few_rows(node, axes)
+    full = (key, settings.precision, settings.accumulate, wide, few, target.name)
     found = _kernels.get(full)
     if found is None:
         name = source.digest(_version(), repr(full))
@@ -496,6 +497,10 @@ def _merged(node: Reduce, parts: tuple[np.ndarray, ...], xp: Any) -> tuple[Any, 
         inner = math.prod(node.whole[a] for a in node.axes if a != axes.lane)
         lanes = np.arange(parts[k].shape[0], dtype=np.int64).reshape(-1, *[1] * (parts[k].ndim - 1))
         parts = (*parts[:k], parts[k] + lanes * inner, *parts[k + 1 :])
+        if node.row.name == "topk" and inner < parts[0].shape[-1]:  # no row fills its k places
+            parts = tuple(np.moveaxis(p[..., :inner], 0, -2) for p in parts)
+            parts = tuple(p.reshape(*p.shape[:-2], -1) for p in parts)
+            return node.row.merge(xp, parts, tuple(p[..., :0] for p in parts), node.params)
     if parts[0].ndim and parts[0].shape[0] == 0:
         raise AssertionError("empty reductions are computed by the library itself")
     return _joined(node, parts, xp)

@@ -72,6 +72,7 @@ def prelude(
         {names[a]: a for a in axes.outer}, (LANE, -1 if axes.lane is None else axes.lane), named
     )
     macros = _macros(node, types)
+    narrow = plan.few_rows(node, axes) or dict(node.params).get("k", 0) > plan.LARGE_K
     if settings.precision != "exact":
         macros["FLUSH_SUBNORMALS"] = "1"
     title = _title(node, program, values, named)
@@ -82,7 +83,7 @@ def prelude(
         SECTION.get(node.row.name) or node.row.name,
         macros,
         [types.value, types.sum, types.index] if types.uses_index else [types.value, types.sum],
-        plan.tile_shape(target.registers),
+        plan.tile_shape(target.registers, narrow),
         title,
         settings.precision != "exact",
         _parameters(program, node, numbers),

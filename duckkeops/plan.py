@@ -6,7 +6,7 @@ Here are the cost model, and what `explain` and `estimate` say.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from duckkeops.expr import BATCH, FEATURE, NEUTRAL, POINT, Apply, Node, Reduce
@@ -69,13 +69,24 @@ def loop_axes(node: Reduce) -> LoopAxes:
     return LoopAxes(tuple(a for a in large if a != lane), lane, tuple(reduced), features, merged)
 
 
-def tile_shape(registers: int) -> object:
+FEW_ROWS = 16  # up to here one vector of rows is enough
+LARGE_K = 32  # of a top-k: its state fills the first cache with one vector of rows
+
+
+def few_rows(node: Reduce, axes: LoopAxes) -> bool:
+    """Does one vector hold all rows of a tile?"""
+    return axes.lane is None or node.whole[axes.lane] <= FEW_ROWS
+
+
+def tile_shape(registers: int, narrow: bool) -> Callable[[int, int, int], tuple[int, int]]:
     """Vectors of rows and columns of a tile, for a number of vector registers.
 
-    They were measured on one machine with 32.
+    `narrow`: one vector of rows. They were measured on machines with 32.
     """
 
     def choose(depth: int, outputs: int, arrays: int) -> tuple[int, int]:
+        if narrow:
+            return (1, 1) if arrays * 64 * 8 > 16384 else (1, 8 if registers >= 32 else 4)
         if arrays:  # values of each pair that are kept in arrays must stay in the first cache
             return (2, 2) if arrays * 4 * 64 <= 16384 else (1, 1)
         if registers < 32:
@@ -102,7 +113,8 @@ def splits(node: Reduce, axes: LoopAxes, blocks: int) -> int:
     behind = math.prod(node.whole[a] for a in axes.columns[1:])
     columns = node.whole[axes.columns[0]]
     wanted = -(-SPLIT_BLOCKS // max(blocks, 1))
-    return max(1, min(wanted, columns, columns * behind // SPLIT_COLUMNS))
+    least = max(SPLIT_COLUMNS, dict(node.params).get("k", 0))  # each part fills a top-k
+    return max(1, min(wanted, columns, columns * behind // least))
 
 
 def operations(node: Reduce, nodes: Sequence[Node]) -> float:

@@ -338,6 +338,7 @@ class Prelude:
         members = " ".join(f"struct Col_{c} *{c};" for c in self.columns)
         sizes = ", ".join(self.length(c) for c in self.columns)
         outer = "*".join(self.length(c) for c in self.axes.outer)
+        record = " + ".join(f"(int)sizeof(struct Col_{c})" for c in self.columns)
         out = [
             f"struct Cols {{ {members} }};",
             f"INL void column_sizes(const i64 *a, i64 *sizes) {{ const i64 s[] = {{{sizes}}}; "
@@ -356,7 +357,7 @@ class Prelude:
             "}",
             f"INL i64 row_count(const i64 *a) {{ return {self.length(LANE)}; }}",
             f"INL i64 outer_count(const i64 *a) {{ return {outer or 1}; }}",
-            f"enum {{ RECORD_BYTES = {' + '.join(f'(int)sizeof(struct Col_{c})' for c in self.columns)} }};",
+            f"enum {{ RECORD_BYTES = {record} }};",
         ]
 
     def _fill_column(self) -> list[str]:

@@ -26,6 +26,14 @@ typedef vb vacc;
 typedef CAT2(v, ACC) vacc;
 #endif
 typedef CAT2(v, IDX) vidx;
+#if !defined VAL_IS_FLOAT  // integers of a value's size, in which top-k compares
+#define KEY VAL
+#elif VAL_BYTES == 4
+#define KEY i32
+#else
+#define KEY i64
+#endif
+#define KEY_(f) CAT3(f, _, KEY)
 #define TILE UNROLL for (int q = 0; q < nj; ++q) UNROLL for (int k = 0; k < NI; ++k)
 #define ROWS UNROLL for (int k = 0; k < NI; ++k)
 
@@ -342,74 +350,230 @@ INL void store(const Head *head, const Acc *acc, int k, char **out, i64 stride, 
 
 // ---- topk: the K best of each row, sorted; NaN counts as the greatest, ties go to the lowest index -------------------
 #ifdef REDUCE_topk
-typedef struct {
-    VAL value[NI * V][TOPK];
-    IDX at[NI * V][TOPK];
-    vval worst[NI];  // the K-th best so far, once there are K
-    i64 count;       // columns seen
-} Acc;
+typedef CAT2(v, KEY) vkey;
+// Columns with a value that may be among the K best wait in a queue, without a branch, and are looked at many at a time.
+// Up to 32 best are kept sorted by insertion; of more, the whole queue is sorted and merged. Lane by lane: each is a row.
 typedef struct {
     char unused;
 } Head;
-enum { BLOCK = 1 << 30 };
+enum { BLOCK = 1 << 30, SORTED = TOPK <= 32, POWER = 2 << (31 - __builtin_clz(TOPK - (TOPK > 1))), WAIT = SORTED ? 16 : POWER };
+typedef struct {
+    vval queue[NI][WAIT + NJ];
+    IDX column[NI][WAIT + NJ];
+    i64 waiting[NI], filled[NI];  // queue entries; columns that have entered
+    vval worst[NI];               // the K-th best, once K columns have entered
+#if TOPK <= 32
+    vval value[NI][TOPK];
+    vidx at[NI][TOPK];
+#else
+    vkey key[NI][2 * POWER];  // the best, and the queue as keys
+    vidx at[NI][2 * POWER];
+#endif
+} Acc;
+#if LARGEST
+#define ANY_BETTER any_greater
+INL vb all_preceding(vval a, vval b) {
+    return logical_or_b1(VAL_(greater)(a, b), logical_and_b1(VAL_(not_equal)(a, a), VAL_(equal)(b, b)));
+}
+#else
+#define ANY_BETTER any_less
+INL vb all_preceding(vval a, vval b) {
+    return logical_or_b1(VAL_(less)(a, b), logical_and_b1(VAL_(not_equal)(b, b), VAL_(equal)(a, a)));
+}
+#endif
 INL void start(Acc *acc) {
-    acc->count = 0;
-    ROWS acc->worst[k] = VAL_(splat)(0);
-}
-INL int precedes(VAL a, VAL b) {
-#if LARGEST
-    return a > b || (a != a && b == b);
-#else
-    return a < b || (b != b && a == a);
-#endif
-}
-INL void insert(VAL *value, IDX *at, i64 filled, VAL v, IDX index) {
-    i64 m = filled < TOPK ? filled : TOPK - 1;
-    if (filled >= TOPK && !precedes(v, value[m])) return;
-#if TOPK > 64  // bisect, then move all at once
-    i64 low = 0;
-    for (i64 high = m; low < high;) {
-        const i64 middle = (low + high) / 2;
-        if (precedes(v, value[middle])) high = middle;
-        else low = middle + 1;
-    }
-    __builtin_memmove(value + low + 1, value + low, (m - low) * sizeof(VAL));
-    __builtin_memmove(at + low + 1, at + low, (m - low) * sizeof(IDX));
-    m = low;
-#else
-    for (; m > 0 && precedes(v, value[m - 1]); --m) {
-        value[m] = value[m - 1];
-        at[m] = at[m - 1];
-    }
-#endif
-    value[m] = v;
-    at[m] = index;
-}
-INL void take(const int nj, Head *head, Acc *acc, vval v[][NI], i64 index) {
-    const int filled = acc->count >= TOPK;
     ROWS {
-#if LARGEST
-        if (filled && __builtin_expect(!any_greater(nj, v, k, acc->worst[k]), 1)) continue;
-#else
-        if (filled && __builtin_expect(!any_less(nj, v, k, acc->worst[k]), 1)) continue;
-#endif
-        for (int l = 0; l < V; ++l) {
-            VAL *value = acc->value[k * V + l];
-            IDX *at = acc->at[k * V + l];
-            for (int q = 0; q < nj; ++q) insert(value, at, acc->count + q, v[q][k][l], (IDX)(index + q));
-            if (acc->count + nj >= TOPK) acc->worst[k][l] = value[TOPK - 1];
-        }
+        acc->waiting[k] = acc->filled[k] = 0;
+        acc->worst[k] = VAL_(splat)(0);
     }
-    acc->count += nj;
+#if TOPK > 32
+    ROWS for (int m = 0; m < POWER; ++m) {
+        acc->key[k][m] = KEY_(largest)();
+        acc->at[k][m] = IDX_(largest)();
+    }
+#endif
+}
+#ifdef VCMP
+typedef unsigned short Mask;
+INL Mask preceding(vval a, vval b) {  // not (a >= b), of those that are no NaN; the greatest first: not (a <= b) where b is none
+    Mask number, m;
+    __asm__(VCMP " $7, %1, %1, %0" : "=Yk"(number) : "v"(LARGEST ? b : a));
+    if (LARGEST) __asm__(VCMP " $22, %2, %1, %0%{%3%}" : "=Yk"(m) : "v"(a), "v"(b), "Yk"(number));
+    else __asm__(VCMP " $25, %2, %1, %0%{%3%}" : "=Yk"(m) : "v"(a), "v"(b), "Yk"(number));
+    return m;
+}
+#define MASKED(ins, to, from, m) __asm__(ins " %1, %0%{%2%}" : "+v"(to) : "v"(from), "Yk"(m))
+INL vval replaced_value(vval to, vval from, Mask m) {
+    if (VAL_BYTES == 4) MASKED("vmovaps", to, from, m);
+    else MASKED("vmovapd", to, from, m);
+    return to;
+}
+INL vkey replaced_key(vkey to, vkey from, Mask m) {
+    if (VAL_BYTES == 4) MASKED("vmovdqa32", to, from, m);
+    else MASKED("vmovdqa64", to, from, m);
+    return to;
+}
+INL vidx replaced_column(vidx to, vidx from, Mask m) {
+    if (sizeof(IDX) == 4) MASKED("vmovdqa32", to, from, m);
+    else MASKED("vmovdqa64", to, from, m);
+    return to;
+}
+INL int less_keys(vkey a, vkey b, vidx at_a, vidx at_b) {  // lanes where a is less, or equal and its column is
+    Mask less, equal, first;
+    if (VAL_BYTES == 4) __asm__("vpcmpd $1, %2, %1, %0" : "=Yk"(less) : "v"(a), "v"(b));
+    else __asm__("vpcmpq $1, %2, %1, %0" : "=Yk"(less) : "v"(a), "v"(b));
+    if (VAL_BYTES == 4) __asm__("vpcmpd $0, %2, %1, %0" : "=Yk"(equal) : "v"(a), "v"(b));
+    else __asm__("vpcmpq $0, %2, %1, %0" : "=Yk"(equal) : "v"(a), "v"(b));
+    if (sizeof(IDX) == 4) __asm__("vpcmpd $1, %2, %1, %0%{%3%}" : "=Yk"(first) : "v"(at_a), "v"(at_b), "Yk"(equal));
+    else __asm__("vpcmpq $1, %2, %1, %0%{%3%}" : "=Yk"(first) : "v"(at_a), "v"(at_b), "Yk"(equal));
+    return less | first;
+}
+#endif
+#if TOPK <= 32
+// Slot m of a lane becomes what is there, the one before it, or the new value: the K compares depend on nothing but that value.
+#ifdef VCMP
+INL void enter(Acc *acc, int k, vval v, IDX column) {
+    Mask here = preceding(v, acc->value[k][TOPK - 1]);
+    if (!(here & ALL_LANES)) return;
+    const vidx at = IDX_(splat)(column);
+    UNROLL for (int m = TOPK - 1; m > 0; --m) {
+        const Mask before = preceding(v, acc->value[k][m - 1]);
+        if (TOPK > 16 && m % 8 == 0 && !(here & ALL_LANES)) return;
+        acc->value[k][m] = replaced_value(replaced_value(acc->value[k][m], v, here), acc->value[k][m - 1], before);
+        acc->at[k][m] = replaced_column(replaced_column(acc->at[k][m], at, here), acc->at[k][m - 1], before);
+        here = before;
+    }
+    acc->value[k][0] = replaced_value(acc->value[k][0], v, here);
+    acc->at[k][0] = replaced_column(acc->at[k][0], at, here);
+}
+#else
+INL void enter(Acc *acc, int k, vval v, IDX column) {
+    const vidx at = IDX_(splat)(column);
+    vb here = all_preceding(v, acc->value[k][TOPK - 1]);
+    if (!any_b1(here)) return;
+    for (int m = TOPK - 1; m > 0; --m) {
+        const vb before = all_preceding(v, acc->value[k][m - 1]);
+        acc->value[k][m] = VAL_(where)(before, acc->value[k][m - 1], VAL_(where)(here, v, acc->value[k][m]));
+        acc->at[k][m] = IDX_(where)(before, acc->at[k][m - 1], IDX_(where)(here, at, acc->at[k][m]));
+        here = before;
+    }
+    acc->value[k][0] = VAL_(where)(here, v, acc->value[k][0]);
+    acc->at[k][0] = IDX_(where)(here, at, acc->at[k][0]);
+}
+#endif
+INL void enter_first(Acc *acc, int k, vval v, IDX column) {  // one of the first K columns: at the end, then up
+    i64 m = acc->filled[k]++;
+    acc->value[k][m] = v;
+    acc->at[k][m] = IDX_(splat)(column);
+    for (; m > 0; --m) {
+        const vval value = acc->value[k][m], above = acc->value[k][m - 1];
+        const vidx at = acc->at[k][m], at_above = acc->at[k][m - 1];
+        const vb up = all_preceding(value, above);
+        acc->value[k][m] = VAL_(where)(up, above, value);
+        acc->value[k][m - 1] = VAL_(where)(up, value, above);
+        acc->at[k][m] = IDX_(where)(up, at_above, at);
+        acc->at[k][m - 1] = IDX_(where)(up, at, at_above);
+    }
+}
+static void drain(Acc *acc, int k) {
+    for (int m = 0; m < acc->waiting[k]; ++m)
+        if (acc->filled[k] < TOPK) enter_first(acc, k, acc->queue[k][m], acc->column[k][m]);
+        else enter(acc, k, acc->queue[k][m], acc->column[k][m]);
+    if (acc->filled[k] == TOPK) acc->worst[k] = acc->value[k][TOPK - 1];
+    acc->waiting[k] = 0;
+}
+INL void finish(Acc *acc) { ROWS drain(acc, k); }
+INL void store(const Head *head, const Acc *acc, int k, char **out, i64 stride, int n) {
+    for (int m = 0; m < TOPK; ++m) {
+        VAL_(store_lanes)(out[0] + m * sizeof(VAL), stride * OUT0_BYTES, n, acc->value[k][m]);
+        IDX_(store_lanes)(out[1] + m * sizeof(IDX), stride * OUT1_BYTES, n, acc->at[k][m]);
+    }
+}
+#else
+// Keys are integers in the order of the values, the best least; columns decide between equal ones, so no two entries are equal.
+#if defined VAL_IS_FLOAT
+INL vkey key_of(vval v) {
+    vkey bits = (vkey)(v + VAL_(splat)(0));  // -0.0 is 0.0
+    bits ^= (bits >> (8 * VAL_BYTES - 1)) & KEY_(largest)();
+    bits = KEY_(where)(VAL_(not_equal)(v, v), KEY_(largest)(), bits);
+    return LARGEST ? ~bits : bits;
+}
+INL vval value_of(vkey key) {
+    const vkey bits = LARGEST ? ~key : key;
+    return (vval)(bits ^ ((bits >> (8 * VAL_BYTES - 1)) & KEY_(largest)()));
+}
+#else
+INL vkey key_of(vval v) { return LARGEST ? ~v : v; }
+INL vval value_of(vkey key) { return LARGEST ? ~key : key; }
+#endif
+INL void order(vkey *key, vidx *at, int m, int n) {  // the better of two entries to m
+    const vkey a = key[m], b = key[n];
+    const vidx at_a = at[m], at_b = at[n];
+#ifdef VCMP
+    const Mask swap = (Mask)less_keys(b, a, at_b, at_a);
+    key[m] = replaced_key(a, b, swap);
+    key[n] = replaced_key(b, a, swap);
+    at[m] = replaced_column(at_a, at_b, swap);
+    at[n] = replaced_column(at_b, at_a, swap);
+#else
+    const vb swap = logical_or_b1(KEY_(less)(b, a), logical_and_b1(KEY_(equal)(a, b), IDX_(less)(at_b, at_a)));
+    key[m] = KEY_(where)(swap, b, a);
+    key[n] = KEY_(where)(swap, a, b);
+    at[m] = IDX_(where)(swap, at_b, at_a);
+    at[n] = IDX_(where)(swap, at_a, at_b);
+#endif
+}
+// Bitonic networks (Batcher 1968): the same exchanges for every row, without a branch.
+INL void halves(vkey *key, vidx *at, int n) {  // sorts what rises and then falls
+    for (int step = n / 2; step > 0; step /= 2)
+        for (int m = 0; m < n; m += 2 * step)
+            for (int o = m; o < m + step; ++o) order(key, at, o, o + step);
+}
+static void drain(Acc *acc, int k) {
+    vkey *const best = acc->key[k], *const key = best + POWER;
+    vidx *const at_best = acc->at[k], *const at = at_best + POWER;
+    const i64 waiting = acc->waiting[k] < POWER ? acc->waiting[k] : POWER;
+    for (int m = 0; m < POWER; ++m) {
+        key[m] = m < waiting ? key_of(acc->queue[k][m]) : KEY_(largest)();
+        at[m] = m < waiting ? IDX_(splat)(acc->column[k][m]) : IDX_(largest)();
+    }
+    for (int n = 2; n <= POWER; n *= 2)
+        for (int m = 0; m < POWER; m += n) {
+            for (int o = 0; o < n / 2; ++o) order(key, at, m + o, m + n - 1 - o);
+            for (int h = m; h < m + n; h += n / 2) halves(key + h, at + h, n / 2);
+        }
+    for (int m = 0; m < POWER; ++m) order(best, at_best, m, 2 * POWER - 1 - m);
+    halves(best, at_best, POWER);
+    acc->filled[k] += waiting;
+    for (i64 m = waiting; m < acc->waiting[k]; ++m) {
+        acc->queue[k][m - waiting] = acc->queue[k][m];
+        acc->column[k][m - waiting] = acc->column[k][m];
+    }
+    acc->waiting[k] -= waiting;
+    acc->worst[k] = value_of(best[TOPK - 1]);
+}
+INL void finish(Acc *acc) { ROWS while (acc->waiting[k]) drain(acc, k); }
+INL void store(const Head *head, const Acc *acc, int k, char **out, i64 stride, int n) {
+    for (int m = 0; m < TOPK; ++m) {
+        VAL_(store_lanes)(out[0] + m * sizeof(VAL), stride * OUT0_BYTES, n, value_of(acc->key[k][m]));
+        IDX_(store_lanes)(out[1] + m * sizeof(IDX), stride * OUT1_BYTES, n, acc->at[k][m]);
+    }
+}
+#endif
+INL void take(const int nj, Head *head, Acc *acc, vval v[][NI], i64 index) {
+    ROWS {
+        UNROLL for (int q = 0; q < nj; ++q) {
+            const i64 m = acc->waiting[k];
+            acc->queue[k][m] = v[q][k];
+            acc->column[k][m] = (IDX)(index + q);
+            acc->waiting[k] = m + (acc->filled[k] < TOPK || ANY_BETTER(1, v + q, k, acc->worst[k]));
+        }
+        if (__builtin_expect(acc->waiting[k] >= WAIT, 0)) drain(acc, k);
+    }
 }
 INL void merge(Acc *acc, const Acc *later) { *acc = *later; }
-INL void store(const Head *head, const Acc *acc, int k, char **out, i64 stride, int n) {
-    for (int l = 0; l < n; ++l)
-        for (int m = 0; m < TOPK; ++m) {
-            ((VAL *)(out[0] + l * stride * OUT0_BYTES))[m] = acc->value[k * V + l][m];
-            ((IDX *)(out[1] + l * stride * OUT1_BYTES))[m] = acc->at[k * V + l][m];
-        }
-}
+#else
+INL void finish(Acc *acc) { (void)acc; }
 #endif
 #ifdef REDUCE_softmax_sum
 INL void start_head(Head *head) { online_start(head); }

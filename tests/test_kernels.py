@@ -77,5 +77,5 @@ def test_pairs_compiles_and_runs_alone(tmp_path: Path) -> None:
 
 
 if __name__ == "__main__":
-    x = np.zeros((2, 3), np.float32)
+    x = np.zeros((37, 3), np.float32)
     (source.kernels_folder() / "example_prelude.h").write_text(example(gaussian(x, x))[0])
