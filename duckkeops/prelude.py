@@ -552,12 +552,12 @@ class Prelude:
         if len(values) == 2:  # softmax_sum: the weights first
             root, value = values.pop(0)
             out += [
-                "    vval w[NJ][NI], scale[NI];",
+                "    vval w[NJ][NI];",
                 "    {",
                 *writer.tile("s", value, root.dtype, [], "        "),
             ]
-            out += ["        take_head(nj, head, s, w, scale);", "    }"]
-            call = "take(nj, acc + {at}, v, w, scale, index);"
+            out += ["        take_head(nj, head, acc, s, w);", "    }"]
+            call = "take(nj, acc + {at}, v, w, index);"
         else:
             call = "take(nj, head, acc + {at}, v, index);"
         ((root, value),) = values

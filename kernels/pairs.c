@@ -5,7 +5,7 @@
 //   Par, Row, Cols, At         records of one-sided values; addresses of the inputs at one index of the outer axes
 //   fill_par, fill_row, fill_col_j, columns_at, column_sizes, row_count, locate, output_at
 //   pairs                      the formula of one tile, handed to the reduction's `take`
-//   Acc, Head, start, take, merge, finish, store, BLOCK    the reduction (reductions.h)
+//   Acc, Head, start, take, merge, turn, finish, store, BLOCK    the reduction (reductions.h)
 // `a` is the array of arguments: sizes, addresses, strides in bytes, parameters, a[SPLITS]. Work is counted in row blocks of
 // NI * V rows; where rows are few the columns of the first axis are split, and each split is a row block of its own.
 #ifndef DUCKKEOPS_PRELUDE
@@ -100,8 +100,10 @@ INL void sweep(const i64 *a, const struct At *at, const struct Par *par, const s
             c[COLUMN_AXES - 1] = j;
             pairs(1, a, at, par, s->r, s->i, s->n, cols, c, index + j, &s->head, acc);
         }
-        if (apart)
-            for (int e = 0; e < OUTPUTS; ++e) merge(s->acc + e, part + e);
+        if (apart) {
+            for (int e = 0; e < OUTPUTS; ++e) merge(&s->head, s->acc + e, part + e);
+            turn(&s->head);
+        }
     }
     if (copied)
         for (int e = 0; e < OUTPUTS; ++e) s->acc[e] = part[e];

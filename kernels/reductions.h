@@ -153,7 +153,7 @@ INL void add_one(Acc *acc, int k, vacc v) {
 #endif
 }
 INL void take(const int nj, Head *head, Acc *acc, vval v[][NI], i64 index) { TILE add_one(acc, k, TO_ACC(v[q][k])); }
-INL void merge(Acc *acc, const Acc *later) {
+INL void merge(Head *head, Acc *acc, const Acc *later) {
 #ifdef COMPENSATED
     ROWS acc->lost[k] = acc->lost[k] + later->lost[k];
 #endif
@@ -186,7 +186,7 @@ INL void take(const int nj, Head *head, Acc *acc, vval v[][NI], i64 index) {
         }
     }
 }
-INL void merge(Acc *acc, const Acc *later) {
+INL void merge(Head *head, Acc *acc, const Acc *later) {
     const i64 n = acc->count + later->count;
     const ACC share = n ? (ACC)later->count / (ACC)n : 0, weight = share * (ACC)acc->count;
     ROWS {
@@ -241,7 +241,7 @@ INL void take(const int nj, Head *head, Acc *acc, vval v[][NI], i64 index) {
         }
     }
 }
-INL void merge(Acc *acc, const Acc *later) { *acc = *later; }
+INL void merge(Head *head, Acc *acc, const Acc *later) { *acc = *later; }
 INL void store(const Head *head, const Acc *acc, int k, char **out, i64 stride, int n) {
     VAL_(store_lanes)(out[0], stride * OUT0_BYTES, n, acc->best[k]);
 #if defined REDUCE_argmin || defined REDUCE_argmax
@@ -273,77 +273,109 @@ INL void take(const int nj, Head *head, Acc *acc, vval v[][NI], i64 index) {
     TILE acc->m[k] = logical_and_b1(acc->m[k], v[q][k]);
 #endif
 }
-INL void merge(Acc *acc, const Acc *later) { *acc = *later; }
+INL void merge(Head *head, Acc *acc, const Acc *later) { *acc = *later; }
 INL void store(const Head *head, const Acc *acc, int k, char **out, i64 stride, int n) { store_lanes_b1(out[0], stride * OUT0_BYTES, n, acc->m[k]); }
 #endif
 
 // ---- logsumexp and the softmax-weighted sum, in one pass (Milakov and Gimelshein 2018) -------------------------------
 #if defined REDUCE_logsumexp || defined REDUCE_softmax_sum
-enum { BLOCK = 1 << 30 };
 typedef struct {
-    vval max[NI], ref[NI], sum[NI];  // sum of exp(v - ref); ref is the maximum, or 0 while that is infinite
+    vval max[NI], ref[NI];   // what sums are relative to: a value within SLACK of the maximum; ref is 0 where that is infinite
+    vval limit[NI];          // max + SLACK: as long as no value is above, nothing is rescaled
+    vval sum[NI], part[NI];  // of exp(v - ref): of all columns before, and of the last few hundred
 } Online;
+#ifdef FLUSH_SUBNORMALS
+#define SLACK 8
+#define WEIGHT(x) VAL_(exp2)((x) * VAL_(splat)((VAL)1.44269504088896340736))
+#else
+#define SLACK 0
+#define WEIGHT(x) VAL_(exp)(x)
+#endif
 INL void online_start(Online *o) {
     ROWS {
-        o->max[k] = VAL_(smallest)();
-        o->ref[k] = o->sum[k] = VAL_(splat)(0);
+        o->max[k] = o->limit[k] = VAL_(smallest)();
+        o->ref[k] = o->sum[k] = o->part[k] = VAL_(splat)(0);
     }
 }
-// Raise the reference to the tile's maximum where that is larger; returns the factor for what was summed before.
-INL vval online_raise(const int nj, Online *o, vval v[][NI], int k) {
-    vval max = o->max[k], scale = VAL_(splat)(1);
-    UNROLL for (int q = 0; q < nj; ++q) max = VAL_(where)(VAL_(greater)(v[q][k], max), v[q][k], max);
-    if (any_b1(VAL_(greater)(max, o->max[k]))) {
-        const vval ref = VAL_(where)(VAL_(isinf)(max), VAL_(splat)(0), max);
-        scale = VAL_(where)(VAL_(equal)(o->max[k], VAL_(smallest)()), VAL_(splat)(0), VAL_(exp)(o->ref[k] - ref));
-        o->sum[k] *= scale;
-        o->ref[k] = ref;
-        o->max[k] = max;
+// Take the tile's maximum as reference where that is larger; returns the factor for what was summed before.
+static vval online_raise(const int nj, Online *o, vval v[][NI], int k) {
+    vval max = o->max[k];
+    for (int q = 0; q < nj; ++q) max = VAL_(where)(VAL_(greater)(v[q][k], max), v[q][k], max);
+    const vval ref = VAL_(where)(VAL_(isinf)(max), VAL_(splat)(0), max);
+    const vval scale = VAL_(where)(VAL_(equal)(o->max[k], VAL_(smallest)()), VAL_(splat)(0), VAL_(exp)(o->ref[k] - ref));
+    const vb raised = VAL_(greater)(max, o->max[k]);
+    o->sum[k] = VAL_(where)(raised, o->sum[k] * scale, o->sum[k]);
+    o->part[k] = VAL_(where)(raised, o->part[k] * scale, o->part[k]);
+    o->ref[k] = ref;
+    o->max[k] = max;
+    o->limit[k] = max + VAL_(splat)(SLACK);
+    return VAL_(where)(raised, scale, VAL_(splat)(1));
+}
+INL void online_turn(Online *o) {
+    ROWS {
+        o->sum[k] += o->part[k];
+        o->part[k] = VAL_(splat)(0);
     }
-    return scale;
 }
 #endif
 #ifdef REDUCE_logsumexp
+enum { BLOCK = 1 << 30, FEW = 512 };
 typedef Online Acc;
 typedef struct {
     char unused;
 } Head;
 INL void start(Acc *acc) { online_start(acc); }
 INL void take(const int nj, Head *head, Acc *acc, vval v[][NI], i64 index) {
+    if (__builtin_expect(index % FEW < nj, 0)) online_turn(acc);
     ROWS {
-        (void)online_raise(nj, acc, v, k);
-        UNROLL for (int q = 0; q < nj; ++q) acc->sum[k] += VAL_(exp)(v[q][k] - acc->ref[k]);
+        if (__builtin_expect(any_greater(nj, v, k, acc->limit[k]), 0)) (void)online_raise(nj, acc, v, k);
+        UNROLL for (int q = 0; q < nj; ++q) acc->part[k] += WEIGHT(v[q][k] - acc->ref[k]);
     }
 }
-INL void merge(Acc *acc, const Acc *later) { *acc = *later; }
+INL void merge(Head *head, Acc *acc, const Acc *later) { *acc = *later; }
 INL void store(const Head *head, const Acc *acc, int k, char **out, i64 stride, int n) {
     VAL_(store_lanes)(out[0], stride * OUT0_BYTES, n, acc->max[k]);
-    VAL_(store_lanes)(out[1], stride * OUT1_BYTES, n, acc->sum[k]);
+    VAL_(store_lanes)(out[1], stride * OUT1_BYTES, n, acc->sum[k] + acc->part[k]);
 }
 #endif
 #ifdef REDUCE_softmax_sum
-typedef Online Head;  // one for all outputs of a row
+enum { BLOCK = 512 };
+typedef struct {  // one for all outputs of a row
+    Online o;
+    vval since[NI];  // what to scale the sums of the blocks before by
+} Head;
 typedef struct {
     vval weighted[NI];
 } Acc;
+INL void start_head(Head *head) {
+    online_start(&head->o);
+    ROWS head->since[k] = VAL_(splat)(1);
+}
 INL void start(Acc *acc) { ROWS acc->weighted[k] = VAL_(splat)(0); }
-INL void take_head(const int nj, Head *head, vval s[][NI], vval w[][NI], vval *scale) {
+INL void take_head(const int nj, Head *head, Acc *acc, vval s[][NI], vval w[][NI]) {
     ROWS {
-        scale[k] = online_raise(nj, head, s, k);
+        if (__builtin_expect(any_greater(nj, s, k, head->o.limit[k]), 0)) {
+            const vval scale = online_raise(nj, &head->o, s, k);
+            head->since[k] *= scale;
+            for (int e = 0; e < OUTPUTS; ++e) acc[e].weighted[k] *= scale;
+        }
         UNROLL for (int q = 0; q < nj; ++q) {
-            w[q][k] = VAL_(exp)(s[q][k] - head->ref[k]);
-            head->sum[k] += w[q][k];
+            w[q][k] = WEIGHT(s[q][k] - head->o.ref[k]);
+            head->o.part[k] += w[q][k];
         }
     }
 }
-INL void take(const int nj, Acc *acc, vval v[][NI], vval w[][NI], const vval *scale, i64 index) {
-    ROWS acc->weighted[k] *= scale[k];
-    TILE acc->weighted[k] += w[q][k] * v[q][k];
+INL void take(const int nj, Acc *acc, vval v[][NI], vval w[][NI], i64 index) { TILE acc->weighted[k] += w[q][k] * v[q][k]; }
+INL void merge(Head *head, Acc *acc, const Acc *later) {
+    ROWS acc->weighted[k] = acc->weighted[k] * head->since[k] + later->weighted[k];
 }
-INL void merge(Acc *acc, const Acc *later) { *acc = *later; }
+INL void turn(Head *head) {
+    online_turn(&head->o);
+    ROWS head->since[k] = VAL_(splat)(1);
+}
 INL void store(const Head *head, const Acc *acc, int k, char **out, i64 stride, int n) {
-    VAL_(store_lanes)(out[0], stride * OUT0_BYTES, n, head->max[k]);
-    VAL_(store_lanes)(out[1], stride * OUT1_BYTES, n, head->sum[k]);
+    VAL_(store_lanes)(out[0], stride * OUT0_BYTES, n, head->o.max[k]);
+    VAL_(store_lanes)(out[1], stride * OUT1_BYTES, n, head->o.sum[k] + head->o.part[k]);
     VAL_(store_lanes)(out[2], stride * OUT2_BYTES, n, acc->weighted[k]);
 }
 #endif
@@ -571,12 +603,11 @@ INL void take(const int nj, Head *head, Acc *acc, vval v[][NI], i64 index) {
         if (__builtin_expect(acc->waiting[k] >= WAIT, 0)) drain(acc, k);
     }
 }
-INL void merge(Acc *acc, const Acc *later) { *acc = *later; }
+INL void merge(Head *head, Acc *acc, const Acc *later) { *acc = *later; }
 #else
 INL void finish(Acc *acc) { (void)acc; }
 #endif
-#ifdef REDUCE_softmax_sum
-INL void start_head(Head *head) { online_start(head); }
-#else
+#ifndef REDUCE_softmax_sum
 INL void start_head(Head *head) { head->unused = 0; }
+INL void turn(Head *head) { (void)head; }
 #endif
