@@ -24,6 +24,7 @@ from duckkeops import functions as fn
 from duckkeops.symbolic import Elem, Fold, Memo, Program
 
 LANE = "i"
+LONG = 48  # features from which |x - y|^2 is |x|^2 + |y|^2 - 2 x.y
 
 
 @dataclass(eq=False)
@@ -40,6 +41,12 @@ class Temp:
     fold: str = ""
     over: tuple[str, ...] = ()
     body_dtype: np.dtype | None = None
+    gap: tuple[Any, Any, Any, Any] | None = None  # x, y, |x|^2, |y|^2 of a fold of (x - y)^2
+
+    @property
+    def operands(self) -> set[Any]:
+        """The symbols that it is computed from."""
+        return self.expr.free_symbols | set(self.gap or ())
 
     @property
     def loops(self) -> frozenset[str]:
@@ -192,8 +199,9 @@ class Lower:
             key = (what.op, what.over, body, dtype)
             if key not in self._numbered:
                 idx = self.idx(body) - set(what.over)
+                gap = self._gap(what, body, dtype)
                 self._numbered[key] = self._new(
-                    body, dtype, idx, fold=what.op, over=what.over, body_dtype=body_dtype
+                    body, dtype, idx, fold=what.op, over=what.over, body_dtype=body_dtype, gap=gap
                 )
             return self._numbered[key]
         if a.base.startswith("u"):  # kept apart from its equals, so that x - x stays a subtraction
@@ -204,6 +212,45 @@ class Lower:
             )
         out = self(what.expr, dtype)
         return self._literal(out, dtype) if out.is_number else out
+
+    def _gap(self, what: Fold, body: Any, dtype: np.dtype) -> tuple[Any, Any, Any, Any] | None:
+        """x, y, |x|^2 and |y|^2 where the fold is a long sum of (x - y)^2 of a row and a column.
+
+        A product takes half the instructions of a difference and its square where both run on the
+        same ports. The kernel looks for cancellation, and takes the differences where it finds it.
+        """
+        square = self.by_sym.get(body)
+        if not self.fast or what.op != "sum" or square is None or dtype.kind != "f":
+            return None
+        if len(what.over) != 1 or (self.p.sizes[what.over[0]] or 0) < LONG:
+            return None
+        roots = set(square.expr.free_symbols)
+        if square.expr.args not in [(a, a) for a in roots] + [(a, 2) for a in roots]:
+            return None
+        difference = self.by_sym.get(roots.pop())
+        if difference is None or difference.dtype != dtype or not difference.expr.is_Add:
+            return None
+        terms = {c: a for a, c in map(_term, difference.expr.args)}
+        if set(terms) != {1, -1}:
+            return None
+        sides = sorted(terms.values(), key=lambda a: self.scope(self.idx(a)) != "row")
+        loops = [self.idx(a) - set(what.over) for a in sides]
+        if [self.scope(i) for i in loops] != ["row", self.columns[-1]]:
+            return None
+        if any(not isinstance(a, Elem) or self.dtype(a) != dtype for a in sides):
+            return None
+        norms = [
+            self._new(
+                self.temp(sympy.Mul(a, a, evaluate=False), dtype),
+                dtype,
+                i,
+                fold="sum",
+                over=what.over,
+                body_dtype=dtype,
+            )
+            for a, i in zip(sides, loops, strict=True)
+        ]
+        return (*sides, *norms)
 
     def _literal(self, number: Any, dtype: np.dtype) -> Elem:
         key = (number, dtype)
@@ -378,6 +425,12 @@ class Lower:
         return self.temp(sympy.exp(x, evaluate=False), dtype)
 
 
+def _term(a: Any) -> tuple[Any, Any]:
+    """A term without its coefficient, and that."""
+    c, core = a.as_coeff_Mul()
+    return core, c
+
+
 def primitive(e: Any) -> tuple[Any, tuple[Any, ...]]:
     """(2, (x, -y)) of 2*x - 2*y; only where every term then has the coefficient 1 or -1."""
     cs = {abs(a.as_coeff_Mul()[0]) for a in e.args}
@@ -497,7 +550,7 @@ class Scheduler:
         if a in self.needed[own]:
             return
         self.needed[own][a] = None
-        for b in temp.expr.free_symbols:
+        for b in sorted(temp.operands, key=str):
             self._need(b, own)
 
     def _sorted(self, operands: Iterable[Any]) -> list[Any]:
@@ -564,7 +617,7 @@ class Scheduler:
             if t is None or a not in self.needed[name]:
                 return 0
             if a not in level:
-                below = max((depth(b) for b in t.expr.free_symbols), default=0)
+                below = max((depth(b) for b in t.operands), default=0)
                 level[a] = below + (t in barriers)
             return level[a]
 

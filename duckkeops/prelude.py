@@ -527,8 +527,8 @@ class Prelude:
         out = [
             "INL void pairs(const int nj, const i64 *a, const struct At *at, const struct Par *p, "
             "const struct Row *r, const i64 *i,",
-            "               const int *n, const struct Cols *cols, const i64 *c, i64 index, "
-            "Head *head, Acc *acc) {",
+            "               const int *n, int *cancelled, const struct Cols *cols, const i64 *c, "
+            "i64 index, Head *head, Acc *acc) {",
         ]
         for m, name in enumerate(self.columns):
             out.append(f"    const struct Col_{name} *c_{name} = cols->{name} + c[{m}];")

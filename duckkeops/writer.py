@@ -129,15 +129,8 @@ class Writer:
     def _straight(self, temps: list[Temp], pad: str, close: list[str] | None = None) -> list[str]:
         """Values one after the other; in the pair scope inside one sweep over the tile."""
         temps = [t for t in temps if t.sym not in self.inlined]
-        out: list[str] = []
         inner = pad + "    " if self.pair else pad
-        for t in temps:
-            name = self.o.name(t.sym)
-            if t.sym in self.tiles:
-                out.append(f"{inner}{name}[q][k] = {self._value(t)};")
-            else:
-                out.append(f"{inner}const v{vector_suffix(t.dtype)} {name} = {self._value(t)};")
-        out += [inner + line for line in close or []]
+        out = [inner + line for line in [*self._plain(temps), *(close or [])]]
         declared = [
             f"{pad}v{vector_suffix(t.dtype)} {self.o.name(t.sym)}[NJ][NI];"
             for t in temps
@@ -147,7 +140,59 @@ class Writer:
             return out
         return [*declared, f"{pad}TILE {{", *out, f"{pad}}}"]
 
+    def _plain(self, temps: list[Temp]) -> list[str]:
+        """One statement for each value that has a name."""
+        return [
+            f"{self.o.name(t.sym)}[q][k] = {self._value(t)};"
+            if t.sym in self.tiles
+            else f"const v{vector_suffix(t.dtype)} {self.o.name(t.sym)} = {self._value(t)};"
+            for t in temps
+            if t.sym not in self.inlined
+        ]
+
     def _nest(self, nest: Nest, pad: str) -> list[str]:
+        gap = nest.temps[0].gap
+        if self.pair and gap and len(nest.temps) == 1 and nest.kind == "fold":
+            return self._squared_distance(nest, gap, pad)
+        return self._loops(nest, pad)
+
+    def _squared_distance(self, nest: Nest, gap: tuple, pad: str) -> list[str]:
+        """|x|^2 + |y|^2 - 2 x.y, and |x - y|^2 where that cancels more than four bits, or is NaN.
+
+        A row block that has met many such tiles stays with the differences.
+        """
+        (t,) = nest.temps
+        s, name = suffix(t.dtype), self.o.name(t.sym)
+        x, y, xx, yy = (self.o.read(a, "pair") for a in gap)
+        vector = f"v{vector_suffix(t.dtype)}"
+        ((_, _, start),) = self._accumulators(t)
+        (d,) = nest.loops
+        loop = f"for (int {d} = 0; {d} < {self.o.length(d)}; ++{d})"
+        return [
+            f"{pad}{vector} {name}[NJ][NI];",
+            f"{pad}int near = *cancelled >= 32;",
+            f"{pad}if (__builtin_expect(!near, 1)) {{",
+            f"{pad}    TILE {name}[q][k] = {start};",
+            f"{pad}    {loop} TILE {name}[q][k] += {x}*{y};",
+            f"{pad}    vb far = splat_b1(1);",
+            f"{pad}    TILE {{",
+            f"{pad}        const {vector} norms = {xx} + {yy};",
+            f"{pad}        {name}[q][k] = norms - 2*{name}[q][k];",
+            f"{pad}        far = logical_and_b1(far, greater_equal_{s}({name}[q][k], norms/16));",
+            f"{pad}    }}",
+            f"{pad}    near = any_b1(logical_not_b1(far));",
+            f"{pad}    *cancelled += near;",
+            f"{pad}}}",
+            f"{pad}if (__builtin_expect(near, 0)) {{",
+            f"{pad}    TILE {name}[q][k] = {start};",
+            f"{pad}    {loop} TILE {{",
+            f"{pad}        const {vector} gap = {x} - {y};",
+            f"{pad}        {name}[q][k] += gap*gap;",
+            f"{pad}    }}",
+            f"{pad}}}",
+        ]
+
+    def _loops(self, nest: Nest, pad: str) -> list[str]:
         out: list[str] = []
         at = "[q][k]" if self.pair else ""
         sweep = "TILE " if self.pair else ""

@@ -19,12 +19,13 @@ struct State {
     Acc acc[OUTPUTS];
     i64 i[NI];  // first rows of the vectors
     int n[NI];  // valid rows of each vector; the others repeat the last one
+    int cancelled;  // tiles in which a squared distance lost digits
 };
 enum {
     ROWS_A_BLOCK = NI * V,
     COLUMN_BYTES = COLUMN_AXES == 1 ? RECORD_BYTES : 0,
-    GROUP = COLUMN_BYTES >= 128 && sizeof(struct State) <= 32768 ? 16 : 1,
-    PANEL = GROUP == 1 ? 1 << 30 : COLUMN_BYTES >= 512 ? 512 : 1024,  // columns: whole blocks of sums
+    GROUP = COLUMN_BYTES >= 128 && sizeof(struct State) <= 1 << 19 ? 16 : 1,
+    PANEL = GROUP == 1 ? 1 << 30 : (COLUMN_BYTES >= 2048 ? 160 : COLUMN_BYTES >= 512 ? 512 : 1024) / NJ * NJ,  // columns
     LOCAL = sizeof(Acc) * OUTPUTS <= 2048,                              // the accumulators fit on the stack
 };
 
@@ -94,11 +95,11 @@ INL void sweep(const i64 *a, const struct At *at, const struct Par *par, const s
             for (int e = 0; e < OUTPUTS; ++e) start(part + e);
         for (; j + NJ <= stop; j += NJ) {
             c[COLUMN_AXES - 1] = j;
-            pairs(NJ, a, at, par, s->r, s->i, s->n, cols, c, index + j, &s->head, acc);
+            pairs(NJ, a, at, par, s->r, s->i, s->n, &s->cancelled, cols, c, index + j, &s->head, acc);
         }
         for (; j < stop; ++j) {
             c[COLUMN_AXES - 1] = j;
-            pairs(1, a, at, par, s->r, s->i, s->n, cols, c, index + j, &s->head, acc);
+            pairs(1, a, at, par, s->r, s->i, s->n, &s->cancelled, cols, c, index + j, &s->head, acc);
         }
         if (apart) {
             for (int e = 0; e < OUTPUTS; ++e) merge(&s->head, s->acc + e, part + e);
@@ -143,6 +144,7 @@ void reduce(const i64 *a, char *records, char *work, i64 packed, i64 first, i64 
                 s->n[k] = left >= V ? V : left > 0 ? (int)left : 1;
                 fill_row(a, &at, par, s->i[k], s->n[k], s->r + k);
             }
+            s->cancelled = 0;
             start_head(&s->head);
             for (int e = 0; e < OUTPUTS; ++e) start(s->acc + e);
         }

@@ -125,7 +125,7 @@ enum { BLOCK = 1 << 30 };
 #define COMBINE(a, b) ((a) * (b))
 #endif
 #else
-enum { BLOCK = 512 };  // columns of one first-level sum: the rounding error grows with BLOCK + N/BLOCK, not with N
+enum { BLOCK = 512 / NJ * NJ };  // columns of one first-level sum: the rounding error grows with BLOCK + N/BLOCK, not with N
 #define UNIT 0
 #ifdef ACC_COMPLEX
 #define COMBINE(a, b) ACC_(add)(a, b)
@@ -171,7 +171,7 @@ typedef struct {
 typedef struct {
     char unused;
 } Head;
-enum { BLOCK = 512 };  // columns of one first-level state: a single one stops growing at 2^24 float32 columns
+enum { BLOCK = 512 / NJ * NJ };  // columns of one first-level state: a single one stops growing at 2^24 float32 columns
 INL void start(Acc *acc) {
     acc->count = 0;
     ROWS acc->mean[k] = acc->m2[k] = ACC_(splat)(0);
@@ -339,7 +339,7 @@ INL void store(const Head *head, const Acc *acc, int k, char **out, i64 stride, 
 }
 #endif
 #ifdef REDUCE_softmax_sum
-enum { BLOCK = 512 };
+enum { BLOCK = 512 / NJ * NJ };
 typedef struct {  // one for all outputs of a row
     Online o;
     vval since[NI];  // what to scale the sums of the blocks before by
