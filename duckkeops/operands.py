@@ -48,6 +48,8 @@ _default_roles = functools.lru_cache(expr.default_roles)
 
 def is_array(x: Any) -> bool:
     """Is `x` an array of an array-API library, or a NumPy scalar?"""
+    if type(x) is np.ndarray:
+        return True  # before np.ma is asked, which takes 12 ms to load
     if isinstance(x, np.ndarray):
         return not isinstance(x, np.matrix | np.ma.MaskedArray)
     return (
