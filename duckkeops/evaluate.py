@@ -7,18 +7,20 @@ rows enters, and empty ones.
 
 from __future__ import annotations
 
-import importlib.metadata
+import functools
+import importlib.util
 import itertools
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from duckkeops import concatenation, expr, ops, plan, reductions, source
+from duckkeops import cache, concatenation, expr, ops, plan, reductions, source
 from duckkeops.config import Settings, current
 from duckkeops.engines import blocks, cpu
 from duckkeops.errors import CompilerNotFoundError, DtypeError, UnsupportedError
@@ -62,7 +64,6 @@ def state(node: Reduce, xp: Any) -> tuple[Any, ...]:
     if node.row.name in ("var", "std") and node.args[0].dtype.kind == "c":
         return _complex_var(node, xp)
     try:
-        cpu.compiler()  # before SymPy is loaded
         parts = launch(node, settings)
     except CompilerNotFoundError as error:
         if settings.engine == "cpu":
@@ -74,19 +75,18 @@ def state(node: Reduce, xp: Any) -> tuple[Any, ...]:
 
 def _gradient_state(node: Reduce, settings: Settings, xp: Any) -> tuple[Any, ...]:
     """Derivatives are in kernels only: the array library knows none."""
-    if settings.engine == "blocks" or not reductions.is_numpy(xp) or not cpu.is_available():
-        why = (
-            "no C compiler was found"
-            if reductions.is_numpy(xp) and settings.engine != "blocks"
-            else "tiles know none"
-        )
-        raise UnsupportedError(
-            f"a gradient of shape {node.shape} needs derivatives, and {why}.\n"
-            "  Use config(engine='cpu'), with NumPy arrays or CPU tensors, and a C compiler."
-        )
-    if 0 in node.whole or 0 in node.shape:
-        return (np.zeros(node.shape, reductions.computed(node.dtype)),)
-    return _merged(node, launch(node, settings), xp)
+    why = "tiles know none"
+    if settings.engine != "blocks" and reductions.is_numpy(xp):
+        if 0 in node.whole or 0 in node.shape:
+            return (np.zeros(node.shape, reductions.computed(node.dtype)),)
+        try:
+            return _merged(node, launch(node, settings), xp)
+        except CompilerNotFoundError:
+            why = "no C compiler was found"
+    raise UnsupportedError(
+        f"a gradient of shape {node.shape} needs derivatives, and {why}.\n"
+        "  Use config(engine='cpu'), with NumPy arrays or CPU tensors, and a C compiler."
+    )
 
 
 def dense(node: Node) -> Any:
@@ -319,8 +319,17 @@ class Built:
 _kernels: dict[tuple, Built] = {}
 
 
-def built(node: Reduce, axes: plan.LoopAxes, nodes: Sequence[Node], settings: Settings) -> Built:
-    """The kernel of this reduction: from memory, from disk, or made now."""
+def built(
+    node: Reduce,
+    axes: plan.LoopAxes,
+    nodes: Sequence[Node],
+    settings: Settings,
+    before: Callable[[], object] = lambda: None,
+) -> Built:
+    """The kernel of this reduction: from memory, from disk, or made now.
+
+    `before` is called before it is made, which imports SymPy.
+    """
     key, numbers = key_of(node, axes, nodes)
     wide = math.prod(node.whole[a] for a in axes.columns) >= 2**31
     target = cpu.target()
@@ -328,39 +337,40 @@ def built(node: Reduce, axes: plan.LoopAxes, nodes: Sequence[Node], settings: Se
     full = (key, settings.precision, settings.accumulate, wide, few, target.name)
     found = _kernels.get(full)
     if found is None:
-        name = source.digest(_version(), repr(full))
-        path = source.cached(
-            f"{name}.json", lambda part: _generate(node, axes, numbers, settings, wide, part)
-        )
-        found = _kernels[full] = _read(source.content(path))
+
+        def make(part: Path) -> None:
+            before()
+            from duckkeops import generate  # imports SymPy
+
+            part.write_text(
+                json.dumps(generate.kernel(node, axes, numbers, settings, wide, target))
+            )
+
+        name = f"{cache.digest(_version(), repr(full))}.json"
+        found = _kernels[full] = _read(cache.text(name, make))
     return found
 
 
+@functools.cache
 def _version() -> str:
     """Everything that generates text, so that a new release or an edit never meets an old
     source.
     """
-    global _own
-    if not _own:
-        files = sorted(source.HERE.glob("*.py")) + sorted(source.kernels_folder().glob("*.[ch]"))
-        _own = source.digest(importlib.metadata.version("sympy"), *(f.read_text() for f in files))
-    return _own
+    files = sorted(source.HERE.glob("*.py")) + sorted(source.kernels_folder().glob("*.[ch]"))
+    return cache.digest(_sympy_version(), *(f.read_text() for f in files))
 
 
-_own = ""
+def _sympy_version() -> str:
+    """Read from its file: to ask importlib.metadata takes 30 ms, SymPy itself ten times that."""
+    spec = importlib.util.find_spec("sympy")
+    if spec is not None and spec.origin is not None:
+        try:
+            return Path(spec.origin).with_name("release.py").read_text()
+        except OSError:
+            pass
+    from importlib import metadata
 
-
-def _generate(
-    node: Reduce,
-    axes: plan.LoopAxes,
-    numbers: dict[int, int],
-    settings: Settings,
-    wide: bool,
-    part: Any,
-) -> None:
-    from duckkeops import generate  # imports SymPy
-
-    part.write_text(json.dumps(generate.kernel(node, axes, numbers, settings, wide, cpu.target())))
+    return metadata.version("sympy")
 
 
 def _read(text: str) -> Built:
@@ -368,7 +378,13 @@ def _read(text: str) -> Built:
     entries = tuple(tuple(e) for e in d["entries"])
     components = tuple((expr.dtype_of(name), tuple(extra)) for name, extra in d["components"])
     return Built(
-        d["text"], d["formula"], entries, d["rows"], d["lane_bytes"], d["fixed_columns"], components
+        source.assemble(d["prelude"], "pairs.c"),
+        d["formula"],
+        entries,
+        d["rows"],
+        d["lane_bytes"],
+        d["fixed_columns"],
+        components,
     )
 
 
@@ -378,7 +394,7 @@ def launch(node: Reduce, settings: Settings) -> tuple[Any, ...]:
     Their axes (outer ..., lane, features ..., extra) are moved to the order of the result.
     """
     axes, nodes = plan.loop_axes(node), walk(node)
-    kernel = built(node, axes, nodes, settings)
+    kernel = built(node, axes, nodes, settings, cpu.compiler)
     lanes = cpu.target().vector_bytes // kernel.lane_bytes
     rows = 1 if axes.lane is None else node.whole[axes.lane]
     outer = [node.whole[a] for a in axes.outer]

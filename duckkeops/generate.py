@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from duckkeops import plan, source
+from duckkeops import plan
 from duckkeops.config import Settings
 from duckkeops.expr import Input, Reduce, walk
 from duckkeops.lower import LANE, Root
@@ -29,10 +29,10 @@ def kernel(
     wide: bool,
     target: Any,
 ) -> dict[str, Any]:
-    """The kernel's text and how to call it, as JSON takes it."""
+    """The generated part of the kernel's text and how to call it, as JSON takes it."""
     out, title, types = prelude(node, axes, numbers, settings, wide, target)
     return {
-        "text": source.assemble(out.prelude, "pairs.c"),
+        "prelude": out.prelude,
         "formula": title.splitlines()[0],
         "entries": out.layout.entries,
         "rows": out.rows,

@@ -1,19 +1,17 @@
 """The compiled engine where things go wrong:
-damaged caches, missing compilers, interruptions, forks, large records.
+missing compilers, interruptions, forks, large records.
 """
 
 import os
-import shutil
 import stat
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from duckkeops import LazyArray, config, source
+from duckkeops import LazyArray, config
 from duckkeops.engines import cpu
 
 pytestmark = pytest.mark.skipif(not cpu.is_available(), reason="no C compiler on this machine")
@@ -48,75 +46,8 @@ def run(cache: Path, engine: str = "auto", **environment: str) -> subprocess.Com
     )
 
 
-@pytest.fixture(scope="module")
-def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("filled")
-    assert run(folder).stdout == "right with sympy\n"
-    return folder
-
-
 def pairwise(x: np.ndarray, y: np.ndarray) -> LazyArray:
     return ((LazyArray(x)[:, None] - LazyArray(y)[None]) ** 2).sum(-1)
-
-
-def test_a_hit_imports_no_sympy(filled: Path) -> None:
-    assert run(filled).stdout == "right without sympy\n"
-
-
-@pytest.mark.parametrize("suffix", [".json", ".so"])
-@pytest.mark.parametrize("damage", ["cut", "zeros", "empty"])
-def test_a_damaged_cache_is_made_again(
-    filled: Path, tmp_path: Path, suffix: str, damage: str
-) -> None:
-    folder = Path(shutil.copytree(filled, tmp_path / "cache"))
-    for path in folder.glob(f"*{suffix}"):
-        size = path.stat().st_size
-        path.write_bytes(
-            {"cut": path.read_bytes()[: size // 2], "zeros": bytes(size), "empty": b""}[damage]
-        )
-    answer = run(folder)
-    assert answer.stdout.startswith("right"), answer.stderr
-    assert run(folder).stdout == "right without sympy\n"
-
-
-def test_a_cache_folder_that_is_a_file(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    answer = run(tmp_path / "file", TMPDIR=str(tmp_path))
-    assert answer.stdout.startswith("right") and "cannot be written" in answer.stderr
-    assert [p.name for p in tmp_path.iterdir()] == [
-        "file"
-    ]  # the temporary folder went with its process
-
-
-def test_a_cache_folder_that_vanishes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source, "_wanted_folder", lambda: tmp_path / "cache")
-    monkeypatch.setattr(source, "cache_folder", lambda: tmp_path / "cache")
-    assert (
-        source.content(source.cached("a.json", lambda part: part.write_text("[1]") and None))
-        == "[1]"
-    )
-    shutil.rmtree(tmp_path / "cache")
-    assert (
-        source.content(source.cached("a.json", lambda part: part.write_text("[2]") and None))
-        == "[2]"
-    )
-
-
-def test_threads_make_a_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source, "_wanted_folder", lambda: tmp_path)
-    monkeypatch.setattr(source, "cache_folder", lambda: tmp_path)
-    made = []
-
-    def make(part: Path) -> None:
-        made.append(part)
-        part.write_text("x" * 100_000)
-
-    threads = [threading.Thread(target=source.cached, args=("b.json", make)) for _ in range(8)]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
-    assert len(made) == 1
 
 
 def test_no_compiler(tmp_path: Path) -> None:

@@ -750,7 +750,7 @@ def text_of(node) -> str:
 
     axes = plan.loop_axes(node)
     _, numbering = evaluate.key_of(node, axes, walk(node))
-    return generate.kernel(node, axes, numbering, config.current(), False, cpu.target())["text"]
+    return generate.kernel(node, axes, numbering, config.current(), False, cpu.target())["prelude"]
 
 
 def test_text_is_the_same_in_every_process():

@@ -1,4 +1,4 @@
-"""Compiled C on the CPU: find a compiler, compile, load, and run on threads.
+"""Compiled C on the CPU: the instruction set, compiled kernels, and running them on threads.
 
 One kernel function works on a range of row blocks, so threads need no locks; ctypes releases the
 GIL. No OpenMP: its runtime hangs after fork, and would come beside those of torch and scikit-learn.
@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import importlib.util
 import itertools
 import logging
 import os
 import platform
-import shlex
-import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,12 +22,13 @@ from typing import Any
 
 import numpy as np
 
-from duckkeops import plan, source
+from duckkeops import cache, plan
+from duckkeops.engines import compilers
+from duckkeops.engines.compilers import SAFE_FLAGS, SUFFIX, Command, compiler
 from duckkeops.errors import CompileError, CompilerNotFoundError
 
 log = logging.getLogger("duckkeops")
 
-SAFE_FLAGS = ("-O2", "-fwrapv", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared", "-w")
 CONTRACT = (
     "-ffp-contract=off",
     "-ffp-contract=fast",
@@ -102,64 +99,8 @@ def _cpu_flags() -> set[str]:
     return set()
 
 
-_broken: dict[
-    tuple[str, ...], str
-] = {}  # compilers that answer but cannot build anything, and what they say
-
-
-def compiler() -> tuple[tuple[str, ...], str]:
-    """The C compiler's command and what it says it is. Raises CompilerNotFoundError."""
-    found = _search()
-    if isinstance(found, str):
-        raise CompilerNotFoundError(found)
-    return found
-
-
-@functools.cache
-def _search() -> tuple[tuple[str, ...], str] | str:
-    """The first compiler that works, or why there is none."""
-    tried = []
-    for command in _candidates():
-        name = " ".join(command)
-        why = _broken.get(command, "it is not there" if shutil.which(command[0]) is None else "")
-        if not why:
-            try:
-                answer = subprocess.run(
-                    [*command, "--version"], capture_output=True, text=True, timeout=60
-                )
-            except (OSError, subprocess.TimeoutExpired) as error:
-                why = str(error)
-            else:
-                if answer.returncode == 0:
-                    return command, answer.stdout.splitlines()[0] if answer.stdout else name
-                why = f"it failed: {answer.stderr.strip()[:200] or answer.returncode}"
-        tried.append(name)
-        if name == os.environ.get("DUCKKEOPS_CC", "").strip():
-            log.warning("DUCKKEOPS_CC=%s is not used: %s", name, why)
-    return (
-        f"no working C compiler was found (tried {', '.join(dict.fromkeys(tried))}).\n"
-        + "".join(f"  {' '.join(c)}: {why}\n" for c, why in _broken.items())
-        + "  Install gcc or clang, or pip install 'duckkeops[cc]', or set DUCKKEOPS_CC; "
-        "config(engine='blocks') needs none."
-    )
-
-
-def _candidates() -> list[tuple[str, ...]]:
-    named = [_words(os.environ[v]) for v in ("DUCKKEOPS_CC", "CC") if os.environ.get(v, "").strip()]
-    known: list[tuple[str, ...]] = [("gcc",), ("clang",), ("cc",)]
-    if importlib.util.find_spec("ziglang") is not None:
-        known.append((sys.executable, "-m", "ziglang", "cc"))
-    return [*named, *known]
-
-
-def _words(command: str) -> tuple[str, ...]:
-    try:
-        return tuple(shlex.split(command))
-    except ValueError:  # an open quotation
-        return (command,)
-
-
 def is_available() -> bool:
+    """Is there a C compiler?"""
     try:
         compiler()
     except CompilerNotFoundError:
@@ -190,96 +131,99 @@ class Compiled:
 _libraries: dict[str, Compiled] = {}
 
 
+def flags(exact: bool) -> Command:
+    """Of the compiler. DUCKKEOPS_CFLAGS adds to them."""
+    extra = compilers.words("DUCKKEOPS_CFLAGS")
+    return (*SAFE_FLAGS, CONTRACT[not exact], *target().flags, *extra)
+
+
 def load(text: str, formula: str, exact: bool) -> Compiled:
     """The compiled form of a source, from memory, from the cache, or from the compiler.
 
-    `exact`: no product and sum are fused into one rounding.
+    `exact`: no product and sum are fused into one rounding. Without a compiler a library serves
+    that any compiler made of this source. Raises CompilerNotFoundError if there is none.
     """
+    options = flags(exact)
+    stem = cache.digest(text, " ".join(options), sys.platform, platform.machine(), _c_library())
     while True:
-        command, version = compiler()
         try:
-            return _load(
-                command, version, (*SAFE_FLAGS, CONTRACT[not exact], *target().flags), text, formula
-            )
-        except CompileError:
-            why = _fault(command)
-            if not why:
+            command, version = compiler()
+        except CompilerNotFoundError:
+            found = _made_before(stem, text)
+            if found is None:
                 raise
-            _broken[command] = why  # try the next one
-            _search.cache_clear()
-
-
-def _load(
-    command: tuple[str, ...], version: str, flags: tuple[str, ...], text: str, formula: str
-) -> Compiled:
-    name = source.digest(
-        text, " ".join(command), version, " ".join(flags), sys.platform, platform.machine()
-    )
-    if name not in _libraries:
-
-        def make(part: Path) -> None:
-            _compile(command, flags, text, formula, name, part)
-
+            return found
+        name = f"{stem}-{cache.digest(*command, version)[:8]}"
         try:
-            _libraries[name] = Compiled(source.cached(f"{name}.so", make), text)
-        except OSError as error:  # the folder may hold no programs (noexec)
-            if not source.temporary_folder.cache_info().currsize:
-                log.warning(
-                    "compiled kernels cannot be loaded, "
-                    "and are built again in a temporary folder: %s",
-                    error,
-                )
+            if name not in _libraries:
+                _libraries[name] = _load(command, options, text, formula, name)
+            return _libraries[name]
+        except CompileError:
+            fault = compilers.fault(command, options)
+            if not fault:
+                raise
+            compilers.give_up(command, fault)  # and try the next one
+
+
+def _c_library() -> str:
+    """What libraries are linked to: a home folder may serve machines with others."""
+    try:
+        return os.confstr("CS_GNU_LIBC_VERSION") or ""
+    except (AttributeError, ValueError, OSError):
+        return ""
+
+
+def _made_before(stem: str, text: str) -> Compiled | None:
+    """The library that some compiler, now gone, made of a source."""
+    if stem not in _libraries:
+        for path in cache.others(stem, SUFFIX):
             try:
-                _libraries[name] = Compiled(
-                    source.cached(f"{name}.so", make, source.temporary_folder()), text
-                )
-            except OSError as again:
-                raise CompilerNotFoundError(
-                    f"compiled kernels cannot be loaded: {again}.\n"
-                    "  Set DUCKKEOPS_CACHE_DIR to a folder from which programs may run."
-                ) from error
-    return _libraries[name]
+                _libraries[stem] = Compiled(path, text)
+                break
+            except OSError as error:
+                log.info("%s cannot be loaded: %s", path, error)
+    return _libraries.get(stem)
 
 
-def _compile(
-    command: tuple[str, ...], flags: tuple[str, ...], text: str, formula: str, name: str, part: Path
-) -> None:
-    written = source.cached(f"{name}.c", lambda p: p.write_text(text) and None)  # type: ignore[func-returns-value]
-    log.info("compiling %s", formula)
-    answer = subprocess.run(
-        [*command, *flags, "-x", "c", "-o", str(part), str(written), "-lm"],
-        capture_output=True,
-        text=True,
-    )
-    if answer.returncode:
-        raise CompileError(
-            f"{command[0]} refused the kernel for {formula}.\n{answer.stderr[:2000]}\n"
-            f"  This is a bug in duckkeops. Please report it with the source, {written}"
+_place: Path | None = None  # where libraries go if they cannot be loaded from the cache
+
+
+def _load(command: Command, options: Command, text: str, formula: str, name: str) -> Compiled:
+    global _place
+
+    def make(part: Path) -> None:
+        log.info("compiling %s", formula)
+        try:
+            compilers.build(command, options, text, part)
+        except CompileError as error:
+            written = cache.file(f"{name}.c", lambda p: p.write_text(text))
+            raise CompileError(
+                f"{command[0]} refused the kernel for {formula}.\n{error}\n"
+                f"  This is a bug in duckkeops. Please report it with the source, {written}"
+            ) from None
+
+    fault = None
+    for _ in range(2 if _place is None else 0):
+        path = cache.file(f"{name}{SUFFIX}", make)
+        try:
+            return Compiled(path, text)
+        except OSError as error:  # just cleared, or damaged; or no programs may run from the folder
+            fault = error
+            if not cache.remove(path):
+                break
+    if fault is not None:
+        log.warning(
+            "compiled kernels cannot be loaded, and are built again in a temporary folder: %s",
+            fault,
         )
-
-
-def _fault(command: tuple[str, ...]) -> str:
-    """What a compiler says that cannot build the smallest library.
-
-    It has no headers or linker, or does not know one of the flags.
-    """
-    with tempfile.TemporaryDirectory(prefix="duckkeops-") as folder:
-        path = Path(folder, "one.c")
-        path.write_text("int one(void) { return 1; }\n")
-        answer = subprocess.run(
-            [
-                *command,
-                *SAFE_FLAGS,
-                *target().flags,
-                "-o",
-                str(path.with_suffix(".so")),
-                str(path),
-                "-lm",
-            ],
-            capture_output=True,
-            text=True,
-        )
-    return f"it cannot build a library: {answer.stderr.strip()[:500]}" if answer.returncode else ""
+        _place = cache.temporary_folder()
+    try:
+        return Compiled(cache.file(f"{name}{SUFFIX}", make, _place), text)
+    except OSError as error:
+        raise CompilerNotFoundError(
+            f"compiled kernels cannot be loaded: {error}.\n"
+            "  Set DUCKKEOPS_CACHE_DIR to a folder from which programs may run."
+        ) from error
 
 
 # -- threads ---------------------------------------------------------------------------------------
