@@ -17,6 +17,8 @@ PACKAGE = ROOT / "duckkeops"
 
 # In the order in which an expression meets them; each imports only from those below it.
 ORDER = (
+    "__main__",
+    "doctor",
     "__init__",
     "array",
     "numpy_functions",

@@ -1,0 +1,204 @@
+"""What this machine offers: versions, compilers, instruction set, threads, cache; and does a kernel
+that is built here and now give the right numbers?
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+import duckkeops
+from duckkeops import cache
+from duckkeops.engines import compilers, cpu
+
+REQUIRED = ("numpy", "sympy", "array-api-compat", "opt-einsum", "platformdirs")
+OPTIONAL = ("torch", "cupy-cuda12x", "cupy-cuda13x", "dask", "ziglang", "ml_dtypes")
+SECONDS = 180  # for the kernel; zig's very first call takes up to 20
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at: what was seen, and, if it is broken, what to do."""
+
+    name: str
+    seen: str
+    advice: str = ""
+
+
+def findings() -> Iterator[Finding]:
+    """What was found, one after the other; the last takes a second or more."""
+    yield Finding("duckkeops", f"{duckkeops.__version__}  {os.path.dirname(duckkeops.__file__)}")
+    yield Finding(
+        "Python",
+        f"{platform.python_version()}  {sys.executable}  {platform.system()} {platform.machine()}",
+    )
+    for name in REQUIRED:
+        version = _version(name)
+        advice = (
+            "" if version else "Install duckkeops again: pip install --force-reinstall duckkeops"
+        )
+        yield Finding(name, version or "not installed", advice)
+    for name in OPTIONAL:
+        if version := _version(name):
+            yield Finding(name, version)
+    isa = _instruction_set()
+    yield isa
+    yield Finding("threads", _threads())
+    kept = _cache()
+    yield kept
+    if isa.advice or kept.advice.startswith("Correct"):
+        return  # every kernel would say so again
+    found, taken = _compilers()
+    yield from found
+    if taken is not None:
+        yield _kernel()
+
+
+def _version(distribution: str) -> str:
+    """Without importing it: torch alone takes a second."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _instruction_set() -> Finding:
+    name = "instructions"
+    try:
+        target = cpu.target()
+    except ValueError as error:
+        return Finding(name, str(error), "Name one of these in DUCKKEOPS_ISA, or unset it.")
+    named = " as DUCKKEOPS_ISA says" if os.environ.get("DUCKKEOPS_ISA") else ""
+    vectors = f"vectors of {target.vector_bytes} bytes in {target.registers} registers"
+    return Finding(name, f"{target.name}{named}, {vectors}")
+
+
+def _threads() -> str:
+    count = cpu.thread_count(None)
+    for name in ("DUCKKEOPS_NUM_THREADS", "OMP_NUM_THREADS"):
+        if os.environ.get(name, "").split(",")[0] == str(count):
+            return f"{count}, as {name} says"
+    return f"{count}, the cores that this process may use, of {os.cpu_count()}"
+
+
+def _cache() -> Finding:
+    wanted, into = cache.wanted_folder(), cache.folder()
+    advice = "" if into == wanted else "Set DUCKKEOPS_CACHE_DIR to a folder that can be written."
+    cannot = "" if into == wanted else ", which cannot be written"
+    try:
+        kept = cache.inventory(wanted)
+        size = megabytes(sum(f.size for f in kept))
+        seen = f"{wanted}{cannot}: {len(kept)} files, {size} of {megabytes(cache.limit())}"
+    except ValueError as error:
+        seen, advice = str(error), "Correct or unset DUCKKEOPS_CACHE_SIZE."
+    return Finding("cache", seen, advice)
+
+
+def megabytes(size: float) -> str:
+    """A number of bytes in MB, as people read it.
+
+    >>> megabytes(1_234_000)
+    '1.2 MB'
+    """
+    return f"{size / 1e6:.1f} MB"
+
+
+# -- compilers -------------------------------------------------------------------------------------
+
+
+def _compilers() -> tuple[list[Finding], compilers.Command | None]:
+    """All that were looked for, and the one that is taken."""
+    taken, found = None, []
+    for command in compilers.commands():
+        seen = compilers.examined(command)
+        fault = seen.fault
+        if not fault and (taken is None or not compilers.is_zig(command)):
+            fault = compilers.fault(command, cpu.flags(exact=True))
+        name = " ".join(command)
+        if fault:
+            named = name == os.environ.get("DUCKKEOPS_CC", "").strip()
+            advice = "Correct or unset DUCKKEOPS_CC." if named else ""
+            found.append(Finding("compiler", f"{name}: not used: {fault}", advice))
+        elif taken is None:
+            taken = command
+            found.append(Finding("compiler", f"{name}: taken: {seen.version}"))
+        else:
+            found.append(Finding("compiler", f"{name}: would do, too: {seen.version}"))
+    if taken is None:
+        advice = "Install gcc or clang, or: pip install 'duckkeops[cc]'"
+        if os.environ.get("DUCKKEOPS_CFLAGS"):
+            advice = "Correct or unset DUCKKEOPS_CFLAGS."
+        seen = "none works, so all is computed in tiles of NumPy, 10 to 50 times slower"
+        found.append(Finding("compiler", seen, advice))
+    return found, taken
+
+
+# -- a kernel --------------------------------------------------------------------------------------
+
+
+def _kernel() -> Finding:
+    """Build and run one in a process of its own, where it may crash, with an empty cache.
+
+    That is on the disk of the real one, from which programs may not be allowed to run.
+    """
+    name, report = "kernel", "Unless it says what to do, please report this with all of the above."
+    with tempfile.TemporaryDirectory(prefix=cache.PREFIX, dir=cache.folder()) as folder:
+        command = [sys.executable, "-c", "from duckkeops import doctor; doctor.smoke()"]
+        paths = [os.path.dirname(os.path.dirname(duckkeops.__file__)), os.environ.get("PYTHONPATH")]
+        environment = {
+            **os.environ,
+            "DUCKKEOPS_CACHE_DIR": folder,
+            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        }
+        try:
+            answer = subprocess.run(
+                command, capture_output=True, text=True, env=environment, timeout=SECONDS
+            )
+        except subprocess.TimeoutExpired:
+            return Finding(name, f"not built within {SECONDS} s", report)
+    if answer.returncode < 0:
+        crash = signal.Signals(-answer.returncode).name
+        if crash == "SIGILL":
+            report = "Set DUCKKEOPS_ISA=x86-64-v3 (or -v2): the processor lacks an instruction."
+        return Finding(name, f"crashed: {crash}", report)
+    if answer.returncode:
+        return Finding(name, _last_message(answer.stderr), report)
+    return Finding(name, f"{answer.stdout}{answer.stderr}".strip())
+
+
+def _last_message(text: str) -> str:
+    """The error alone, without the traceback above it."""
+    return re.split(r"^  File .*\n(?:    .*\n)+", text, flags=re.MULTILINE)[-1].strip()
+
+
+def smoke() -> None:
+    """Sums and nearest neighbours of two small clouds, compared with NumPy's.
+
+    Raises SystemExit with what is wrong.
+
+    >>> smoke()
+    right: built, loaded and run
+    """
+    rng = np.random.default_rng(0)
+    x, y = rng.random((100, 3)), rng.random((90, 3))
+    dense = ((x[:, None] - y[None]) ** 2).sum(-1)
+    with duckkeops.config(engine="cpu"):
+        lazy = ((duckkeops.LazyArray(x)[:, None] - duckkeops.LazyArray(y)[None]) ** 2).sum(-1)
+        sums, nearest = np.exp(-lazy).sum(axis=1), lazy.argmin(axis=1)
+    worst = float(np.abs(sums / np.exp(-dense).sum(1) - 1).max())
+    wrong = int((nearest != dense.argmin(1)).sum())
+    if not worst < 1e-12 or wrong:
+        raise SystemExit(
+            f"wrong: sums are off by {worst:.1e}, and {wrong} nearest neighbours of 100"
+        )
+    print("right: built, loaded and run")
