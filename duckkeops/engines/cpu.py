@@ -12,7 +12,6 @@ import itertools
 import logging
 import os
 import platform
-import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -83,20 +82,28 @@ def target() -> Target:
 
 
 def _cpu_flags() -> set[str]:
+    """What the processor can do, in the words of Linux."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("flags"):
                 return set(line.partition(":")[2].split())
     except OSError:
         pass
-    if sys.platform == "darwin":
-        text = subprocess.run(
-            ["sysctl", "-n", "machdep.cpu.features", "machdep.cpu.leaf7_features"],
-            capture_output=True,
-            text=True,
-        ).stdout
-        return set(text.lower().replace(".", "_").split())
-    return set()
+    private = getattr(getattr(np, "_core", None), "_multiarray_umath", None)
+    features = getattr(private, "__cpu_features__", {})
+    return _flags_of_numpy({name for name, on in features.items() if on})
+
+
+def _flags_of_numpy(features: set[str]) -> set[str]:
+    """The same from what NumPy found, on systems without /proc."""
+    found = {name.lower() for name in features}
+    if "SSE42" in features:
+        found.add("sse4_2")
+    if {"AVX2", "FMA3"} <= features:  # no processor has these two without bmi2
+        found |= {"fma", "bmi2"}
+    if "AVX512_SKX" in features:
+        found |= LEVELS[0][1]
+    return found
 
 
 def is_available() -> bool:
