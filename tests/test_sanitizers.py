@@ -21,7 +21,7 @@ GCC = shutil.which("gcc")
 SELECTION = (
     "test_sizes or (test_folds and (float32 or int8 or bool or complex64))"
     " or (test_topk and (float32 or uint8) and 3)"
-    " or (test_reductions and (float32 or sum or argmin))"
+    " or (test_reductions and (float32 or sum))"
 )
 
 
