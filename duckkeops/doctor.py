@@ -19,7 +19,7 @@ import numpy as np
 
 import duckkeops
 from duckkeops import cache
-from duckkeops.engines import compilers, cpu
+from duckkeops.engines import compilers, cpu, threads
 
 REQUIRED = ("numpy", "sympy", "array-api-compat", "opt-einsum", "platformdirs")
 OPTIONAL = ("torch", "cupy-cuda12x", "cupy-cuda13x", "dask", "ziglang", "ml_dtypes")
@@ -84,7 +84,7 @@ def _instruction_set() -> Finding:
 
 
 def _threads() -> str:
-    count = cpu.thread_count(None)
+    count = threads.thread_count(None)
     for name in ("DUCKKEOPS_NUM_THREADS", "OMP_NUM_THREADS"):
         if os.environ.get(name, "").split(",")[0] == str(count):
             return f"{count}, as {name} says"

@@ -22,7 +22,7 @@ import numpy as np
 
 from duckkeops import cache, concatenation, expr, ops, plan, reductions, source
 from duckkeops.config import Settings, current
-from duckkeops.engines import blocks, cpu
+from duckkeops.engines import blocks, cpu, threads
 from duckkeops.errors import CompilerNotFoundError, DtypeError, UnsupportedError
 from duckkeops.expr import (
     FEATURE,
@@ -406,16 +406,15 @@ def launch(node: Reduce, settings: Settings) -> tuple[Any, ...]:
     keep: list[Any] = []
     numbers = _arguments(kernel, node, nodes, outs, splits, keep)
     arguments = np.array(numbers, np.uint64).view(np.int64)
-    threads = cpu.thread_count(settings.threads)
     if kernel.compiled is None:
         kernel.compiled = cpu.load(kernel.text, kernel.formula, settings.precision == "exact")
-    cpu.run(
+    threads.run(
         kernel.compiled,
         arguments,
         blocks_of_rows * splits,
         kernel.fixed_columns,
         plan.seconds(node, nodes, lanes, 1),
-        threads,
+        threads.thread_count(settings.threads),
         (outs, keep),
     )
     parts = _joined(node, tuple(outs), np)

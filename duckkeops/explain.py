@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from duckkeops import evaluate, expr, plan, reductions
 from duckkeops.config import current
-from duckkeops.engines import cpu
+from duckkeops.engines import cpu, threads
 from duckkeops.expr import FEATURE, NEUTRAL, Node, Reduce
 
 
@@ -86,12 +86,12 @@ def estimate(node: Node) -> Estimate:
     )
     return Estimate(
         plan.pairs(root),
-        plan.seconds(root, expr.walk(root), lanes, cpu.thread_count(current().threads)),
+        plan.seconds(root, expr.walk(root), lanes, threads.thread_count(current().threads)),
         size,
     )
 
 
 def _estimate_text(root: Reduce, lanes: int) -> str:
-    threads = cpu.thread_count(current().threads)
-    seconds = plan.seconds(root, expr.walk(root), lanes, threads)
-    return f"{plan.pairs(root):.3g} pairs, about {seconds:.2g} s on {threads} threads"
+    count = threads.thread_count(current().threads)
+    seconds = plan.seconds(root, expr.walk(root), lanes, count)
+    return f"{plan.pairs(root):.3g} pairs, about {seconds:.2g} s on {count} threads"

@@ -33,6 +33,7 @@ ORDER = (
     "concatenation",
     "engines/__init__",
     "engines/cpu",
+    "engines/threads",
     "engines/compilers",
     "engines/blocks",
     "generate",
