@@ -11,11 +11,13 @@ from typing import Any, Literal, TypeVar
 Engine = Literal["auto", "cpu", "blocks"]
 Precision = Literal["exact", "float32", "tf32", "half"]
 Accumulate = Literal["auto", "float64", "compensated"]
+Progress = Literal[True, False, "auto"]
 
 CHOICES = {
     "engine": ("auto", "cpu", "blocks"),
     "precision": ("exact", "float32", "tf32", "half"),
     "accumulate": ("auto", "float64", "compensated"),
+    "progress": (True, False, "auto"),
 }
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -32,12 +34,15 @@ class Settings:
     exact answer;
                 "tf32", "half"
     accumulate  how sums are carried: "auto" in blocks, "float64", or "compensated"
+    progress    does a long reduction show how far it is? "auto": if it takes more than 2 seconds,
+                on a terminal or in a notebook
     """
 
     engine: Engine = "auto"
     threads: int | None = None
     precision: Precision = "float32"
     accumulate: Accumulate = "auto"
+    progress: Progress = "auto"
 
 
 # the settings of all the `with` blocks around, innermost last; one instance of `config` may serve

@@ -414,7 +414,7 @@ def launch(node: Reduce, settings: Settings) -> tuple[Any, ...]:
         blocks_of_rows * splits,
         kernel.fixed_columns,
         plan.seconds(node, nodes, lanes, 1),
-        threads.thread_count(settings.threads),
+        settings.threads,
         (outs, keep),
     )
     parts = _joined(node, tuple(outs), np)

@@ -174,3 +174,16 @@ void reduce(const i64 *a, char *records, char *work, i64 packed, i64 first, i64 
     }
     restore_subnormals(before);
 }
+
+// Take `chunk` row blocks at a time of those that no thread has taken, and finish them, until all `blocks` are taken or this
+// call has taken `most`. Threads meet in `next` alone, without Python's lock. How many this call took.
+i64 share(const i64 *a, char *records, char *work, i64 packed, i64 *next, i64 blocks, i64 chunk, i64 most) {
+    i64 taken = 0;
+    while (taken < most) {
+        const i64 first = __atomic_fetch_add(next, chunk, __ATOMIC_RELAXED), left = blocks - first;
+        if (left <= 0) break;
+        reduce(a, records, work, packed, first, first + (left < chunk ? left : chunk));
+        taken += left < chunk ? left : chunk;
+    }
+    return taken;
+}

@@ -10,7 +10,7 @@ from duckkeops.config import Settings, current
 
 def test_defaults():
     assert current() == Settings(
-        engine="auto", threads=None, precision="float32", accumulate="auto"
+        engine="auto", threads=None, precision="float32", accumulate="auto", progress="auto"
     )
 
 
@@ -87,6 +87,11 @@ def test_settings_are_frozen():
             "config(accumulate=None): accumulate is one of 'auto', 'float64', 'compensated'.",
         ),
         (
+            {"progress": "yes"},
+            ValueError,
+            "config(progress='yes'): progress is one of True, False, 'auto'.",
+        ),
+        (
             {"threads": 0},
             ValueError,
             "config(threads=0): threads is a whole number of at least 1, or None for every core.",
@@ -101,7 +106,7 @@ def test_settings_are_frozen():
             {"thread": 1},
             TypeError,
             "config() has no setting 'thread'. "
-            "Its settings are engine, threads, precision, accumulate.",
+            "Its settings are engine, threads, precision, accumulate, progress.",
         ),
     ],
 )

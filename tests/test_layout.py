@@ -57,6 +57,7 @@ ORDER = (
     "operands",
     "views",
     "expr",
+    "progress",
     "config",
     "errors",
 )

@@ -115,17 +115,22 @@ class Compiled:
     """A compiled kernel: its functions, ready to call."""
 
     def __init__(self, path: Path, text: str):
-        library = ctypes.CDLL(str(path))
+        # what is short keeps Python's lock: getting it back may take longer than the call
+        short, long = ctypes.PyDLL(str(path)), ctypes.CDLL(str(path))
         i64, pointer = ctypes.c_int64, ctypes.c_void_p
         self.path, self.text = path, text
-        self.record_bytes = library.record_bytes
-        self.record_bytes.argtypes, self.record_bytes.restype = [pointer], i64
-        library.work_bytes.argtypes, library.work_bytes.restype = [], i64
-        self.work_bytes = library.work_bytes()
-        self.pack = library.pack
-        self.pack.argtypes, self.pack.restype = [pointer, pointer], None
-        self.reduce = library.reduce
-        self.reduce.argtypes, self.reduce.restype = [pointer, pointer, pointer, i64, i64, i64], None
+        self.record_bytes = _function(short.record_bytes, i64, pointer)
+        self.work_bytes = _function(short.work_bytes, i64)()
+        self.pack_short = _function(short.pack, None, pointer, pointer)
+        self.pack = _function(long.pack, None, pointer, pointer)
+        whole = (pointer, pointer, pointer, i64)
+        self.reduce_short = _function(short.reduce, None, *whole, i64, i64)
+        self.share = _function(long.share, i64, *whole, pointer, i64, i64, i64)
+
+
+def _function(function: Any, result: Any, *arguments: Any) -> Any:
+    function.argtypes, function.restype = list(arguments), result
+    return function
 
 
 _libraries: dict[str, Compiled] = {}

@@ -1,56 +1,33 @@
-"""Kernels on threads.
+"""Kernels on threads: one pool of workers for the whole process.
 
-One kernel function works on a range of row blocks, so threads need no locks; ctypes releases the
-GIL. No OpenMP: its runtime hangs after fork, and would come beside those of torch and scikit-learn.
+A kernel works on any range of row blocks, so threads need no locks: each takes the next few blocks
+until none is left, the calling thread like the workers. It returns to Python every 50 ms or so, for
+Ctrl-C and the progress bar; a longer reduction gives its place to one more worker, and only waits.
+No OpenMP: its runtime hangs after fork, and would come beside those of torch and scikit-learn.
 """
 
 from __future__ import annotations
 
-import itertools
+import ctypes
+import functools
+import logging
+import math
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 
 from duckkeops import plan
+from duckkeops.progress import Progress
 
-_pools: dict[int, ThreadPoolExecutor] = {}
-_lock = threading.Lock()
+log = logging.getLogger("duckkeops")
 
-
-def _forget_pools() -> None:
-    """After fork the child has no threads of ours."""
-    global _lock
-    _pools.clear()
-    _lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pools)
-
-
-def _pool(threads: int) -> ThreadPoolExecutor:
-    with _lock:
-        if threads not in _pools:
-            _pools[threads] = ThreadPoolExecutor(threads, thread_name_prefix="duckkeops")
-        return _pools[threads]
-
-
-def thread_count(wanted: int | None) -> int:
-    """config(threads=), else DUCKKEOPS_NUM_THREADS, else OMP_NUM_THREADS, else the cores this
-    process may use.
-    """
-    if wanted is not None:
-        return wanted
-    for name in ("DUCKKEOPS_NUM_THREADS", "OMP_NUM_THREADS"):
-        value = os.environ.get(name, "").split(",")[0]
-        if value.isdigit() and int(value) > 0:
-            return int(value)
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+FIRST_SECONDS = 5e-3  # of the calling thread's first slice, and the most of a chunk, as estimated
+HAND_OVER_SECONDS = 0.2  # with more than this left, as measured, the calling thread only waits
 
 
 def run(
@@ -59,47 +36,304 @@ def run(
     blocks: int,
     fixed_columns: bool,
     seconds: float,
-    threads: int,
+    threads: int | None,
     keep: Any = (),
 ) -> None:
-    """Call the kernel on all row blocks: inline when short, else in slices over threads. `seconds`
-    is for one thread.
+    """Call the kernel on all row blocks: inline when short, else on several threads.
 
-    `keep`: the arrays that `arguments` points to. An interruption does not wait for the slices that
-    run: they hold them.
+    `seconds`: what one thread is estimated to take. `threads`: as in `config`.
+    `keep`: the arrays that `arguments` points to. An interruption does not wait for the workers,
+    which hold them.
     """
-    a = arguments.ctypes.data
+    a = arguments.__array_interface__["data"][0]
     record_bytes = library.record_bytes(a)
     if record_bytes < 0:
         raise MemoryError("the records of the columns do not fit into the address space.")
-    threads = 1 if seconds < plan.INLINE_SECONDS else min(threads, blocks)
-    slices = max(threads if threads == 1 else 2 * threads, int(seconds / plan.SLICE_SECONDS))
-    slices = min(max(slices, 1), blocks)
-    bounds = [blocks * s // slices for s in range(slices + 1)]
-    shared = np.empty(record_bytes if fixed_columns else 0, np.uint8)
-    if fixed_columns:
-        library.pack(a, shared.ctypes.data)
-    local = threading.local()
-
-    def one(first: int, last: int, held: Any = (arguments, keep)) -> None:
-        if not hasattr(local, "work"):
-            local.work = np.empty(library.work_bytes, np.uint8)
-            local.records = shared if fixed_columns else np.empty(record_bytes, np.uint8)
-        library.reduce(
-            a, local.records.ctypes.data, local.work.ctypes.data, int(fixed_columns), first, last
-        )
-
-    if threads == 1 and seconds < 3 * slices * plan.SLICE_SECONDS:
-        for first, last in itertools.pairwise(bounds):
-            one(first, last)
+    if seconds < plan.INLINE_SECONDS:
+        work = _take(library.work_bytes + record_bytes)
+        records = work[0] + library.work_bytes
+        if fixed_columns:
+            library.pack_short(a, records)
+        library.reduce_short(a, records, work[0], fixed_columns, 0, blocks)
+        _give(work)
         return
-    pool, futures = _pool(threads), []
+    count = min(thread_count(threads), blocks, math.ceil(seconds / plan.INLINE_SECONDS))
+    _Job(library, arguments, blocks, fixed_columns, seconds, keep).lead(count)
+
+
+# -- one reduction ---------------------------------------------------------------------------------
+
+
+class _Job:
+    """A reduction on several threads: `lead` is for the calling thread, `help` for the workers."""
+
+    __slots__ = ("active", "blocks", "call", "changed", "chunk", "error", "next", "slice")
+
+    def __init__(
+        self,
+        library: Any,
+        arguments: np.ndarray,
+        blocks: int,
+        packed: bool,
+        seconds: float,
+        keep: Any,
+    ):
+        self.blocks = blocks
+        self.next = ctypes.c_int64(0)  # the first block that nobody has taken
+        self.slice = max(1, int(blocks * min(FIRST_SECONDS / seconds, 1.0)))
+        self.chunk = 1
+        self.active = 0  # workers at it
+        self.changed = threading.Condition(threading.Lock())
+        self.error: BaseException | None = None
+        self.call: tuple | None = (library, arguments, packed, _packed(library, arguments, packed))
+        self.call += (self.next, keep)
+
+    def lead(self, count: int) -> None:
+        """Finish the reduction, with `count` threads in all."""
+        self.chunk = max(1, min(self.slice, self.blocks // (8 * count)))
+        progress = Progress()
+        try:
+            _ask(self, count - 1)
+            self._take_part(count, progress)
+            with self.changed:
+                while self.active:
+                    self.changed.wait(0.05)
+        except BaseException:
+            self.next.value = self.blocks  # the workers stop after their chunks
+            raise
+        finally:
+            self.call = None  # what still waits in the queue holds no memory
+            progress.close()
+        if self.error is not None:
+            raise self.error
+
+    def _take_part(self, count: int, progress: Progress) -> None:
+        """Work in slices, or wait where enough others work, until every block is taken."""
+        assert self.call is not None
+        most, asked = self.slice, False
+        with _Share(*self.call) as share:
+            while (first := self.next.value) < self.blocks:
+                if asked and self.active >= count:
+                    with self.changed:
+                        self.changed.wait(0.05)
+                else:
+                    start = perf_counter()
+                    taken = share(self.blocks, self.chunk, most)
+                    block = (perf_counter() - start) / max(taken, 1)
+                    most = max(1, int(plan.SLICE_SECONDS / max(block, 1e-9)))
+                    if not asked and (self.blocks - first) * block > HAND_OVER_SECONDS * count:
+                        asked = True
+                        _ask(self, 1)
+                progress.update(self.next.value / self.blocks)
+
+    def help(self) -> None:
+        """Take blocks until none is left."""
+        with self.changed:
+            call = self.call
+            if call is None or self.next.value >= self.blocks:
+                return
+            self.active += 1
+        try:
+            with _Share(*call) as share:
+                share(self.blocks, self.chunk, self.blocks)
+        except MemoryError:
+            pass  # no room for this thread's records: the others do its part
+        except BaseException as error:
+            self.error, self.next.value = error, self.blocks
+        finally:
+            with self.changed:
+                self.active -= 1
+                self.changed.notify()
+
+
+def _packed(library: Any, arguments: np.ndarray, packed: bool) -> np.ndarray | None:
+    """The records of the columns, where all threads share them."""
+    if not packed:
+        return None
+    a = arguments.__array_interface__["data"][0]
+    records = np.empty(library.record_bytes(a), np.uint8)
+    library.pack(a, records.__array_interface__["data"][0])
+    return records
+
+
+class _Share:
+    """The kernel with one thread's memory: call it with the number of blocks, of those to take at a
+    time and of those to take at most.
+    """
+
+    __slots__ = ("call", "fixed", "work")
+
+    def __init__(
+        self,
+        library: Any,
+        arguments: np.ndarray,
+        packed: bool,
+        records: np.ndarray | None,
+        counter: ctypes.c_int64,
+        keep: Any,
+    ):
+        self.call = (library, arguments, records, counter, keep)  # must outlive the call
+        a = arguments.__array_interface__["data"][0]
+        self.work = _take(library.work_bytes + (0 if packed else library.record_bytes(a)))
+        own = self.work[0] + library.work_bytes
+        at = own if records is None else records.__array_interface__["data"][0]
+        self.fixed = (a, at, self.work[0], packed, ctypes.addressof(counter))
+
+    def __enter__(self) -> _Share:
+        return self
+
+    def __call__(self, blocks: int, chunk: int, most: int) -> int:
+        return self.call[0].share(*self.fixed, blocks, chunk, most)
+
+    def __exit__(self, *exception: object) -> None:
+        _give(self.work)
+
+
+# Memory of calls that have ended, for the next ones: address and buffer. Taking and giving are one
+# step each under Python's lock; a buffer that is lost in between is freed.
+_kept: list[tuple[int, np.ndarray]] = []
+KEPT_BYTES, KEPT_BUFFERS = 1 << 18, 64
+
+
+def _take(size: int) -> tuple[int, np.ndarray]:
+    if size <= KEPT_BYTES:
+        try:
+            return _kept.pop()
+        except IndexError:
+            size = KEPT_BYTES
+    buffer = np.empty(size, np.uint8)
+    return buffer.__array_interface__["data"][0], buffer
+
+
+def _give(work: tuple[int, np.ndarray]) -> None:
+    if work[1].size == KEPT_BYTES and len(_kept) < KEPT_BUFFERS:
+        _kept.append(work)
+
+
+# -- the pool --------------------------------------------------------------------------------------
+
+MOST_WAITING = 256  # jobs in the queue; more are done by their callers alone
+_queue: SimpleQueue[_Job] = SimpleQueue()
+_workers = 0
+_lock = threading.RLock()  # a signal handler may reduce, too
+
+
+def _forget_workers() -> None:
+    """After fork the child has no threads of ours."""
+    global _queue, _workers, _lock
+    _queue, _workers, _lock = SimpleQueue(), 0, threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_workers)
+
+
+def _ask(job: _Job, helpers: int) -> None:
+    """Wake workers for a job. They are daemons: none keeps the interpreter from ending."""
+    global _workers
+    if helpers < 1:
+        return
+    if _workers < helpers:
+        with _lock:
+            while _workers < helpers:
+                try:
+                    threading.Thread(
+                        target=_work, args=(_queue,), name="duckkeops", daemon=True
+                    ).start()
+                except RuntimeError:  # the interpreter is ending, or allows no more threads
+                    break
+                _workers += 1
+    for _ in range(min(helpers, _workers)):
+        if _queue.qsize() < MOST_WAITING:
+            _queue.put(job)
+
+
+def _work(queue: SimpleQueue[_Job]) -> None:
+    while True:
+        queue.get().help()
+
+
+# -- how many threads ------------------------------------------------------------------------------
+
+
+def thread_count(wanted: int | None, xp: Any = np) -> int:
+    """How many threads a reduction of arrays of the namespace `xp` takes.
+
+    config(threads=), else torch.get_num_threads() for tensors, else DUCKKEOPS_NUM_THREADS, else
+    OMP_NUM_THREADS, else the cores that this process may use.
+    """
+    if wanted is not None:
+        return wanted
+    if xp is not np and xp.__name__.rpartition(".")[2] == "torch":
+        return xp.get_num_threads()
+    return _named("DUCKKEOPS_NUM_THREADS") or _named("OMP_NUM_THREADS") or cores()
+
+
+def _named(name: str) -> int:
+    """The number of threads in an environment variable; 0 where there is none."""
+    value = os.environ.get(name, "")
+    first = value.partition(",")[0].strip()  # OpenMP: one number for each nested level
+    if first.isdecimal() and int(first) > 0:
+        return int(first)
+    if value.strip():
+        _warn(name, value)
+    return 0
+
+
+@functools.cache
+def _warn(name: str, value: str) -> None:
+    others = 0 if name == "OMP_NUM_THREADS" else _named("OMP_NUM_THREADS")
+    log.warning(
+        "%s=%r is no number of threads, which is whole and at least 1; %d are used.",
+        name,
+        value,
+        others or cores(),
+    )
+
+
+def cores() -> int:
+    """The cores that this process may use: its affinity, and its container's share of time."""
+    count = os.cpu_count() or 1
+    if hasattr(os, "process_cpu_count"):  # from Python 3.13 on; it knows PYTHON_CPU_COUNT
+        count = getattr(os, "process_cpu_count")() or count  # noqa: B009
+    elif hasattr(os, "sched_getaffinity"):
+        count = len(os.sched_getaffinity(0))
+    return max(1, min(count, quota()))
+
+
+@functools.cache
+def quota(root: str = "/") -> int:
+    """The cores' worth of time that Linux control groups leave this process, rounded up.
+
+    A number beyond any machine's where there is no limit.
+    """
+    least = math.inf
+    for folder in _groups(Path(root)):
+        try:
+            if (folder / "cpu.max").exists():  # version 2: "200000 100000" or "max 100000"
+                most, period = (folder / "cpu.max").read_text().split()
+            else:
+                most = (folder / "cpu.cfs_quota_us").read_text().strip()
+                period = (folder / "cpu.cfs_period_us").read_text()
+            if most not in ("max", "-1"):
+                least = min(least, int(most) / int(period))
+        except (OSError, ValueError, ZeroDivisionError):
+            continue
+    return 1 << 16 if least == math.inf else max(1, math.ceil(least))
+
+
+def _groups(root: Path) -> list[Path]:
+    """The folders of the groups that hold this process, and of those around them."""
     try:
-        for first, last in itertools.pairwise(bounds):
-            futures.append(pool.submit(one, first, last))
-        for f in futures:
-            f.result()
-    except BaseException:
-        for f in futures:
-            f.cancel()
-        raise
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers or "cpu" in controllers.split(","):
+            top = root / "sys/fs/cgroup" / controllers
+            inner = top / path.lstrip("/")
+            found += [f for f in (inner, *inner.parents) if f == top or top in f.parents]
+            found.append(root / "sys/fs/cgroup/cpu" if controllers else top)
+    return list(dict.fromkeys(found))
