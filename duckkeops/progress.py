@@ -122,10 +122,10 @@ def _warn_if_long(spent: float, whole: float) -> None:
 def duration(seconds: float) -> str:
     """A time in the unit that suits it.
 
-    >>> duration(0.0021), duration(42), duration(250), duration(9000), duration(1e6)
-    ('2.1 ms', '42 s', '4.2 min', '2.5 h', '12 days')
+    >>> duration(0.0021), duration(0.9), duration(42), duration(250), duration(9000), duration(1e6)
+    ('2.1 ms', '900 ms', '42 s', '4.2 min', '2.5 h', '12 days')
     """
-    for size, unit in ((86400, "days"), (3600, "h"), (60, "min"), (1, "s"), (1e-3, "ms")):
-        if seconds >= 1.5 * size or unit == "ms":
-            return f"{seconds / size:.2g} {unit}"
-    raise AssertionError(seconds)
+    units = ((86400, "days"), (3600, "h"), (60, "min"), (1, "s"))
+    size, unit = next((u for u in units if seconds >= 1.5 * u[0]), (1e-3, "ms"))
+    value = seconds / size
+    return f"{value:.2g} {unit}" if value < 10 else f"{value:.0f} {unit}"

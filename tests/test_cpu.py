@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from duckkeops import LazyArray, config
+from duckkeops import LazyArray
 from duckkeops.engines import cpu
 
 pytestmark = pytest.mark.skipif(not cpu.is_available(), reason="no C compiler on this machine")
@@ -78,71 +78,6 @@ def test_compilers_that_cannot_link_are_no_compilers(tmp_path: Path) -> None:
         path.chmod(path.stat().st_mode | stat.S_IEXEC)
     answer = run(tmp_path / "cache", PATH=str(tmp_path), HIDE_ZIGLANG="1")
     assert answer.stdout.startswith("right") and "cannot find -lm" in answer.stderr
-
-
-INTERRUPTED = """
-import os, signal, threading, time
-import numpy as np
-from duckkeops import LazyArray, config
-x = np.random.default_rng(0).random((100_000, 3)).astype("f4")
-def gauss(x, y):
-    return np.exp(-((LazyArray(x)[:, None] - LazyArray(y)[None]) ** 2).sum(-1)).sum(1)
-def on_press(number, frame):
-    while frame is not None:
-        if frame.f_code is gauss.__code__:
-            raise KeyboardInterrupt
-        frame = frame.f_back
-signal.signal(signal.SIGINT, on_press)
-def press():
-    for n in range(4):
-        time.sleep(0.2 if n == 0 else 0.002)
-        os.kill(os.getpid(), signal.SIGINT)
-expected = gauss(x[:200], x)
-gauss(x[:20_000], x)
-for _ in range(3):
-    thread = threading.Thread(target=press)
-    thread.start()
-    try:
-        with config(threads=4):
-            gauss(np.repeat(x, 10, 0), x)
-        print("not interrupted")
-    except KeyboardInterrupt:
-        pass
-    thread.join()
-    # takes the memory that was given back:
-    junk = [np.full(400_000, np.nan, "f4") for _ in range(8)]
-    assert (gauss(x[:200], x) == expected).all()
-print("alive")
-"""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_interrupting_again_and_again_frees_nothing_in_use() -> None:
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    answer = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, env=env, timeout=300
-    )
-    assert answer.returncode == 0 and answer.stdout == "alive\n", answer.stderr
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="fork")
-def test_a_forked_child_computes() -> None:
-    x = np.random.default_rng(0).random((20_000, 3))
-    with config(threads=2):
-        expected = pairwise(x, x[:5000]).argmin(1)
-        child = os.fork()
-        if child == 0:
-            os._exit(0 if (pairwise(x, x[:5000]).argmin(1) == expected).all() else 1)
-    assert os.waitpid(child, 0)[1] == 0
-
-
-def test_results_do_not_depend_on_threads() -> None:
-    x = np.random.default_rng(0).random((5000, 3)).astype(np.float32)
-    results = []
-    for threads in (1, 2, 7):
-        with config(threads=threads):
-            results.append(np.exp(-pairwise(x, x)).sum(1))
-    assert (results[0] == results[1]).all() and (results[0] == results[2]).all()
 
 
 @pytest.mark.parametrize("size", [20, 1100])

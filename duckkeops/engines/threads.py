@@ -67,7 +67,7 @@ def run(
 class _Job:
     """A reduction on several threads: `lead` is for the calling thread, `help` for the workers."""
 
-    __slots__ = ("active", "blocks", "call", "changed", "chunk", "error", "next", "slice")
+    __slots__ = ("active", "blocks", "call", "changed", "chunk", "error", "large", "next", "slice")
 
     def __init__(
         self,
@@ -81,6 +81,7 @@ class _Job:
         self.blocks = blocks
         self.next = ctypes.c_int64(0)  # the first block that nobody has taken
         self.slice = max(1, int(blocks * min(FIRST_SECONDS / seconds, 1.0)))
+        self.large = seconds > plan.SLICE_SECONDS * blocks  # one block would hold up Ctrl-C
         self.chunk = 1
         self.active = 0  # workers at it
         self.changed = threading.Condition(threading.Lock())
@@ -94,6 +95,10 @@ class _Job:
         progress = Progress()
         try:
             _ask(self, count - 1)
+            if self.large:
+                _ask(self, 1)
+                with self.changed:
+                    self.changed.wait_for(lambda: self.active >= count, 0.05)
             self._take_part(count, progress)
             with self.changed:
                 while self.active:
@@ -110,7 +115,7 @@ class _Job:
     def _take_part(self, count: int, progress: Progress) -> None:
         """Work in slices, or wait where enough others work, until every block is taken."""
         assert self.call is not None
-        most, asked = self.slice, False
+        most, asked = self.slice, self.large
         with _Share(*self.call) as share:
             while (first := self.next.value) < self.blocks:
                 if asked and self.active >= count:
@@ -133,6 +138,7 @@ class _Job:
             if call is None or self.next.value >= self.blocks:
                 return
             self.active += 1
+            self.changed.notify()
         try:
             with _Share(*call) as share:
                 share(self.blocks, self.chunk, self.blocks)
