@@ -73,6 +73,16 @@ def state(node: Reduce, xp: Any) -> tuple[Any, ...]:
     return _merged(node, parts, xp)
 
 
+def is_compiled(node: Reduce) -> bool:
+    """Would compiled C compute it, rather than the array library?"""
+    return (
+        current().engine != "blocks"
+        and reductions.is_numpy(namespace_of(node))
+        and not is_plain(node, walk(node))
+        and cpu.is_available()
+    )
+
+
 def _gradient_state(node: Reduce, settings: Settings, xp: Any) -> tuple[Any, ...]:
     """Derivatives are in kernels only: the array library knows none."""
     why = "tiles know none"
@@ -402,6 +412,10 @@ def launch(node: Reduce, settings: Settings) -> tuple[Any, ...]:
     blocks_of_rows = math.prod(outer) * -(-rows // (kernel.rows * lanes))
     splits = plan.splits(node, axes, blocks_of_rows)
     shape = (*outer, rows, *features)
+    plan.check_memory(
+        sum(math.prod((splits, *shape, *extra)) * t.itemsize for t, extra in kernel.components),
+        f"the result of {kernel.formula}, of shape {node.shape},",
+    )
     outs = [np.empty((splits, *shape, *extra), t) for t, extra in kernel.components]
     keep: list[Any] = []
     numbers = _arguments(kernel, node, nodes, outs, splits, keep)

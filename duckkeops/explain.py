@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from duckkeops import evaluate, expr, plan, reductions
-from duckkeops.config import current
+from duckkeops import concatenation, evaluate, expr, plan, reductions
+from duckkeops.config import config, current
 from duckkeops.engines import cpu, threads
 from duckkeops.expr import FEATURE, NEUTRAL, Node, Reduce
+from duckkeops.operands import namespace_of, units
+from duckkeops.progress import duration
 
 
 def _example(node: Node) -> Reduce:
@@ -48,6 +52,7 @@ def explain(node: Node) -> str:
         [root.whole[a] for a in part] for part in (axes.outer, axes.columns, axes.features)
     )
     rows = 1 if axes.lane is None else root.whole[axes.lane]
+    count = threads.thread_count(current().threads, namespace_of(root))
     lines = [
         f"{kernel.formula}",
         f"axes       {names}",
@@ -56,7 +61,7 @@ def explain(node: Node) -> str:
         if not evaluate.is_plain(root, expr.walk(root))
         else "strategy   the array library itself: nothing pairwise in it",
         f"tile       {kernel.rows} vectors of {lanes} rows, {target.name}",
-        f"work       {_estimate_text(root, lanes)}",
+        f"work       {plan.pairs(root):.3g} pairs on {count} threads; estimate() tells the time",
     ]
     return "\n".join(lines)
 
@@ -71,27 +76,56 @@ class Estimate:
 
     def __str__(self) -> str:
         return (
-            f"{self.pairs:.3g} pairs, about {self.seconds:.2g} s, "
-            f"{self.bytes:.3g} bytes of inputs and result"
+            f"{self.pairs:.3g} pairs, about {duration(self.seconds)}, "
+            f"{units(self.bytes)} of inputs and result"
         )
 
 
 def estimate(node: Node) -> Estimate:
-    """Pairs, seconds (a rough guess) and bytes of a reduction."""
+    """Pairs, seconds and bytes of a reduction. The seconds are of this machine: a part of the
+    reduction is computed for a few milliseconds, after it was compiled.
+    """
     root = _example(node)
-    lanes = max(cpu.target().vector_bytes // max(root.args[0].dtype.itemsize, 4), 1)
     size = (
         sum(math.prod(n.shape) * n.dtype.itemsize for n in expr.inputs(root))
         + math.prod(root.shape) * root.dtype.itemsize
     )
-    return Estimate(
-        plan.pairs(root),
-        plan.seconds(root, expr.walk(root), lanes, threads.thread_count(current().threads)),
-        size,
-    )
+    return Estimate(plan.pairs(root), _seconds(root), size)
 
 
-def _estimate_text(root: Reduce, lanes: int) -> str:
+PROBE_SECONDS = 4e-3
+PROBE = (2, 256, 2048)  # the first part: entries of outer axes, rows, columns
+
+
+def _seconds(root: Reduce) -> float:
+    """Wall time on an idle machine, from that of a part with more and more columns, then rows."""
+    axes = plan.loop_axes(evaluate.for_kernels(root))
+    groups = [axes.outer, () if axes.lane is None else (axes.lane,), axes.columns]
+    limits = dict.fromkeys(groups[0], PROBE[0]) | dict.fromkeys(groups[1], PROBE[1])
+    limits |= dict.fromkeys(groups[2], PROBE[2])
+    in_c = evaluate.is_compiled(root)
+    clock = time.thread_time if in_c else time.perf_counter
+    while True:
+        part = root
+        for axis, limit in limits.items():
+            if limit < root.whole[axis]:
+                part = concatenation.slice_of(part, axis, 0, limit)
+        with config(threads=1, progress=False):
+            spent = min(_time(part, clock) for _ in range(3))  # the first one compiles
+        left = [[a for a in group if part.whole[a] < root.whole[a]] for group in groups]
+        growing = left[2] or left[1] or left[0]
+        if spent >= PROBE_SECONDS or not growing:
+            break
+        for axis in growing:
+            limits[axis] *= 4
+    alone = spent * plan.pairs(root) / plan.pairs(part)
+    if not in_c:
+        return alone
     count = threads.thread_count(current().threads)
-    seconds = plan.seconds(root, expr.walk(root), lanes, count)
-    return f"{plan.pairs(root):.3g} pairs, about {seconds:.2g} s on {count} threads"
+    return alone / max(1, min(count, alone / plan.INLINE_SECONDS))
+
+
+def _time(node: Reduce, clock: Callable[[], float]) -> float:
+    start = clock()
+    evaluate.state(node, namespace_of(node))
+    return clock() - start

@@ -8,13 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from duckkeops.expr import BATCH, FEATURE, NEUTRAL, POINT, Apply, Node, Reduce
+from duckkeops.expr import BATCH, FEATURE, NEUTRAL, POINT, Apply, Node, Reduce, Scalar
+from duckkeops.operands import units
 
 SLICE_SECONDS = 0.1  # long work is cut into calls of about this length, so that Ctrl-C works
 INLINE_SECONDS = 200e-6  # below it waking another thread costs more than it gains
-CHEAP, HEAVY = 1.0, 12.0  # cycles of an operation on one vector: an addition, an exponential
-CLOCK = 2.5e9  # cycles a second; estimates need no more than the order of magnitude
+CLOCK = 2.5e9  # cycles a second; a kernel that has run corrects its own estimates
+# Cycles of an operation on one vector, as measured by benchmarks/calibrate.py, and those that are
+# dearer than an addition. Two additions are done at once, and one fuses with a product.
+CHEAP, DIVISION, EXPONENTIAL, LOGARITHM, SPECIAL = 0.35, 6.0, 4.0, 15.0, 150.0
 
 
 @dataclass(frozen=True)
@@ -117,67 +121,53 @@ def splits(node: Reduce, axes: LoopAxes, blocks: int) -> int:
     return max(1, min(wanted, columns, columns * behind // least))
 
 
-def operations(node: Reduce, nodes: Sequence[Node]) -> float:
-    """Rough vector operations a pair: each operation counts once for each of its features."""
+_DEAR = (
+    (DIVISION, "divide reciprocal sqrt rsqrt softsign"),
+    (EXPONENTIAL, "exp exp2 expm1 expit silu elu_alpha celu_alpha selu_scale"),
+    (
+        LOGARITHM,
+        "log log2 log10 log1p logaddexp logaddexp2 xlogy xlog1py entr logit log_sigmoid mish "
+        "softplus_beta pow float_power hypot cbrt erf gelu_erf gelu_tanh sinc sin cos tan "
+        "asin acos atan atan2 sinh cosh tanh tanhshrink asinh acosh atanh",
+    ),
+    (
+        SPECIAL,
+        "erfc erfcx erfinv lgamma digamma i0 i0e i1 i1e ndtr log_ndtr remainder fmod "
+        "floor_divide nextafter frexp_mantissa frexp_exponent",
+    ),
+)
+COSTS = {name: cost for cost, names in _DEAR for name in names.split()}
+
+
+def _cost(n: Apply) -> float:
+    """Cycles of one entry of an operation. Small whole powers are products."""
+    power = n.args[-1]
+    if n.op.name in ("pow", "float_power") and isinstance(power, Scalar):
+        if power.value in (0, 1, 2, 3, 4):
+            return CHEAP
+        if power.value in (-1, -2, 0.5, -0.5, 1.5, -1.5):
+            return DIVISION
+    return COSTS.get(n.op.name, CHEAP)
+
+
+def cycles(node: Reduce, nodes: Sequence[Node]) -> float:
+    """Rough cycles of the loop, were a vector one entry: what enters only one side costs little."""
     total = 0.0
     for n in nodes:
         if isinstance(n, Apply):
-            size = math.prod(
-                s for s, r in zip(n.shape, n.roles, strict=True) if r in (FEATURE, NEUTRAL)
-            )
-            total += size * (HEAVY if n.op.name in HEAVY_OPS else CHEAP)
-        elif isinstance(n, Reduce) and n is not node:
-            total += math.prod(n.whole[a] for a in n.axes)
-    return total + 1 + dict(node.params).get("k", 0) / 16  # top-k: what insertions cost, roughly
+            total += math.prod(n.shape) * _cost(n)
+        elif isinstance(n, Reduce):
+            total += math.prod(n.whole) * (CHEAP if n is not node else _step(node))
+    return total
 
 
-HEAVY_OPS = frozenset(
-    [
-        "exp",
-        "exp2",
-        "expm1",
-        "log",
-        "log2",
-        "log10",
-        "log1p",
-        "logaddexp",
-        "logaddexp2",
-        "sin",
-        "cos",
-        "tan",
-        "asin",
-        "acos",
-        "atan",
-        "atan2",
-        "sinh",
-        "cosh",
-        "tanh",
-        "asinh",
-        "acosh",
-        "atanh",
-        "pow",
-        "cbrt",
-        "hypot",
-        "erf",
-        "erfc",
-        "erfinv",
-        "lgamma",
-        "digamma",
-        "expit",
-        "logit",
-        "sinc",
-        "i0",
-        "i1",
-        "i0e",
-        "i1e",
-        "ndtr",
-        "log_ndtr",
-        "gelu",
-        "silu",
-        "softplus",
-        "mish",
-    ]
-)
+def _step(node: Reduce) -> float:
+    """Cycles of one entry of the reduction itself."""
+    if node.row.name == "topk":
+        return 4 * CHEAP + dict(node.params).get("k", 0) / 3  # what insertions cost, roughly
+    if node.row.name in ("logsumexp", "softmax_sum"):
+        return EXPONENTIAL + 4 * CHEAP
+    return 4 * CHEAP if node.row.name in ("argmin", "argmax", "var", "std") else CHEAP
 
 
 def pairs(node: Reduce) -> int:
@@ -188,5 +178,46 @@ def pairs(node: Reduce) -> int:
 
 
 def seconds(node: Reduce, nodes: Sequence[Node], lanes: int, threads: int) -> float:
-    """Estimated time of the loop."""
-    return pairs(node) * operations(node, nodes) / (lanes * CLOCK * max(threads, 1))
+    """Estimated time of the loop, whose rows come in blocks of four vectors."""
+    lane = loop_axes(node).lane
+    rows = 1 if lane is None else node.whole[lane]
+    block = 4 * lanes
+    padded = -(-rows // block) * block / max(rows, 1)
+    return cycles(node, nodes) * padded / (lanes * CLOCK * max(threads, 1))
+
+
+# -- memory ----------------------------------------------------------------------------------------
+
+CHECKED_BYTES = 64 << 20  # smaller results are not worth a look at what is free
+
+
+def check_memory(size: int, what: str) -> None:
+    """Raise MemoryError if `size` bytes are more than this process can have."""
+    if size >= CHECKED_BYTES and (free := free_bytes()) is not None and size > free:
+        raise MemoryError(
+            f"{what} takes {units(size)}; {units(free)} of memory are free.\n"
+            "  Reduce another axis too, or a part of the rows at a time."
+        )
+
+
+def free_bytes(root: str = "/") -> int | None:
+    """Bytes that this process can still have: of the machine with its swap, and of its control
+    group. None where the system does not tell.
+    """
+    try:
+        text = Path(root, "proc/meminfo").read_text()
+        kib = {line.split(":")[0]: int(line.split()[1]) for line in text.splitlines()}
+        free = 1024 * (kib["MemAvailable"] + kib.get("SwapFree", 0))
+    except (OSError, KeyError, ValueError, IndexError):
+        return None
+    group = Path(root, "sys/fs/cgroup")
+    try:  # in a container; what files keep in memory can be dropped
+        most = int((group / "memory.max").read_text())
+        used = int((group / "memory.current").read_text())
+        fields = (line.split() for line in (group / "memory.stat").read_text().splitlines())
+        files = sum(
+            int(value) for name, value in fields if name in ("active_file", "inactive_file")
+        )
+        return min(free, max(0, most - used + files))
+    except (OSError, ValueError):  # "max", or no such group
+        return free

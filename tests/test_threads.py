@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from duckkeops import LazyArray, config, evaluate, plan, progress, reductions
+from duckkeops import LazyArray, config, evaluate, explain, plan, progress, reductions
 from duckkeops.engines import cpu, threads
 from duckkeops.reductions import TABLE
 
@@ -670,3 +671,132 @@ def test_more_than_a_minute_is_warned_of_once(
     assert [r.getMessage().splitlines()[0] for r in caplog.records] == [
         f"this reduction takes about {s}." for s in said
     ]
+
+
+# -- estimates and memory --------------------------------------------------------------------------
+
+ESTIMATED = {
+    "gauss": (3, lambda d: np.exp(-d), "sum"),
+    "wide": (
+        3,
+        lambda d: np.exp(-d)[..., None] * LazyArray(X[None, :4000, :1] + np.ones(16, "f4")),
+        "sum",
+    ),
+    "argmin": (64, lambda d: d, "argmin"),
+    "logsumexp": (3, lambda d: d, "logsumexp"),
+    "erf": (3, lambda d: (d + 1).erf(), "sum"),
+    "pow": (3, lambda d: (d + 1) ** 0.3, "sum"),
+}
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", ESTIMATED)
+def test_estimates_are_right_within_a_factor_of_2(name: str, dtype: str) -> None:
+    """By CPU time; the best of some, for other work on the machine only ever adds to it."""
+    dim, formula, kind = ESTIMATED[name]
+    x, y = rng.random((4096, dim)).astype(dtype), rng.random((4000, dim)).astype(dtype)
+    D = formula(((LazyArray(x)[:, None] - LazyArray(y)[None]) ** 2).sum(-1))
+    lazy = reductions.reduce(reductions.BY_NAME[kind], (D._node,), (1,))
+    with config(threads=1):
+        estimates = [explain.estimate(lazy).seconds for _ in range(3)]
+        measured = []
+        for _ in range(4):
+            start = time.process_time()
+            evaluate.evaluate(lazy)
+            measured.append(time.process_time() - start)
+    assert 0.5 < min(estimates) / min(measured) < 2, (estimates, measured)
+
+
+@needs_compiler
+def test_estimates_of_what_is_never_computed() -> None:
+    """A day's work is told in a moment, and threads divide it."""
+    x = np.broadcast_to(X[:1], (10_000_000, 3))
+    D = np.exp(-((LazyArray(x)[:, None] - LazyArray(x)[None]) ** 2).sum(-1))
+    start = time.perf_counter()
+    with config(threads=1):
+        alone = D.estimate()
+    with config(threads=4):
+        together = D.estimate()
+    assert alone.pairs == 10**14 and alone.seconds > 1000
+    assert 2 < alone.seconds / together.seconds < 8
+    assert time.perf_counter() - start < 60
+    assert re.fullmatch(
+        r"1e\+14 pairs, about [0-9.]+ (min|h|days), 267.0 MiB of inputs and result", str(alone)
+    )
+
+
+@pytest.mark.parametrize("engine", ["blocks", "auto"])
+def test_estimates_of_other_forms(engine: str) -> None:
+    x, y = X[:300], X[300:420]
+    D = ((LazyArray(x)[:, None] - LazyArray(y)[None]) ** 2).sum(-1)
+    joined = LazyArray(x)[:, None] * np.concatenate([LazyArray(y), 2 * LazyArray(y)])[None]
+    batched = LazyArray(np.stack([x, x]), batch_ndim=1)[:, :, None] * y[None, None]
+    product = np.exp(-D) @ np.exp(-D).T
+    with config(engine=engine):
+        for lazy in (D, joined.sum(-1), batched.sum(-1), product, LazyArray(x)):
+            got = lazy.estimate()
+            assert 0 < got.seconds < 10 and got.pairs > 0, lazy
+
+
+@needs_compiler
+def test_kernels_correct_the_cost_model() -> None:
+    """A scalar function is dearer than the model knows, or cheaper: the next call knows."""
+    x, y = X[:2000], X[:4000]
+    lazy = (((LazyArray(x)[:, None] - LazyArray(y)[None]) ** 2).sum(-1) + 1.0).i0e()
+    seen: list[float] = []
+    run = threads._Job.__init__
+
+    def spy(self: threads._Job, *args: object) -> None:
+        seen.append(args[4])  # type: ignore[arg-type]
+        run(self, *args)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch, config(threads=1):
+        patch.setattr(threads._Job, "__init__", spy)
+        for _ in range(8):
+            lazy.sum(1)
+        start = time.process_time()
+        lazy.sum(1)
+        measured = time.process_time() - start
+    assert 0.4 < seen[-1] / measured < 2.5, (seen, measured)
+
+
+def test_a_result_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "free_bytes", lambda: 100 << 20)
+    x = np.broadcast_to(X[:1, 0], (30_000_000,))
+    with pytest.raises(MemoryError) as caught, config(engine="cpu"):
+        (LazyArray(x)[:, None] * LazyArray(X[:2, 0])[None]).sum(1)
+    assert str(caught.value).splitlines() == [
+        "the result of sum over j of x0[i]*x1[j], of shape (30000000,), takes 114.4 MiB; "
+        "100.0 MiB of memory are free.",
+        "  Reduce another axis too, or a part of the rows at a time.",
+    ]
+
+
+MEMINFO = "MemTotal: 9000 kB\nMemAvailable: 5000 kB\nSwapFree: 1000 kB\nHugePages_Total: 0\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "free"),
+    [
+        ({"proc/meminfo": MEMINFO}, 6000 * 1024),
+        (
+            {
+                "proc/meminfo": MEMINFO,
+                "sys/fs/cgroup/memory.max": "2000000\n",
+                "sys/fs/cgroup/memory.current": "1500000\n",
+                "sys/fs/cgroup/memory.stat": "anon 900000\nactive_file 1000\ninactive_file 2000\n",
+            },
+            503_000,
+        ),
+        ({"proc/meminfo": MEMINFO, "sys/fs/cgroup/memory.max": "max\n"}, 6000 * 1024),
+        ({"proc/meminfo": "nothing"}, None),
+        ({}, None),
+    ],
+)
+def test_free_memory(tmp_path: Path, files: dict[str, str], free: int | None) -> None:
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert plan.free_bytes(str(tmp_path)) == free

@@ -119,6 +119,7 @@ class Compiled:
         short, long = ctypes.PyDLL(str(path)), ctypes.CDLL(str(path))
         i64, pointer = ctypes.c_int64, ctypes.c_void_p
         self.path, self.text = path, text
+        self.pace = 1.0  # its time, over what the cost model expects
         self.record_bytes = _function(short.record_bytes, i64, pointer)
         self.work_bytes = _function(short.work_bytes, i64)()
         self.pack_short = _function(short.pack, None, pointer, pointer)

@@ -16,7 +16,7 @@ import os
 import threading
 from pathlib import Path
 from queue import SimpleQueue
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,8 @@ from duckkeops.progress import Progress
 
 log = logging.getLogger("duckkeops")
 
-FIRST_SECONDS = 5e-3  # of the calling thread's first slice, and the most of a chunk, as estimated
+FIRST_SECONDS = 10e-3  # of the calling thread's first slice, as estimated
+GROUP, GROUP_SECONDS = 16, 0.3  # blocks that share panels of columns in the cache; the most of one
 HAND_OVER_SECONDS = 0.2  # with more than this left, as measured, the calling thread only waits
 
 
@@ -49,16 +50,26 @@ def run(
     record_bytes = library.record_bytes(a)
     if record_bytes < 0:
         raise MemoryError("the records of the columns do not fit into the address space.")
+    seconds *= library.pace
     if seconds < plan.INLINE_SECONDS:
+        start = perf_counter()
         work = _take(library.work_bytes + record_bytes)
         records = work[0] + library.work_bytes
         if fixed_columns:
             library.pack_short(a, records)
         library.reduce_short(a, records, work[0], fixed_columns, 0, blocks)
         _give(work)
+        if perf_counter() - start > 2 * plan.INLINE_SECONDS:
+            _learn(library, (perf_counter() - start) / seconds)
         return
-    count = min(thread_count(threads), blocks, math.ceil(seconds / plan.INLINE_SECONDS))
-    _Job(library, arguments, blocks, fixed_columns, seconds, keep).lead(count)
+    most = math.ceil(seconds / max(plan.INLINE_SECONDS, 1e-6))
+    count = min(thread_count(threads), blocks, most)
+    _Job(library, arguments, blocks, fixed_columns, seconds, count, keep).lead(count)
+
+
+def _learn(library: Any, ratio: float) -> None:
+    """Correct the estimates of a kernel, which took `ratio` times the one that was just made."""
+    library.pace *= min(max(ratio, 0.01), 100.0) ** 0.5  # half the way: one call may be disturbed
 
 
 # -- one reduction ---------------------------------------------------------------------------------
@@ -67,7 +78,18 @@ def run(
 class _Job:
     """A reduction on several threads: `lead` is for the calling thread, `help` for the workers."""
 
-    __slots__ = ("active", "blocks", "call", "changed", "chunk", "error", "large", "next", "slice")
+    __slots__ = (
+        "active",
+        "block_seconds",
+        "blocks",
+        "call",
+        "changed",
+        "chunk",
+        "error",
+        "large",
+        "next",
+        "slice",
+    )
 
     def __init__(
         self,
@@ -76,22 +98,28 @@ class _Job:
         blocks: int,
         packed: bool,
         seconds: float,
+        count: int,
         keep: Any,
     ):
         self.blocks = blocks
         self.next = ctypes.c_int64(0)  # the first block that nobody has taken
-        self.slice = max(1, int(blocks * min(FIRST_SECONDS / seconds, 1.0)))
-        self.large = seconds > plan.SLICE_SECONDS * blocks  # one block would hold up Ctrl-C
-        self.chunk = 1
+        self.slice = max(1, int(min(FIRST_SECONDS / max(seconds, 1e-9), 1.0) * blocks))
+        self.block_seconds = max(seconds / blocks, 1e-12)
+        self.chunk = max(1, min(blocks // (8 * count), self._group(self.block_seconds)))
+        self.large = self.block_seconds * self.chunk > plan.SLICE_SECONDS  # would hold up Ctrl-C
         self.active = 0  # workers at it
         self.changed = threading.Condition(threading.Lock())
         self.error: BaseException | None = None
         self.call: tuple | None = (library, arguments, packed, _packed(library, arguments, packed))
         self.call += (self.next, keep)
 
+    def _group(self, block_seconds: float) -> int:
+        """Blocks that a thread takes at a time where there are many."""
+        group = GROUP if GROUP * block_seconds < GROUP_SECONDS else 1
+        return max(self.slice // group * group, group)
+
     def lead(self, count: int) -> None:
         """Finish the reduction, with `count` threads in all."""
-        self.chunk = max(1, min(self.slice, self.blocks // (8 * count)))
         progress = Progress()
         try:
             _ask(self, count - 1)
@@ -122,9 +150,13 @@ class _Job:
                     with self.changed:
                         self.changed.wait(0.05)
                 else:
-                    start = perf_counter()
+                    start, cpu = perf_counter(), thread_time()
                     taken = share(self.blocks, self.chunk, most)
                     block = (perf_counter() - start) / max(taken, 1)
+                    if taken:
+                        spent = (thread_time() - cpu) / taken
+                        _learn(self.call[0], spent / self.block_seconds)
+                        self.block_seconds = spent
                     most = max(1, int(plan.SLICE_SECONDS / max(block, 1e-9)))
                     if not asked and (self.blocks - first) * block > HAND_OVER_SECONDS * count:
                         asked = True
