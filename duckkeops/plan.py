@@ -13,7 +13,7 @@ from pathlib import Path
 from duckkeops.expr import BATCH, FEATURE, NEUTRAL, POINT, Apply, Node, Reduce, Scalar
 from duckkeops.operands import units
 
-SLICE_SECONDS = 0.1  # long work is cut into calls of about this length, so that Ctrl-C works
+SLICE_SECONDS = 0.05  # the calling thread looks for Ctrl-C about this often
 INLINE_SECONDS = 200e-6  # below it waking another thread costs more than it gains
 CLOCK = 2.5e9  # cycles a second; a kernel that has run corrects its own estimates
 # Cycles of an operation on one vector, as measured by benchmarks/calibrate.py, and those that are

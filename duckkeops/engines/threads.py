@@ -27,7 +27,7 @@ from duckkeops.progress import Progress
 log = logging.getLogger("duckkeops")
 
 FIRST_SECONDS = 10e-3  # of the calling thread's first slice, as estimated
-GROUP, GROUP_SECONDS = 16, 0.3  # blocks that share panels of columns in the cache; the most of one
+GROUP, GROUP_SECONDS = 16, 0.15  # blocks that share panels of columns in the cache; the most of one
 HAND_OVER_SECONDS = 0.2  # with more than this left, as measured, the calling thread only waits
 
 
@@ -106,7 +106,7 @@ class _Job:
         self.slice = max(1, int(min(FIRST_SECONDS / max(seconds, 1e-9), 1.0) * blocks))
         self.block_seconds = max(seconds / blocks, 1e-12)
         self.chunk = max(1, min(blocks // (8 * count), self._group(self.block_seconds)))
-        self.large = self.block_seconds * self.chunk > plan.SLICE_SECONDS  # would hold up Ctrl-C
+        self.large = self.block_seconds > plan.SLICE_SECONDS  # one block would hold up Ctrl-C
         self.active = 0  # workers at it
         self.changed = threading.Condition(threading.Lock())
         self.error: BaseException | None = None
@@ -151,7 +151,7 @@ class _Job:
                         self.changed.wait(0.05)
                 else:
                     start, cpu = perf_counter(), thread_time()
-                    taken = share(self.blocks, self.chunk, most)
+                    taken = share(self.blocks, min(self.chunk, most), most)
                     block = (perf_counter() - start) / max(taken, 1)
                     if taken:
                         spent = (thread_time() - cpu) / taken
