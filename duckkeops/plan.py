@@ -195,7 +195,7 @@ def check_memory(size: int, what: str) -> None:
     """Raise MemoryError if `size` bytes are more than this process can have."""
     if size >= CHECKED_BYTES and (free := free_bytes()) is not None and size > free:
         raise MemoryError(
-            f"{what} takes {units(size)}; {units(free)} of memory are free.\n"
+            f"{what} takes {units(size)}, and {units(free)} of memory are free.\n"
             "  Reduce another axis too, or a part of the rows at a time."
         )
 

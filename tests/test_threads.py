@@ -767,8 +767,8 @@ def test_a_result_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(MemoryError) as caught, config(engine="cpu"):
         (LazyArray(x)[:, None] * LazyArray(X[:2, 0])[None]).sum(1)
     assert str(caught.value).splitlines() == [
-        "the result of sum over j of x0[i]*x1[j], of shape (30000000,), takes 114.4 MiB; "
-        "100.0 MiB of memory are free.",
+        "the result of sum over j of x0[i]*x1[j], of shape (30000000,), takes 114.4 MiB, "
+        "and 100.0 MiB of memory are free.",
         "  Reduce another axis too, or a part of the rows at a time.",
     ]
 
