@@ -1,5 +1,5 @@
 """The compiled engine where things go wrong:
-missing compilers, interruptions, forks, large records.
+missing compilers, large records.
 """
 
 import os
