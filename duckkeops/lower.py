@@ -239,7 +239,7 @@ class Lower:
             return None
         if any(not isinstance(a, Elem) or self.dtype(a) != dtype for a in sides):
             return None
-        norms = [
+        xx, yy = (
             self._new(
                 self.temp(sympy.Mul(a, a, evaluate=False), dtype),
                 dtype,
@@ -249,8 +249,8 @@ class Lower:
                 body_dtype=dtype,
             )
             for a, i in zip(sides, loops, strict=True)
-        ]
-        return (*sides, *norms)
+        )
+        return sides[0], sides[1], xx, yy
 
     def _literal(self, number: Any, dtype: np.dtype) -> Elem:
         key = (number, dtype)
