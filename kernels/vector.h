@@ -300,11 +300,35 @@ INL void store_f16(void *p, f32 x) { u16 h = f16_of_f32(x); __builtin_memcpy(p, 
 INL void store_bf16(void *p, f32 x) { u16 h = bf16_of_f32(x); __builtin_memcpy(p, &h, 2); }
 
 #define LANE_AT(base, stride, n) ((const char *)(base) + (l < (n) ? l : (n) - 1) * (stride))
+// Lanes far apart, fetched by one instruction; it reads what no pointer says, hence the large operand
+#if FILLS(VB) == 5 && VB == 64 && V >= 8 && V <= 16
+# define GATHERS 1
+# define GATHER(I, ins) INL void gather_##I(void *r, const char *base, i32 stride) { \
+    static const i32 lanes[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}; \
+    vi32 at; v##I to; \
+    __builtin_memcpy(&at, lanes, sizeof at); \
+    at *= stride; \
+    __asm__("kxnorw %%k1, %%k1, %%k1\n\t" ins " (%1,%2,1), %0%{%%k1%}" : "=&v"(to) \
+            : "r"(base), "v"(at), "m"(*(const struct { char bytes[1 << 30]; } *)base) : "k1"); \
+    __builtin_memcpy(r, &to, sizeof to); }
+GATHER(i32, "vpgatherdd")
+# if VB / V >= 8
+GATHER(i64, "vpgatherdq")
+# endif
+#else
+# define GATHERS 0
+# define gather_i32(r, base, stride) (void)(stride)
+# define gather_i64(r, base, stride) (void)(stride)
+#endif
+#define gather_i8(r, base, stride) (void)(stride)
+#define gather_i16(r, base, stride) (void)(stride)
 #define MEMORY(T, I, U, _) \
   INL T load_##T(const void *p) { T s; __builtin_memcpy(&s, p, sizeof s); return s; } \
   INL void store_##T(void *p, T s) { __builtin_memcpy(p, &s, sizeof s); } \
   INL v##T load_lanes_##T(const void *base, long long stride, int n) { \
     if (stride == sizeof(T) && n >= V) return *(const loose_##T *)base; \
+    if (GATHERS && sizeof(T) >= 4 && n >= V && stride * V == (i32)(stride * V)) { \
+      v##T r; gather_##I(&r, (const char *)base, (i32)stride); return r; } \
     T t[V]; v##T r; \
     LANES t[l] = load_##T(LANE_AT(base, stride, n)); \
     __builtin_memcpy(&r, t, sizeof r); return r; } \
