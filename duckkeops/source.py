@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -56,7 +57,16 @@ def standalone(prelude: str) -> str:
 
 
 def _wanted(prelude: str) -> list[str]:
-    """The headers of rarer functions, where the prelude asks for them."""
-    return [
-        f"{name.lower()}.h" for name in ("COMPLEX", "SPECIAL") if f"#define USE_{name}" in prelude
-    ]
+    """The headers of rarer functions, where the prelude calls one: they cost the compiler time."""
+    called = set(re.findall(r"\b([a-z]\w*)_(?:f32|f64)\(", prelude))
+    number = "#define USE_COMPLEX" in prelude
+    special = bool(called & _functions("special.h"))
+    elementary = number or special or bool(called & _functions("elementary.h"))
+    wanted = (("elementary.h", elementary), ("complex.h", number), ("special.h", special))
+    return [name for name, on in wanted if on]
+
+
+@functools.cache
+def _functions(name: str) -> frozenset[str]:
+    """The functions of real numbers that kernels/<name> defines, without their types."""
+    return frozenset(re.findall(r"INL v(?:##T|i32) (\w+)_##T\(", skeleton(name)))

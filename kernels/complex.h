@@ -1,7 +1,8 @@
-// Complex numbers: a vector of real parts and one of imaginary parts. Comes after vector.h.
+// Complex numbers: a vector of real parts and one of imaginary parts. Comes after elementary.h.
 //
 // c64, c128 are the numbers in memory, vc64, vc128 the vectors. Order is lexicographic, and NaN in either part counts,
-// as in NumPy. Elementary functions are the C library's, lane by lane, but for those that C99 has no name for.
+// as in NumPy. Elementary functions are made of the real ones; where a lane is infinite, NaN or so large that those
+// would overflow, the C library does all lanes.
 
 typedef struct { f32 re, im; } c64;
 typedef struct { f64 re, im; } c128;
@@ -67,7 +68,7 @@ typedef double _Complex z128;
     v##I bad = both | (v##I)(r != r); \
     return complex_##T(choose_##T(bad, undefined, re), choose_##T(bad, undefined, im)); }
 
-#define COMPLEX_LANE1(name, C, Z, f) INL v##C name##_##C(v##C z) { \
+#define COMPLEX_LANE1(name, C, Z, f) INL v##C slow_##name##_##C(v##C z) { \
     C t[V]; v##C r = z; \
     LANES { Z w = z.re[l]; __imag__ w = z.im[l]; w = f(w); t[l].re = __real__ w; t[l].im = __imag__ w; } \
     LANES { r.re[l] = t[l].re; r.im[l] = t[l].im; } \
@@ -104,11 +105,114 @@ typedef double _Complex z128;
   COMPLEX_LANE1(asinh, C, Z, __builtin_casinh##s) COMPLEX_LANE1(acosh, C, Z, __builtin_cacosh##s) COMPLEX_LANE1(atanh, C, Z, __builtin_catanh##s) \
   COMPLEX_LANE1(exp2, C, Z, exp2_one_##C) COMPLEX_LANE1(expm1, C, Z, expm1_one_##C) COMPLEX_LANE1(log1p, C, Z, log1p_one_##C) \
   COMPLEX_LANE1(log2, C, Z, log2_one_##C) COMPLEX_LANE1(log10, C, Z, log10_one_##C) \
-  INL v##C power_##C(v##C a, v##C b) { \
+  INL v##C slow_power_##C(v##C a, v##C b) { \
     v##C r = a; \
     LANES { Z w = power_one_##C(make_##C(a.re[l], a.im[l]), make_##C(b.re[l], b.im[l])); \
       r.re[l] = __real__ w; r.im[l] = __imag__ w; } \
-    return r; } \
+    return r; }
+
+// The complex functions of finite numbers; `steep` bounds |x| where e^x and its square root's square are finite, `wide`
+// where sums and products are. asin, acos and acosh are Kahan's, by the roots of 1 - z and 1 + z.
+#define COMPLEX_FUNCTIONS(C, T, I, steep, far, wide, small, up, root_up) \
+  INL int beyond_##C(v##C z, T x, T y) { return any_not_le_##T(abs_##T(z.re), splat_##T(x)) || any_not_le_##T(abs_##T(z.im), splat_##T(y)); } \
+  INL v##C choose_##C(v##I m, v##C a, v##C b) { return complex_##T(choose_##T(m, a.re, b.re), choose_##T(m, a.im, b.im)); } \
+  INL v##C times_i_##C(v##C z) { return complex_##T(-z.im, z.re); } \
+  INL v##C over_i_##C(v##C z) { return complex_##T(z.im, -z.re); } \
+  INL v##C root_##C(v##C z) { /* the larger part by a sum of positive numbers, the other from it */ \
+    v##T zero = {}, m = greater_of_##T(abs_##T(z.re), abs_##T(z.im)), one = splat_##T(1); \
+    v##I large = (v##I)(m > (T)(wide)), little = (v##I)(m < (T)(small)); \
+    v##T s = choose_##T(large, splat_##T((T)0.0625), choose_##T(little, splat_##T((T)(up)), one)); \
+    v##T back = choose_##T(large, splat_##T(4), choose_##T(little, splat_##T((T)1 / (T)(root_up)), one)); \
+    v##T x = z.re * s, y = z.im * s, t = sqrt_##T((T)0.5 * (abs_##T(x) + hypot_##T(x, y))); \
+    v##T o = choose_##T((v##I)(t == zero), y, y / (t + t)); \
+    v##I right = (v##I)(x >= zero); \
+    return complex_##T(choose_##T(right, t, abs_##T(o)) * back, choose_##T(right, o, copysign_##T(t, y)) * back); } \
+  INL v##T log_abs_##C(v##C z, v##T h) { /* log|z|, from h = |z|^2 - 1 where that is small */ \
+    v##I near = (v##I)(abs_##T(h) < (T)0.5); \
+    v##T y = log_##T(choose_##T(near, splat_##T(1), hypot_##T(z.re, z.im))); \
+    return choose_##T(near, (T)0.5 * log1p_##T(choose_##T(near, h, (v##T){})), y); } \
+  INL v##C tanh_parts_##C(v##T x, v##T y) { \
+    v##T c, ch, s = sin_cos_##T(y, &c), sh = sinh_cosh_##T(x, &ch), d = sh * sh + c * c; \
+    return complex_##T(sh * ch / d, s * c / d); } \
+  INL v##C asin_parts_##C(v##C z) { \
+    v##C a = root_##C(complex_##T((T)1 - z.re, -z.im)), b = root_##C(complex_##T((T)1 + z.re, z.im)); \
+    return complex_##T(atan2_##T(z.re, a.re * b.re - a.im * b.im), asinh_##T(a.re * b.im - a.im * b.re)); } \
+  INL v##C atanh_parts_##C(v##C z) { \
+    v##T a = abs_##T(z.re), d = (T)1 - a; \
+    v##T x = (T)0.25 * log1p_##T((T)4 * a / (d * d + z.im * z.im)); \
+    return complex_##T(copysign_##T(x, z.re), (T)0.5 * atan2_##T((T)2 * z.im, d * ((T)1 + a) - z.im * z.im)); } \
+  INL v##C sqrt_##C(v##C z) { return beyond_##C(z, (T)(wide) * 8, (T)(wide) * 8) ? slow_sqrt_##C(z) : root_##C(z); } \
+  INL v##C exp_##C(v##C z) { \
+    if (beyond_##C(z, steep, far)) return slow_exp_##C(z); \
+    v##T c, s = sin_cos_##T(z.im, &c), e = exp_##T(z.re); \
+    return complex_##T(e * c, e * s); } \
+  INL v##C exp2_##C(v##C z) { \
+    if (beyond_##C(z, steep, far)) return slow_exp2_##C(z); \
+    v##T c, s = sin_cos_##T(z.im * (T)0.69314718055994530942, &c), e = exp2_##T(z.re); \
+    return complex_##T(e * c, e * s); } \
+  INL v##C expm1_##C(v##C z) { /* NumPy's */ \
+    if (beyond_##C(z, steep, far)) return slow_expm1_##C(z); \
+    v##T c, d, s = sin_cos_##T(z.im, &c), h = sin_cos_##T((T)0.5 * z.im, &d), e = expm1_##T(z.re); \
+    return complex_##T(e * c - (T)2 * h * h, exp_##T(z.re) * s); } \
+  INL v##C log_##C(v##C z) { \
+    if (beyond_##C(z, wide, wide)) return slow_log_##C(z); \
+    v##T x = abs_##T(z.re), y = abs_##T(z.im), a = greater_of_##T(x, y), b = lesser_of_##T(x, y); \
+    return complex_##T(log_abs_##C(z, (a - (T)1) * (a + (T)1) + b * b), atan2_##T(z.im, z.re)); } \
+  INL v##C log1p_##C(v##C z) { \
+    if (beyond_##C(z, wide, wide)) return slow_log1p_##C(z); \
+    v##C w = complex_##T(z.re + (T)1, z.im); \
+    return complex_##T(log_abs_##C(w, z.re * (z.re + (T)2) + z.im * z.im), atan2_##T(w.im, w.re)); } \
+  INL v##C log2_##C(v##C z) { \
+    v##C w = log_##C(z); return complex_##T(w.re * (T)1.44269504088896340736, w.im * (T)1.44269504088896340736); } \
+  INL v##C log10_##C(v##C z) { \
+    v##C w = log_##C(z); return complex_##T(w.re * (T)0.43429448190325182765, w.im * (T)0.43429448190325182765); } \
+  INL v##C sinh_##C(v##C z) { \
+    if (beyond_##C(z, steep, far)) return slow_sinh_##C(z); \
+    v##T c, ch, s = sin_cos_##T(z.im, &c), sh = sinh_cosh_##T(z.re, &ch); \
+    return complex_##T(sh * c, ch * s); } \
+  INL v##C cosh_##C(v##C z) { \
+    if (beyond_##C(z, steep, far)) return slow_cosh_##C(z); \
+    v##T c, ch, s = sin_cos_##T(z.im, &c), sh = sinh_cosh_##T(z.re, &ch); \
+    return complex_##T(ch * c, sh * s); } \
+  INL v##C tanh_##C(v##C z) { \
+    return beyond_##C(z, (T)0.5 * (steep), far) ? slow_tanh_##C(z) : tanh_parts_##C(z.re, z.im); } \
+  INL v##C sin_##C(v##C z) { \
+    if (beyond_##C(z, far, steep)) return slow_sin_##C(z); \
+    v##T c, ch, s = sin_cos_##T(z.re, &c), sh = sinh_cosh_##T(z.im, &ch); \
+    return complex_##T(s * ch, c * sh); } \
+  INL v##C cos_##C(v##C z) { \
+    if (beyond_##C(z, far, steep)) return slow_cos_##C(z); \
+    v##T c, ch, s = sin_cos_##T(z.re, &c), sh = sinh_cosh_##T(z.im, &ch); \
+    return complex_##T(c * ch, -(s * sh)); } \
+  INL v##C tan_##C(v##C z) { \
+    return beyond_##C(z, far, (T)0.5 * (steep)) ? slow_tan_##C(z) : over_i_##C(tanh_parts_##C(-z.im, z.re)); } \
+  INL v##C asin_##C(v##C z) { return beyond_##C(z, wide, wide) ? slow_asin_##C(z) : asin_parts_##C(z); } \
+  INL v##C asinh_##C(v##C z) { return beyond_##C(z, wide, wide) ? slow_asinh_##C(z) : over_i_##C(asin_parts_##C(times_i_##C(z))); } \
+  INL v##C acos_##C(v##C z) { \
+    if (beyond_##C(z, wide, wide)) return slow_acos_##C(z); \
+    v##C a = root_##C(complex_##T((T)1 - z.re, -z.im)), b = root_##C(complex_##T((T)1 + z.re, z.im)); \
+    return complex_##T((T)2 * atan2_##T(a.re, b.re), asinh_##T(b.re * a.im - b.im * a.re)); } \
+  INL v##C acosh_##C(v##C z) { \
+    if (beyond_##C(z, wide, wide)) return slow_acosh_##C(z); \
+    v##C a = root_##C(complex_##T(z.re - (T)1, z.im)), b = root_##C(complex_##T(z.re + (T)1, z.im)); \
+    return complex_##T(asinh_##T(a.re * b.re + a.im * b.im), (T)2 * atan2_##T(a.im, b.re)); } \
+  INL v##C atanh_##C(v##C z) { return beyond_##C(z, (T)1e9, (T)1e9) ? slow_atanh_##C(z) : atanh_parts_##C(z); } \
+  INL v##C atan_##C(v##C z) { \
+    return beyond_##C(z, (T)1e9, (T)1e9) ? slow_atan_##C(z) : over_i_##C(atanh_parts_##C(times_i_##C(z))); } \
+  INL v##C power_##C(v##C a, v##C b) { /* as NumPy's npy_cpow: powers of 0, 0, 1, 2 and 3 apart */ \
+    v##T zero = {}, one = splat_##T(1), undefined = splat_##T(UNDEFINED(T)); \
+    v##I nought = (v##I)(a.re == zero) & (v##I)(a.im == zero), real = (v##I)(b.im == zero); \
+    v##C base = choose_##C(nought, complex_##T(one, zero), a); \
+    if (beyond_##C(a, wide, wide) || beyond_##C(b, wide, wide)) return slow_power_##C(a, b); \
+    v##C w = mul_##C(b, log_##C(base)), square = mul_##C(a, a); \
+    if (beyond_##C(w, steep, far)) return slow_power_##C(a, b); \
+    v##C r = exp_##C(w); \
+    v##T none = choose_##T((v##I)(b.re > zero), zero, undefined); \
+    r = choose_##C(nought, complex_##T(none, none), r); \
+    r = choose_##C(real & (v##I)(b.re == (T)1) & ~nought, a, r); \
+    r = choose_##C(real & (v##I)(b.re == (T)2) & ~nought, square, r); \
+    r = choose_##C(real & (v##I)(b.re == (T)3) & ~nought, mul_##C(a, square), r); \
+    return choose_##C(real & (v##I)(b.re == zero), complex_##T(one, zero), r); } \
   INL v##C rsqrt_##C(v##C z) { return div_##C(complex_##T(splat_##T(1), (v##T){}), sqrt_##C(z)); } \
   INL v##C sinc_##C(v##C z) { \
     v##T pi = splat_##T((T)3.14159265358979323846); v##C w = complex_##T(z.re * pi, z.im * pi); \
@@ -124,12 +228,14 @@ typedef double _Complex z128;
 #if VB / V >= 4
 COMPLEX(c64, f32, i32)
 COMPLEX_LANES(c64, z64, f32, f)
+COMPLEX_FUNCTIONS(c64, f32, i32, 80, 6000, 0x1p120f, 0x1p-90f, 0x1p60f, 0x1p30f)
 EACH(REAL_OF_C64, )
 INL vc64 c64_from_c64(vc64 z) { return z; }
 #endif
 #if VB / V >= 8
 COMPLEX(c128, f64, i64)
 COMPLEX_LANES(c128, z128, f64, )
+COMPLEX_FUNCTIONS(c128, f64, i64, 700, 500000, 0x1p1000, 0x1p-900, 0x1p400, 0x1p200)
 EACH(REAL_OF_C128, )
 INL vc128 c128_from_c128(vc128 z) { return z; }
 INL vc128 c128_from_c64(vc64 z) { return complex_f64(f64_from_f32(z.re), f64_from_f32(z.im)); }

@@ -27,7 +27,6 @@
 enum { NI = 2, NJ = 4, COLUMN_AXES = 1, OUTPUTS = 1 };
 enum { SPLITS, X1_1, X1_2, X0_0, X0_2, SIZE_j, SIZE_i, X0, X1, OUT0, ARGUMENTS };
 #include "vector.h"
-#include "special.h"
 struct Par {  };  // the same for all pairs
 struct Row { vf32 x0[3]; };  // V rows i, lane by lane
 struct Col_j { f32 x1[3]; };  // one column j

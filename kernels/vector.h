@@ -142,11 +142,19 @@ INL vb b1_from_b1(vb m) { return m; }
 
 // greater, lesser: the second operand if either is NaN; choose: a where the lane of m (all bits equal) is set, else b
 #define PLAIN_CHOOSE(T, I) INL v##T choose_##T(v##I m, v##T a, v##T b) { return (v##T)(((v##I)a & m) | ((v##I)b & ~m)); }
-#define PLAIN_FLOAT(T, I, s) \
+#define PLAIN_FLOAT(T, I, s, epsilon) \
   INL v##T greater_of_##T(v##T a, v##T b) { return choose_##T((v##I)(a > b), a, b); } \
   INL v##T lesser_of_##T(v##T a, v##T b) { return choose_##T((v##I)(a < b), a, b); } \
-  LANE1(sqrt, T, __builtin_sqrt##s) LANE1(rint, T, __builtin_rint##s) LANE1(floor, T, __builtin_floor##s) \
-  LANE1(ceil, T, __builtin_ceil##s) LANE1(trunc, T, __builtin_trunc##s)
+  LANE1(sqrt, T, __builtin_sqrt##s) \
+  INL v##T rint_##T(v##T a) { /* adding and taking off 2^23 or 2^52 leaves no digits below 1 */ \
+    v##T one = (T)1 / (T)__##epsilon##_EPSILON__ - (v##T){}; v##I sign = (v##I)a & (v##I)((T)-0.0 - (v##T){}); \
+    v##T b = (v##T)((v##I)a ^ sign), r = (v##T)((v##I)((b + one) - one) | sign); \
+    return choose_##T((v##I)(b < one), r, a); } \
+  INL v##T floor_##T(v##T a) { v##T r = rint_##T(a); return choose_##T((v##I)(r > a), r - (T)1, r); } \
+  INL v##T ceil_##T(v##T a) { \
+    v##T r = rint_##T(a); v##I sign = (v##I)a & (v##I)((T)-0.0 - (v##T){}); \
+    return choose_##T((v##I)(r < a), (v##T)((v##I)(r + (T)1) | sign), r); } \
+  INL v##T trunc_##T(v##T a) { return choose_##T((v##I)(a < (v##T){}), ceil_##T(a), floor_##T(a)); }
 #define ROUNDINGS(T, ins, c) \
   ASM1(rint, T, ins " $8,", c) ASM1(floor, T, ins " $9,", c) ASM1(ceil, T, ins " $10,", c) ASM1(trunc, T, ins " $11,", c)
 #define X86_FLOAT(T, p, c, rounding) ASM2(greater_of, T, "vmax" p, c) ASM2(lesser_of, T, "vmin" p, c) \
@@ -180,7 +188,7 @@ SSE_FLOAT(f64, "pd")
 #  elif FILLS(8 * V) == 1
 NEON_FLOAT(f64, i64, "2d")
 #  else
-PLAIN_FLOAT(f64, i64, )
+PLAIN_FLOAT(f64, i64, , DBL)
 #  endif
 # endif
 #endif
@@ -198,7 +206,7 @@ SSE_FLOAT(f32, "ps")
 #  elif FILLS(4 * V) == 1
 NEON_FLOAT(f32, i32, "4s")
 #  else
-PLAIN_FLOAT(f32, i32, f)
+PLAIN_FLOAT(f32, i32, f, FLT)
 #  endif
 # endif
 #endif
@@ -505,39 +513,6 @@ EACH_INT(INTEGER, )
     return choose_##T((v##I)(a != a), a, s); }
 EACH_FLOAT(FLOATBITS, )
 
-// floor_divide and remainder as NumPy's npy_divmod: exact remainder first
-#define DIVMOD(T, s) \
-  INL T remainder_one_##T(T x, T y) { \
-    T m = __builtin_fmod##s(x, y); \
-    if (y == 0) return m; \
-    if (m == 0) return __builtin_copysign##s(0, y); \
-    return (y < 0) != (m < 0) ? m + y : m; } \
-  INL T floor_divide_one_##T(T x, T y) { \
-    if (y == 0) return x / y; \
-    T m = __builtin_fmod##s(x, y), d = (x - m) / y; \
-    if (m != 0 && (y < 0) != (m < 0)) d -= 1; \
-    if (d == 0) return __builtin_copysign##s(0, x / y); \
-    T f = __builtin_floor##s(d); \
-    return d - f > (T)0.5 ? f + 1 : f; } \
-  INL T frexp_mantissa_one_##T(T x) { int e; return __builtin_frexp##s(x, &e); } \
-  INL int frexp_exponent_one_##T(T x) { int e = 0; __builtin_frexp##s(x, &e); return x - x == 0 ? e : 0; } \
-  LANE2(remainder, T, remainder_one_##T) LANE2(floor_divide, T, floor_divide_one_##T) LANE1(frexp_mantissa, T, frexp_mantissa_one_##T) \
-  LANE2(fmod, T, __builtin_fmod##s) LANE2(nextafter, T, __builtin_nextafter##s) LANE2(power, T, __builtin_pow##s) \
-  LANE2(hypot, T, __builtin_hypot##s) LANE2(atan2, T, __builtin_atan2##s) LANE1(tan, T, __builtin_tan##s) \
-  LANE1(asin, T, __builtin_asin##s) LANE1(acos, T, __builtin_acos##s) LANE1(atan, T, __builtin_atan##s) \
-  LANE1(sinh, T, __builtin_sinh##s) LANE1(cosh, T, __builtin_cosh##s) LANE1(asinh, T, __builtin_asinh##s) \
-  LANE1(acosh, T, __builtin_acosh##s) LANE1(atanh, T, __builtin_atanh##s) LANE1(cbrt, T, __builtin_cbrt##s) \
-  LANE1(erfc, T, __builtin_erfc##s) LANE1(slow_sin, T, __builtin_sin##s) \
-  LANE1(slow_cos, T, __builtin_cos##s) \
-  INL vi32 frexp_exponent_##T(v##T a) { i32 t[V]; vi32 r; LANES t[l] = frexp_exponent_one_##T(a[l]); \
-    __builtin_memcpy(&r, t, sizeof r); return r; }
-#if VB / V >= 4
-DIVMOD(f32, f)
-#endif
-#if VB / V >= 8
-DIVMOD(f64, )
-#endif
-
 // -- exponentials -----------------------------------------------------------------------------------------------------
 
 // times_power(p, n): p 2^n, rounded once, for integers n in a float vector, |n| below twice the exponent's range
@@ -723,83 +698,3 @@ LOGARITHMS(f64, i64, log_poly_f64, 0.6931471805592082091607153, 7.37100256516779
     v##T y = choose_##T((v##I)(a == (v##T){}), (v##T){}, -a * log_##T(a)); \
     return choose_##T((v##I)(a < (v##T){}), splat_##T(-INFINITE(T)), y); }
 EACH_FLOAT(COMPOUND, )
-
-// -- the error function: x times a polynomial in x^2 up to 0.92, 1 - exp(-polynomial in |x|) beyond: both by chebyfit --------
-
-#define ERF(T, I, U, top) \
-  INL v##T erf_##T(v##T x) { \
-    v##T a = lesser_of_##T(splat_##T(top), abs_##T(x)), far = copysign_##T((T)1 - exp_##T(-erf_far_##T(a)), x); \
-    return choose_##T((v##I)(a < (T)0.92), x * erf_near_##T(x * x), far); }
-#if VB / V >= 4
-INL vf32 erf_near_f32(vf32 z) {
-  return (((((0.000083997777947041542096f * z - 0.00081500504875543657124f) * z + 0.0052017145691098889432f)
-           * z - 0.026859690654925650771f) * z + 0.11283701170206815882f) * z - 0.37612634139700897582f)
-           * z + 1.1283791666845073373f;
-}
-INL vf32 erf_far_f32(vf32 a) {
-  return (((((((-1.643569653603832662e-6f * a + 0.000046177912790400042213f) * a - 0.00059774347196061107593f)
-           * a + 0.0047635752491493492424f) * a - 0.026431017603369227328f) * a + 0.11009448082764899356f)
-           * a + 0.63181451665938417775f) * a + 1.1302376163746712255f) * a - 0.00032044153127726644838f;
-}
-FLOAT32(ERF, 4)
-#endif
-#if VB / V >= 8
-INL vf64 erf_near_f64(vf64 z) {
-  return ((((((((((-8.3553590296307424094e-10 * z + 1.3991163028791848003e-8) * z - 1.6265217135070095144e-7)
-           * z + 1.6454133176577999852e-6) * z - 0.000014925229256877962431) * z + 0.00012055318099555519183)
-           * z - 0.00085483266763308434401) * z + 0.0052239776203006570013) * z - 0.026866170644681349787)
-           * z + 0.11283791670953089854) * z - 0.37612638903183716352) * z + 1.1283791670955125728;
-}
-INL vf64 erf_far_f64(vf64 a) {
-  return ((((((((((((((((((((((5.6360447007161907687e-18 * a - 4.8587263201886747116e-16) * a + 1.9904841907651327622e-14)
-           * a - 5.1563204046889581648e-13) * a + 9.4805719606698863746e-12) * a - 1.3162859319799331711e-10)
-           * a + 1.4331828808109569724e-9) * a - 1.2540807947573743079e-8) * a + 8.9607367927741175787e-8)
-           * a - 5.2778825261247265173e-7) * a + 2.5711693173305733921e-6) * a - 0.000010317362515091540655)
-           * a + 0.000033549341007793879681) * a - 0.000084677430301613511574) * a + 0.0001457899024482145253)
-           * a - 0.000072132100814281412636) * a - 0.00049432994083587641759) * a + 0.001621272355375354545)
-           * a - 0.00016328351805458445039) * a - 0.019149755963284145868) * a + 0.10277971008491301789)
-           * a + 0.63661821670608840538) * a + 1.1283793532632782441) * a - 7.1622202443081361868e-9;
-}
-FLOAT64(ERF, 6)
-#endif
-
-// -- sine and cosine: quarter turns in four parts; beyond `far`, or without fused multiply-add, the C library's --------
-
-#if defined __FMA__ || defined __aarch64__
-# define FUSED 1
-#else
-# define FUSED 0
-#endif
-#define TURNS(T, I, far, magic, p1, p2, p3, p4, sine, cosine) \
-  INL v##T quarter_##T(v##T x, v##I *q) { \
-    v##T n = rint_##T(x * (T)0.63661977236758134308); \
-    *q = (v##I)(n + (T)(magic)); \
-    return ((x - n * (T)(p1)) - n * (T)(p2)) - n * (T)(p3) - n * (T)(p4); } \
-  INL v##T sin_cos_##T(v##T x, v##I q, v##T r) { /* q: quarter turns */ \
-    v##T z = r * r, s = sine, c = (T)1 - ((T)0.5 * z - z * z * cosine); \
-    v##T y = choose_##T(-(q & 1), c, s + (v##T){}); \
-    (void)x; return (v##T)((v##I)y ^ ((q & 2) << (sizeof(T) * 8 - 2))); } \
-  INL v##T sin_##T(v##T x) { \
-    if (!FUSED || any_not_le_##T(abs_##T(x), splat_##T((T)(far)))) return slow_sin_##T(x); \
-    v##I q; v##T r = quarter_##T(x, &q); \
-    return choose_##T((v##I)(x == (v##T){}), x, sin_cos_##T(x, q, r)); } \
-  INL v##T cos_##T(v##T x) { \
-    if (!FUSED || any_not_le_##T(abs_##T(x), splat_##T((T)(far)))) return slow_cos_##T(x); \
-    v##I q; v##T r = quarter_##T(x, &q); \
-    return sin_cos_##T(x, q + 1, r); } \
-  INL v##T sinc_##T(v##T x) { /* whole turns off first: sin(pi x) keeps its digits */ \
-    v##T r = x - (T)2 * rint_##T(x * (T)0.5), pi = splat_##T((T)3.14159265358979323846); \
-    return choose_##T((v##I)(x == (v##T){}), splat_##T(1), sin_##T(pi * r) / (pi * x)); }
-#if VB / V >= 4
-TURNS(f32, i32, 6000, 12582912.0, 1.5703125, 0.0004837512969970703125, 7.54978941586159635335207e-8, 5.3903028581581190529e-15,
-      r + r * z * ((-0.00019587387068464456456f * z + 0.0083327459363804223201f) * z - 0.16666664650292082048f),
-      ((0.000024547437210193198834f * z - 0.0013888300696903898947f) * z + 0.041666664647457377173f))
-#endif
-#if VB / V >= 8
-TURNS(f64, i64, 500000, 6755399441055744.0, 1.57079632673412561416626, 6.077100506303965976595549e-11, 2.022266248795950631541144e-21,
-      1.0085854035872533608e-37,
-      r + r * z * (((((1.5917848524808261007e-10 * z - 2.5051127944014187575e-8) * z + 2.755731608381635861e-6) * z - 0.00019841269836722417756) * z
-           + 0.0083333333333309245621) * z - 0.16666666666666664599),
-      (((((-1.1382456778061305849e-11 * z + 2.0876143827993132496e-9) * z - 2.7557317260008838164e-7) * z + 0.000024801587298743069286) * z
-           - 0.0013888888888887382271) * z + 0.041666666666666665373))
-#endif

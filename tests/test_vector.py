@@ -1,8 +1,9 @@
-"""The C functions of kernels/vector.h, complex.h and special.h against NumPy, SciPy and mpmath."""
+"""The C functions of kernels/*.h but for the reductions, against NumPy, SciPy and mpmath."""
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import itertools
 import pathlib
 import shutil
@@ -285,14 +286,20 @@ if V3:
     BUILDS.append(pytest.param(("-march=x86-64-v3", "-DVB=32", "-DV=8"), id="v3-f32"))
 if "sse4_2" in FEATURES:
     BUILDS.append(pytest.param(("-march=x86-64-v2", "-DVB=16", "-DV=2"), id="v2-f64"))
+BUILDS.append(pytest.param(("-DVB=16", "-DV=4"), id="least-f32"))
 BUILDS.append(pytest.param(("-DVB=16", "-DV=2", "-DNOASM"), id="noasm"))
+if shutil.which("clang"):
+    BUILDS.append(pytest.param(("-march=native", "-DV=(VB/8)", "clang"), id="clang"))
 
 
 def compile_library(folder, flags, sources):
-    headers = "".join(f'#include "{KERNELS / h}"\n' for h in ("vector.h", "complex.h", "special.h"))
+    names = ("vector.h", "elementary.h", "complex.h", "special.h")
+    headers = "".join(f'#include "{KERNELS / h}"\n' for h in names)
     source, library = folder / "harness.c", folder / "harness.so"
     source.write_text(headers + HARNESS + sources)
-    command = [COMPILER, *FLAGS, *flags, str(source), "-o", str(library), "-lm"]
+    compiler = "clang" if "clang" in flags else COMPILER
+    flags = [f for f in flags if f != "clang"]
+    command = [compiler, *FLAGS, *flags, str(source), "-o", str(library), "-lm"]
     subprocess.run(command, check=True, capture_output=True, text=True)
     return ctypes.CDLL(str(library))
 
@@ -308,7 +315,8 @@ def everything(tmp_path_factory):
 @pytest.fixture(scope="module", params=BUILDS)
 def floats(request, tmp_path_factory):
     """The float functions, on several instruction sets; (library, dtypes)."""
-    types = ("f32",) if any(f in request.param for f in ("-DV=16", "-DV=8")) else FLOATS
+    narrow = (("-DVB=64", "-DV=16"), ("-DVB=32", "-DV=8"), ("-DVB=16", "-DV=4"))
+    types = ("f32",) if any({*flags} <= {*request.param} for flags in narrow) else FLOATS
     library = compile_library(
         tmp_path_factory.mktemp("floats"), request.param, "".join(map(float_sources, types))
     )
@@ -379,6 +387,123 @@ def test_smooth(floats, name):
             assert np.all(np.abs(got - want) <= tolerance * np.maximum(np.abs(want), 1)), name
         else:
             assert_close(got, want, 4, dtype, name in ROUGH, name)
+
+
+# -- dense sweeps: float32 against SciPy's float64, float64 against mpmath -------------------------
+
+SWEEP = {"float32": 20000, "float64": 240}
+
+
+def sweep(points, n):
+    """Numbers of the range of `points`: half of them uniform, half of every size, both signs."""
+    rng = np.random.default_rng(7)
+    low, high = points.min(), points.max()
+    sizes = np.exp(rng.uniform(np.log(1e-9), np.log(max(-low, high)), 2 * n))
+    sizes *= rng.choice([-1, 1], 2 * n)
+    sizes = sizes[(sizes >= low) & (sizes <= high)][: n // 2]
+    return np.concatenate([rng.uniform(low, high, n - len(sizes)), sizes])
+
+
+@functools.cache
+def reference(name, dtype):
+    """Numbers, and the function's values there as exact as they come."""
+    numpy_function, exact, points = UNARY[name]
+    x = sweep(points, SWEEP[dtype]).astype(dtype)
+    if dtype == "float32":
+        with np.errstate(all="ignore"):
+            return x, numpy_function(x.astype(np.float64))
+    return x, [exact(mp.mpf(float(v))) for v in x]
+
+
+def ulps(got, want, near_one=False):
+    """The largest error in units of the last place; NaN and infinities must be alike."""
+    rounded = np.array([float(w) for w in want])
+    with np.errstate(all="ignore"):
+        rounded = rounded.astype(got.dtype)
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(rounded))
+    ok = np.isfinite(rounded) & np.isfinite(got)
+    edge = 0.999 * np.finfo(got.dtype).max
+    assert np.all(ok | np.isnan(got) | (got == rounded) | (np.abs(np.where(ok, 0, got)) > edge))
+    unit = np.spacing(np.maximum(np.abs(rounded[ok]), 1 if near_one else 0)).astype(np.float64)
+    if isinstance(want, np.ndarray):
+        error = np.abs(got[ok] - want[ok]).astype(np.float64)
+    else:
+        error = [
+            float(abs(want[k] - mp.mpf(float(g))))
+            for k, g in zip(np.flatnonzero(ok), got[ok], strict=True)
+        ]
+    return float(np.max(np.asarray(error) / unit, initial=0))
+
+
+@pytest.mark.parametrize("name", UNARY)
+def test_sweep(floats, name):
+    """Within 4 ulp, the gamma functions within 1e-6 or 1e-14 of the larger of |f| and 1."""
+    library, dtypes = floats
+    for dtype in dtypes:
+        x, want = reference(name, dtype.name)
+        got = run(library, name, x)
+        if name in ("lgamma", "digamma"):
+            want = np.array([float(w) for w in want])
+            tolerance = 1e-6 if dtype.itemsize == 4 else 1e-14
+            assert np.max(np.abs(got - want) / np.maximum(np.abs(want), 1)) <= tolerance
+        else:
+            assert ulps(got, want, name in ROUGH) <= 4
+
+
+@functools.cache
+def pair_reference(name, dtype):
+    """Pairs of numbers, and the function's values in a wider type."""
+    rng = np.random.default_rng(3)
+    n, width = 6000, 30 if dtype == "float32" else 200
+    x, y = (np.exp(rng.uniform(-width, width, n)) * rng.choice([-1, 1], n) for _ in range(2))
+    if name == "power":  # no farther than the ends of the range
+        x = np.concatenate([np.abs(x[:2000]), 1 + rng.uniform(-0.3, 0.4, n - 2000)])
+        most = 88 if dtype == "float32" else 708
+        y = rng.uniform(-most, most, n) / np.maximum(np.abs(np.log(x)), 1e-9)
+    else:
+        y[: n // 2] = x[: n // 2] * rng.uniform(-4, 4, n // 2)
+    x, y = x.astype(dtype), y.astype(dtype)
+    wide = np.float64 if dtype == "float32" else np.longdouble
+    with np.errstate(all="ignore"):
+        return x, y, SMOOTH_BINARY[name](x.astype(wide), y.astype(wide))
+
+
+@pytest.mark.parametrize("name", ["power", "hypot", "atan2"])
+def test_sweep_of_pairs(floats, name):
+    library, dtypes = floats
+    for dtype in dtypes:
+        if dtype == np.float64 and np.finfo(np.longdouble).nmant < 63:
+            continue  # nothing to compare with
+        x, y, want = pair_reference(name, dtype.name)
+        got = run(library, name, x, y)
+        ok = np.abs(want) < 0.99 * np.finfo(dtype).max
+        ok &= np.abs(want) > np.finfo(dtype).tiny
+        error = np.abs(got[ok] - want[ok]) / np.spacing(np.abs(want[ok]).astype(dtype))
+        assert np.max(error) <= 4
+
+
+@pytest.mark.parametrize("name", ["fmod", "remainder", "floor_divide"])
+def test_sweep_of_remainders(floats, name):
+    """Exact: small and large quotients, multiples, and numbers at the ends of the range."""
+    library, dtypes = floats
+    rng = np.random.default_rng(5)
+    for dtype in dtypes:
+        info, n = np.finfo(dtype), 4000
+        ends = np.log([float(info.smallest_normal), float(info.max)])
+        x = np.concatenate([np.exp(rng.uniform(-20, 20, n)), np.exp(rng.uniform(*ends, n))])
+        y = np.concatenate([np.exp(rng.uniform(-20, 20, n)), np.exp(rng.uniform(*ends, n))])
+        whole = rng.integers(-50, 50, (2, n))
+        x = (np.append(x, whole[0]) * rng.choice([-1, 1], 3 * n)).astype(dtype)
+        y = (np.append(y, whole[1]) * rng.choice([-1, 1], 3 * n)).astype(dtype)
+        with np.errstate(all="ignore"):
+            want = getattr(np, name)(x, y)
+        got = run(library, name, x, y)
+        np.testing.assert_array_equal(got, want)
+        ok = ~np.isnan(want)
+        np.testing.assert_array_equal(np.signbit(got[ok]), np.signbit(want[ok]))
+
+
+# -- special values, exact functions, pairs --------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", UNARY)
@@ -642,3 +767,58 @@ def test_complex_special_values(everything, dtype):
             got, want = run(everything, name, z), COMPLEX_UNARY[name](z)
             np.testing.assert_allclose(got.real, want.real, rtol=1e-5, err_msg=name)
             np.testing.assert_allclose(got.imag, want.imag, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+COMPLEX_EXACTLY = {
+    **{n: getattr(mp, n) for n in ("sqrt", "exp", "log", "sin", "cos", "tan")},
+    **{n: getattr(mp, n) for n in ("asin", "acos", "atan", "sinh", "cosh", "tanh")},
+    **{n: getattr(mp, n) for n in ("asinh", "acosh", "atanh")},
+    "exp2": lambda z: mp.exp(z * mp.log(2)),
+    "expm1": lambda z: mp.exp(z) - 1,
+    "log1p": lambda z: mp.log(1 + z),
+    "log2": lambda z: mp.log(z) / mp.log(2),
+    "log10": lambda z: mp.log(z) / mp.log(10),
+}
+
+
+@pytest.mark.parametrize("name", COMPLEX_EXACTLY)
+@pytest.mark.parametrize("dtype", ["complex64", "complex128"])
+def test_complex_sweep(everything, dtype, name):
+    """|error| within 4 ulp of |f|."""
+    rng = np.random.default_rng(11)
+    sizes = np.exp(rng.uniform(np.log(1e-8), np.log(8), (2, 100))) * rng.choice([-1, 1], (2, 100))
+    z = rng.uniform(-4, 4, 100) + 1j * rng.uniform(-4, 4, 100)
+    circle = np.exp(1j * rng.uniform(-3, 3, 40))
+    z = np.concatenate([z, sizes[0] + 1j * sizes[1], circle]).astype(dtype)
+    want = [COMPLEX_EXACTLY[name](mp.mpc(complex(v))) for v in z]
+    got = run(everything, name, z)
+    errors = [float(abs(w - mp.mpc(complex(g))) / abs(w)) for w, g in zip(want, got, strict=True)]
+    assert np.max(errors) <= 4 * np.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "complex128"])
+def test_complex_beside_infinity(everything, dtype):
+    """A lane that the C library must do sends the others there too: they agree."""
+    z = np.linspace(-2, 3, 40) + 1j * np.linspace(3, -1.5, 40)
+    mixed = np.full(8 * len(z), np.inf, dtype)
+    mixed[::8] = z
+    for name in COMPLEX_EXACTLY:
+        want = run(everything, name, mixed[::8].copy())
+        error = np.abs(run(everything, name, mixed)[::8] - want)
+        assert np.max(error / np.maximum(np.abs(want), 1)) <= 8 * np.finfo(dtype).eps, name
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "complex128"])
+def test_complex_signed_zeros(everything, dtype):
+    """On the axes the sign of zero chooses the side of the branch cut, as in NumPy."""
+    v = np.array([0.0, -0.0, 0.5, -0.5, 2, -2])
+    z = np.empty((6, 6), dtype)
+    z.real, z.imag = v[:, None], v
+    z = z.ravel()
+    with np.errstate(all="ignore"):
+        for name in COMPLEX_EXACTLY:
+            got, want = run(everything, name, z), COMPLEX_UNARY[name](z)
+            for part in ("real", "imag"):
+                g, w = getattr(got, part), getattr(want, part)
+                close = 40 * np.finfo(dtype).eps
+                np.testing.assert_allclose(g, w, rtol=close, atol=close, err_msg=f"{name} {part}")
