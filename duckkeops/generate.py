@@ -189,7 +189,6 @@ def _macros(node: Reduce, types: _types) -> dict[str, str]:
                 for n in walk(node)
             ),
         ),
-        ("USE_SPECIAL", True),
     ):
         if on:
             out[name] = "1"

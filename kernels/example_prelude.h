@@ -14,7 +14,6 @@
 #define OUT0_BYTES 4
 #define TO_ACC(v) (v)
 #define VAL_IS_FLOAT 1
-#define USE_SPECIAL 1
 #define FLUSH_SUBNORMALS 1
 #define LANE_BYTES 4
 #define VB 16
