@@ -26,84 +26,152 @@ ROLE_NAMES = {BATCH: "batch", POINT: "point", FEATURE: "feature", NEUTRAL: "neut
 
 Shape = tuple[int, ...]
 
+TABLE_SIZE = 8192  # outlines that each table keeps
 
-class Node:
-    """One operation of an expression. Immutable; equality is identity."""
 
-    __slots__ = ("__weakref__", "dtype", "roles", "shape", "spans")
+class Outline:
+    """All that a node knows but its arrays and numbers: it repeats when an expression is recorded
+    again.
 
-    shape: Shape
-    dtype: Any  # numpy.dtype; of a Scalar, the Python type
-    roles: str  # one letter an axis
-    spans: tuple[
-        int, ...
-    ]  # for each occurrence of an input, the mask of the axes that it spans; only the largest
-    bare: bool = False  # made of arrays that no LazyArray wraps, so the roles are only a default
+    Outlines come from tables (`applied`, `reduced`, `outline`), each made once for an operation
+    and the outlines of its arguments, and are compared by identity. So recording an operation
+    again is one look-up, and the outlines of all nodes say whether an expression was met before.
+    They hold no arrays. A table drops what was not used lately; the next look-up makes it anew.
+    """
+
+    __slots__ = ("bare", "dtype", "pending", "roles", "shape", "spans", "virtual")
+
+    def __init__(
+        self,
+        shape: Shape,
+        dtype: Any,
+        roles: str,
+        spans: tuple[int, ...],
+        bare: bool,
+        pending: bool = False,
+    ):
+        self.shape, self.dtype, self.roles = shape, dtype, roles
+        self.spans, self.bare, self.pending = spans, bare, pending
+        self.virtual = _is_virtual(shape, roles, spans)
 
     @property
     def ndim(self) -> int:
         return len(self.shape)
 
+
+class Applied(Outline):
+    """The outline of an elementwise operation."""
+
+    __slots__ = ("loop", "op", "params")
+
+
+class Reduced(Outline):
+    """The outline of a reduction."""
+
+    __slots__ = ("axes", "count", "evaluated", "row", "whole", "whole_roles")
+
+
+class Node:
+    """One operation of an expression: an outline, and arguments. Immutable; equality is
+    identity.
+    """
+
+    __slots__ = ("__weakref__", "_args", "outline")
+
+    outline: Outline
+    _args: tuple[Node, ...]
+
     @property
-    def args(self) -> tuple[Node, ...]:
-        return ()
+    def shape(self) -> Shape:
+        return self.outline.shape
 
+    @property
+    def ndim(self) -> int:
+        return len(self.outline.shape)
 
-class Input(Node):
-    """An array that the user gave. `bare`: not wrapped in a LazyArray."""
+    @property
+    def dtype(self) -> Any:
+        """A numpy.dtype; of a Scalar, the Python type."""
+        return self.outline.dtype
 
-    __slots__ = ("array", "bare")
+    @property
+    def roles(self) -> str:
+        """One letter an axis."""
+        return self.outline.roles
 
-    def __init__(self, array: Any, dtype: np.dtype, roles: str, bare: bool = False):
-        self.array, self.dtype, self.roles, self.bare = array, dtype, roles, bare
-        self.shape = tuple(array.shape)
-        self.spans = (_spanned(self.shape),)
+    @property
+    def spans(self) -> tuple[int, ...]:
+        """For each occurrence of an input, the mask of the axes that it spans; only the largest."""
+        return self.outline.spans
 
-
-class Scalar(Node):
-    """A Python number: weak in promotion, a constant or a parameter of the kernel."""
-
-    __slots__ = ("bare", "value")
-
-    def __init__(self, value: complex):
-        self.value, self.dtype = value, type(value)
-        self.shape, self.roles, self.spans, self.bare = (), "", (), True
-
-
-class _Inner(Node):
-    """A node with arguments."""
-
-    __slots__ = ("_args", "bare")
+    @property
+    def bare(self) -> bool:
+        """Is it made of arrays that no LazyArray wraps, so that the roles are only a default?"""
+        return self.outline.bare
 
     @property
     def args(self) -> tuple[Node, ...]:
         return self._args
 
 
-class Apply(_Inner):
+class Input(Node):
+    """An array that the user gave. `bare`: not wrapped in a LazyArray."""
+
+    __slots__ = ("array",)
+
+    def __init__(self, array: Any, dtype: np.dtype, roles: str, bare: bool = False):
+        self.array, self._args = array, ()
+        self.outline = _of_input(type(array), tuple(array.shape), dtype, roles, bare)
+
+
+class Scalar(Node):
+    """A Python number: weak in promotion, a constant or a parameter of the kernel."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: complex):
+        self.value, self._args = value, ()
+        self.outline = _of_number(type(value))
+
+
+class Apply(Node):
     """An elementwise operation on broadcast arguments.
 
     `loop` holds the dtypes it computes in, one an argument.
     """
 
-    __slots__ = ("loop", "op", "params")
+    __slots__ = ()
+    outline: Applied
 
     def __init__(
         self, op: Any, args: tuple[Node, ...], loop: tuple, dtype: np.dtype, params: tuple = ()
     ):
-        self.op, self._args, self.loop, self.dtype, self.params = op, args, loop, dtype, params
-        self.shape, self.roles, self.spans, self.bare = _broadcast(op.name, args)
+        self.outline, self._args = applied(op, outlines(args), loop, dtype, params), args
+
+    @property
+    def op(self) -> Any:
+        return self.outline.op
+
+    @property
+    def loop(self) -> tuple:
+        return self.outline.loop
+
+    @property
+    def params(self) -> tuple:
+        return self.outline.params
 
 
-class Reduce(_Inner):
+class Reduce(Node):
     """A reduction (`row` of the reductions' table) of broadcast arguments over `axes` of their
     common shape.
 
     `whole` is that shape. As a node inside an expression only the rows marked `fold` occur; any row
-    may be the root.
+    may be the root. The parameters are no part of the outline: of two that are equal, such as 0.0
+    and -0.0, each must keep its own.
     """
 
-    __slots__ = ("axes", "params", "row", "whole", "whole_roles")
+    __slots__ = ("params",)
+    outline: Reduced
 
     def __init__(
         self,
@@ -113,16 +181,27 @@ class Reduce(_Inner):
         dtype: np.dtype,
         params: tuple = (),
     ):
-        self.row, self._args, self.axes, self.dtype, self.params = row, args, axes, dtype, params
-        self.whole, self.whole_roles, spans, self.bare = _broadcast(row.name, args)
-        n = len(self.whole)
-        kept = [a for a in range(n) if a not in axes]
-        self.shape = tuple(self.whole[a] for a in kept)
-        self.roles = "".join(self.whole_roles[a] for a in kept)
-        self.spans = _maximal(_compress(s, n, kept) for s in spans)
+        self.outline, self._args = reduced(row, outlines(args), axes, dtype), args
+        self.params = params
+
+    @property
+    def row(self) -> Any:
+        return self.outline.row
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        return self.outline.axes
+
+    @property
+    def whole(self) -> Shape:
+        return self.outline.whole
+
+    @property
+    def whole_roles(self) -> str:
+        return self.outline.whole_roles
 
 
-class Concat(_Inner):
+class Concat(Node):
     """The arguments one after the other along `axis`.
 
     They agree in the other axes, up to broadcasting.
@@ -131,7 +210,7 @@ class Concat(_Inner):
     __slots__ = ("axis",)
 
     def __init__(self, args: tuple[Node, ...], axis: int, dtype: np.dtype):
-        self._args, self.axis, self.dtype = args, axis, dtype
+        self._args, self.axis = args, axis
         n = args[0].ndim
         if any(a.ndim != n for a in args):
             raise ShapeError(
@@ -139,32 +218,35 @@ class Concat(_Inner):
                 + _operands(args)
                 + "\n  Insert axes of length 1 first, as in x[None]."
             )
-        shape, roles, spans, self.bare = _broadcast("concatenate", args, without=axis)
-        self.shape = (*shape[:axis], sum(a.shape[axis] for a in args), *shape[axis + 1 :])
+        shape, roles, spans, bare = _broadcast("concatenate", outlines(args), without=axis)
+        shape = (*shape[:axis], sum(a.shape[axis] for a in args), *shape[axis + 1 :])
         role = _concat_role(args, axis)
-        self.roles = roles[:axis] + role + roles[axis + 1 :]
+        roles = roles[:axis] + role + roles[axis + 1 :]
         bit = 1 << (n - 1 - axis)
         if role == FEATURE:
-            self.spans = _maximal(s | bit for s in spans)
+            spans = _maximal(s | bit for s in spans)
         else:  # an input is only a part of such an axis: one of its own must span each part
-            self.spans = functools.reduce(_common, (_whole_along(a, axis, bit) for a in args))
+            spans = functools.reduce(_common, (_whole_along(a, axis, bit) for a in args))
+        pending = any(a.outline.pending for a in args)
+        self.outline = outline(Concat, shape, dtype, roles, spans, bare, pending)
 
 
-class Broadcast(_Inner):
+class Broadcast(Node):
     """`args[0]` repeated to `shape`. New axes are points if `roles` does not say otherwise."""
 
     __slots__ = ()
 
     def __init__(self, arg: Node, shape: Shape, roles: str | None = None):
-        self._args, self.dtype, self.bare = (arg,), arg.dtype, arg.bare
+        self._args, shape = (arg,), tuple(shape)
         new = len(shape) - arg.ndim
         if new < 0 or any(
             have not in (1, want) for have, want in zip(arg.shape, shape[new:], strict=True)
         ):
-            raise ShapeError(f"cannot broadcast an array of shape {arg.shape} to {tuple(shape)}.")
-        self.shape = tuple(shape)
-        self.roles = pointed(NEUTRAL * new + arg.roles, self.shape) if roles is None else roles
-        self.spans = arg.spans
+            raise ShapeError(f"cannot broadcast an array of shape {arg.shape} to {shape}.")
+        roles = pointed(NEUTRAL * new + arg.roles, shape) if roles is None else roles
+        self.outline = outline(
+            Broadcast, shape, arg.dtype, roles, arg.spans, arg.bare, arg.outline.pending
+        )
 
 
 class Vjp(Node):
@@ -178,7 +260,7 @@ class Vjp(Node):
     the sum of several such.
     """
 
-    __slots__ = ("_args", "new", "place", "summed", "whole", "whole_roles", "wrt")
+    __slots__ = ("new", "place", "summed", "whole", "whole_roles", "wrt")
 
     def __init__(
         self,
@@ -188,25 +270,89 @@ class Vjp(Node):
         place: tuple[int | None, ...],
         summed: int = 0,
     ):
-        self._args, self.wrt, self.place, self.summed, self.dtype = (
-            (value, cotangent),
-            wrt,
-            place,
-            summed,
-            wrt.dtype,
-        )
-        self.whole, self.whole_roles, spans, _ = _broadcast("multiply", (value, cotangent))
+        self._args, self.wrt, self.place, self.summed = (value, cotangent), wrt, place, summed
+        self.whole, self.whole_roles, spans, _ = _broadcast("multiply", outlines(self._args))
         self.new = tuple(a for a, at in enumerate(place) if at is None and wrt.shape[a] != 1)
         n, k = len(self.whole) - summed, len(self.new)
-        self.shape = self.whole[:n] + tuple(wrt.shape[a] for a in self.new)
-        self.roles = self.whole_roles[:n] + "".join(
+        shape = self.whole[:n] + tuple(wrt.shape[a] for a in self.new)
+        roles = self.whole_roles[:n] + "".join(
             FEATURE if wrt.roles[a] == NEUTRAL else wrt.roles[a] for a in self.new
         )
-        self.spans = _maximal((s >> summed) << k | (1 << k) - 1 for s in spans)
+        spans = _maximal((s >> summed) << k | (1 << k) - 1 for s in spans)
+        pending = any(a.outline.pending for a in self._args)
+        self.outline = outline(Vjp, shape, wrt.dtype, roles, spans, False, pending)
 
-    @property
-    def args(self) -> tuple[Node, ...]:
-        return self._args
+
+# -- outlines --------------------------------------------------------------------------------------
+
+
+def outlines(nodes: Iterable[Node]) -> tuple[Outline, ...]:
+    return tuple([n.outline for n in nodes])
+
+
+@functools.lru_cache(maxsize=TABLE_SIZE)
+def outline(
+    kind: type,
+    shape: Shape,
+    dtype: Any,
+    roles: str,
+    spans: tuple[int, ...],
+    bare: bool,
+    pending: bool = False,
+) -> Outline:
+    """The outline of a node of a class with these properties."""
+    return Outline(shape, dtype, roles, spans, bare, pending)
+
+
+@functools.lru_cache(maxsize=TABLE_SIZE)
+def _of_input(kind: type, shape: Shape, dtype: np.dtype, roles: str, bare: bool) -> Outline:
+    """The outline of an array of this class."""
+    return Outline(shape, dtype, roles, (_spanned(shape),), bare)
+
+
+@functools.cache
+def _of_number(kind: type) -> Outline:
+    """The outline of a Python number of this type."""
+    return Outline((), kind, "", (), True)
+
+
+@functools.lru_cache(maxsize=TABLE_SIZE)
+def applied(
+    op: Any, args: tuple[Outline, ...], loop: tuple, dtype: np.dtype, params: tuple = ()
+) -> Applied:
+    """The outline of an operation on such arguments. Raises ShapeError if they do not broadcast."""
+    shape, roles, spans, bare = _broadcast(op.name, args)
+    out = Applied(shape, dtype, roles, spans, bare, any(a.pending for a in args))
+    out.op, out.loop, out.params = op, loop, params
+    return out
+
+
+def record(outline: Applied, args: tuple[Node, ...]) -> Apply:
+    """The node of an operation whose outline is known."""
+    node = object.__new__(Apply)
+    node.outline, node._args = outline, args
+    return node
+
+
+@functools.lru_cache(maxsize=TABLE_SIZE)
+def reduced(row: Any, args: tuple[Outline, ...], axes: tuple[int, ...], dtype: np.dtype) -> Reduced:
+    """The outline of a reduction of such arguments. Raises ShapeError if they do not broadcast."""
+    whole, whole_roles, spans, bare = _broadcast(row.name, args)
+    n = len(whole)
+    kept = [a for a in range(n) if a not in axes]
+    out = Reduced(
+        tuple(whole[a] for a in kept),
+        dtype,
+        "".join(whole_roles[a] for a in kept),
+        _maximal(_compress(s, n, kept) for s in spans),
+        bare,
+        not row.fold or any(a.pending for a in args),
+    )
+    out.row, out.axes, out.whole, out.whole_roles = row, axes, whole, whole_roles
+    out.count = math.prod(whole[a] for a in axes)
+    removed = {whole_roles[a] for a in axes}
+    out.evaluated = not removed <= {FEATURE, NEUTRAL} and not out.virtual
+    return out
 
 
 # -- roles and spans -------------------------------------------------------------------------------
@@ -278,19 +424,17 @@ def _compress(mask: int, n: int, kept: Sequence[int]) -> int:
     return out
 
 
-def point_mask(node: Node) -> int:
-    """The point axes that count: those longer (or shorter) than 1."""
-    mask = 0
-    for r, (role, n) in enumerate(zip(reversed(node.roles), reversed(node.shape), strict=True)):
+def _is_virtual(shape: Shape, roles: str, spans: Iterable[int]) -> bool:
+    points = 0  # the point axes that count: those longer (or shorter) than 1
+    for r, (role, n) in enumerate(zip(reversed(roles), reversed(shape), strict=True)):
         if role == POINT and n != 1:
-            mask |= 1 << r
-    return mask
+            points |= 1 << r
+    return points != 0 and not any(s & points == points for s in spans)
 
 
 def is_virtual(node: Node) -> bool:
     """No single occurrence of an input spans all the point axes."""
-    points = point_mask(node)
-    return points != 0 and not any(s & points == points for s in node.spans)
+    return node.outline.virtual
 
 
 def is_evaluated(node: Reduce) -> bool:
@@ -298,12 +442,11 @@ def is_evaluated(node: Reduce) -> bool:
 
     It is if it removes a point or batch axis, and one input spans the point axes that are left.
     """
-    removed = {node.whole_roles[a] for a in node.axes}
-    return not removed <= {FEATURE, NEUTRAL} and not is_virtual(node)
+    return node.outline.evaluated
 
 
 class _Operand(NamedTuple):
-    """What broadcasting reads of a node; passed as plain tuples, which are faster to make."""
+    """What broadcasting reads of a node."""
 
     shape: Shape
     roles: str
@@ -316,31 +459,24 @@ class _Clash(Exception):
 
 
 def _broadcast(
-    what: str, args: Sequence[Node], without: int | None = None
+    what: str, args: Sequence[Outline], without: int | None = None
 ) -> tuple[Shape, str, tuple[int, ...], bool]:
     """Common shape, roles, spans, and whether all are bare.
 
     Along axis `without` all count as 1 long.
     """
-    try:
-        return _together(tuple([(a.shape, a.roles, a.spans, a.bare) for a in args]), without)
-    except _Clash as clash:
-        r, one, other = clash.args
-        raise _explained(what, r, args, args[one], args[other]) from None
-
-
-@functools.lru_cache(maxsize=4096)
-def _together(
-    described: tuple[tuple[Shape, str, tuple[int, ...], bool], ...], without: int | None
-) -> tuple[Shape, str, tuple[int, ...], bool]:
-    operands = [_Operand(*d) for d in described]
+    operands = [_Operand(a.shape, a.roles, a.spans, a.bare) for a in args]
     if without is not None:
         operands = [
             o._replace(shape=(*o.shape[:without], 1, *o.shape[without + 1 :])) for o in operands
         ]
     n = max(len(o.shape) for o in operands)
-    shape = tuple(_common_length(operands, r) for r in range(n, 0, -1))
-    lazy = [_lazy_role(operands, r) for r in range(n, 0, -1)]
+    try:
+        shape = tuple(_common_length(operands, r) for r in range(n, 0, -1))
+        lazy = [_lazy_role(operands, r) for r in range(n, 0, -1)]
+    except _Clash as clash:
+        r, one, other = clash.args
+        raise _explained(what, r, args, args[one], args[other]) from None
     spans = _maximal(itertools.chain.from_iterable(o.spans for o in operands))
     return shape, _with_bare_roles(operands, shape, lazy), spans, all(o.bare for o in operands)
 
@@ -413,7 +549,12 @@ def _concat_role(args: Sequence[Node], axis: int) -> str:
             )
             if rival is not None and rival.shape[axis] != 1:
                 raise _explained(
-                    "concatenate", args[0].ndim - axis, args, known[0], rival, roles=True
+                    "concatenate",
+                    args[0].ndim - axis,
+                    outlines(args),
+                    known[0].outline,
+                    rival.outline,
+                    roles=True,
                 )
             if known:
                 return known[0].roles[axis]
@@ -421,7 +562,12 @@ def _concat_role(args: Sequence[Node], axis: int) -> str:
 
 
 def _explained(
-    what: str, r: int, args: Sequence[Node], one: Node, other: Node, roles: bool = False
+    what: str,
+    r: int,
+    args: Sequence[Outline],
+    one: Outline,
+    other: Outline,
+    roles: bool = False,
 ) -> ShapeError:
     """The error for axis -r of two operands: lengths that differ, or else roles that differ."""
     if not roles and {one.shape[-r], other.shape[-r]} != {one.shape[-r]}:
@@ -440,7 +586,7 @@ def _explained(
     )
 
 
-def _operands(args: Sequence[Node]) -> str:
+def _operands(args: Sequence[Node | Outline]) -> str:
     return "  " + "   ".join(
         f"{a.shape} {getattr(a.dtype, 'name', a.dtype)}" for a in args if a.ndim
     )

@@ -18,7 +18,7 @@ import numpy as np
 
 from duckkeops import expr
 from duckkeops.errors import DtypeError, UnsupportedError
-from duckkeops.expr import Apply, Input, Node, Scalar, dtype_of
+from duckkeops.expr import Applied, Apply, Input, Node, Outline, Scalar, dtype_of, record
 
 Resolved = tuple[tuple[np.dtype, ...], np.dtype]
 
@@ -188,30 +188,35 @@ def _resolve(types: Any, dtypes: tuple) -> Resolved:
     return tuple(out[: types.nin]), out[types.nin]
 
 
-def apply(op: Op, *operands: Any, params: tuple = ()) -> Node:
+def apply(op: Op, *operands: Any) -> Node:
     """The node of `op` on nodes, NumPy scalars and Python numbers; dtypes as NumPy's."""
     if len(operands) != op.nargs:
         raise TypeError(f"{op.name} takes {op.nargs} arguments, and got {len(operands)}.")
     args = tuple([a if isinstance(a, Node) else _operand(op, a) for a in operands])
-    loop, result, special = _rule(op, tuple([a.dtype for a in args]))
-    if special is not None:
-        other = special(op, args, loop)
-        if other is not None:
-            return other
-    return Apply(op, args, loop, result, params)
+    rule = _rule(op, tuple([a.outline for a in args]))
+    if isinstance(rule, Applied):
+        return record(rule, args)
+    loop, result, special = rule
+    other = special(op, args, loop)
+    return Apply(op, args, loop, result) if other is None else other
 
 
-@functools.lru_cache(maxsize=8192)
-def _rule(op: Op, dtypes: tuple) -> tuple[tuple[np.dtype, ...], np.dtype, Callable | None]:
-    """What `resolve` says, and what else has to be looked at.
+@functools.lru_cache(maxsize=expr.TABLE_SIZE)
+def _rule(
+    op: Op, args: tuple[Outline, ...]
+) -> Applied | tuple[tuple[np.dtype, ...], np.dtype, Callable]:
+    """The outline of the node, where the outlines of the arguments say it.
 
-    The latter is a function, (op, args, loop) -> another node or None; or it is None.
+    Else what `resolve` says, and a function that looks at the arguments themselves, (op, args,
+    loop) -> another node or None.
     """
-    loop, result = resolve(op, dtypes)
+    loop, result = resolve(op, tuple(a.dtype for a in args))
     for kinds, name in op.instead:
         if loop[-1].kind in kinds:
             return loop, result, functools.partial(_instead, ROWS[name])
-    return loop, result, _integers if loop[-1].kind in "iu" and len(loop) > 1 else None
+    if loop[-1].kind in "iu" and len(loop) > 1:
+        return loop, result, _integers
+    return expr.applied(op, args, loop, result)
 
 
 def _instead(other: Op, op: Op, args: tuple[Node, ...], loop: tuple) -> Node:

@@ -11,7 +11,9 @@ others say by `lazy` which folds they are made of.
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +23,18 @@ from numpy.lib.array_utils import normalize_axis_tuple
 
 from duckkeops import ops, views
 from duckkeops.errors import DtypeError, ShapeError
-from duckkeops.expr import FEATURE, NEUTRAL, Node, Reduce, Scalar, cast_to, dtype_of
+from duckkeops.expr import (
+    FEATURE,
+    NEUTRAL,
+    TABLE_SIZE,
+    Node,
+    Outline,
+    Reduce,
+    Scalar,
+    cast_to,
+    dtype_of,
+    outlines,
+)
 
 Params = tuple[tuple[str, Any], ...]
 Dtypes = tuple[np.dtype, ...]
@@ -92,32 +105,49 @@ def reduce(row: Reduction, args: Sequence[Node], axes: Sequence[int], **params: 
     and std correction=, topk k= and largest=. Raises AxisError, DtypeError, and ShapeError if an
     empty axis has no answer.
     """
-    if "dtype" in params and params["dtype"] is not None:
-        wanted = params["dtype"] = np.dtype(params["dtype"])
-        if wanted.kind in "fc" and wanted.itemsize > (16 if wanted.kind == "c" else 8):
-            raise DtypeError(
-                f"{row.name} was asked for dtype={wanted}, which duckkeops does not know.\n"
-                "  Use float64 or complex128 at most."
-            )
-    pairs = tuple(sorted((k, v) for k, v in params.items() if v is not None))
-    loops, result = row.types(tuple(_dtype(a) for a in args), pairs)
-    args = tuple(cast_to(a, t) for a, t in zip(args, loops, strict=True))
-    normal = tuple(sorted(normalize_axis_tuple(axes, max(a.ndim for a in args))))
-    node = Reduce(row, args, normal, result, pairs)
+    if params.get("dtype") is not None:
+        params["dtype"] = np.dtype(params["dtype"])
+    pairs = tuple(sorted((k, v) for k, v in params.items() if v is not None)) if params else ()
+    loops, result, normal = _rule(row, outlines(args), tuple(map(operator.index, axes)), pairs)
+    cast = tuple([a if a.dtype is t else cast_to(a, t) for a, t in zip(args, loops, strict=True)])
+    node = Reduce(row, cast, normal, result, pairs)
+    if pairs or not node.outline.count:
+        _check_count(node)
+    return node
+
+
+@functools.lru_cache(maxsize=TABLE_SIZE)
+def _rule(
+    row: Reduction, args: tuple[Outline, ...], axes: tuple[int, ...], params: Params
+) -> tuple[Dtypes, np.dtype, tuple[int, ...]]:
+    """What the values are cast to, the result's dtype, and the axes counted from the front, in
+    order.
+    """
+    wanted = parameter(params, "dtype")
+    most = {"f": 8, "c": 16}
+    if wanted is not None and wanted.itemsize > most.get(wanted.kind, wanted.itemsize):
+        raise DtypeError(
+            f"{row.name} was asked for dtype={wanted}, which duckkeops does not know.\n"
+            "  Use float64 or complex128 at most."
+        )
+    loops, result = row.types(tuple(np.dtype(a.dtype) for a in args), params)
+    return loops, result, tuple(sorted(normalize_axis_tuple(axes, max(a.ndim for a in args))))
+
+
+def _check_count(node: Reduce) -> None:
     n = count(node)
-    if n == 0 and row.empty and parameter(pairs, "initial") is None:
-        raise ShapeError(f"{row.empty}\n  d: {node.whole} over axis {normal}.")
-    k = parameter(pairs, "k", 0)
+    if n == 0 and node.row.empty and parameter(node.params, "initial") is None:
+        raise ShapeError(f"{node.row.empty}\n  d: {node.whole} over axis {node.axes}.")
+    k = parameter(node.params, "k", 0)
     if not 0 <= k <= n:
         raise ShapeError(
-            f"cannot take the top {k} of {n} entries.\n  d: {node.whole} over axis {normal}."
+            f"cannot take the top {k} of {n} entries.\n  d: {node.whole} over axis {node.axes}."
         )
-    return node
 
 
 def count(node: Reduce) -> int:
     """How many entries are reduced to one."""
-    return math.prod(node.whole[a] for a in node.axes)
+    return node.outline.count
 
 
 def result(xp: Any, node: Reduce, state: State) -> Any:
@@ -125,7 +155,7 @@ def result(xp: Any, node: Reduce, state: State) -> Any:
 
     Top-k gives values and indices.
     """
-    initial = parameter(node.params, "initial")
+    initial = parameter(node.params, "initial") if node.params else None
     if initial is not None:
         first = xp.full_like(state[0], initial)
         state = node.row.merge(xp, (first,), state, node.params)
@@ -133,10 +163,6 @@ def result(xp: Any, node: Reduce, state: State) -> Any:
     if isinstance(out, tuple):
         return astype(xp, out[0], node.dtype), *out[1:]
     return astype(xp, out, node.dtype)
-
-
-def _dtype(node: Node) -> np.dtype:
-    return node.dtype if isinstance(node.dtype, np.dtype) else np.dtype(node.dtype)
 
 
 # -- the array library -----------------------------------------------------------------------------
@@ -148,12 +174,14 @@ def native(xp: Any, dtype: np.dtype) -> Any:
 
 
 def is_numpy(xp: Any) -> bool:
-    return xp.__name__ in ("numpy", "array_api_compat.numpy")
+    return xp is np or xp.__name__ == "array_api_compat.numpy"
 
 
 def astype(xp: Any, x: Any, dtype: np.dtype) -> Any:
     """`x` in this dtype, complex to real by the real part; itself if it is so already."""
     if is_numpy(xp):
+        if type(x) is np.ndarray and x.dtype is dtype:
+            return x
         x = np.asarray(x)
         return (x.real if x.dtype.kind == "c" and dtype.kind in "iuf" else x).astype(
             dtype, copy=False

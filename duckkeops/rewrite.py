@@ -39,15 +39,13 @@ class Softmax(Node):
     No engine sees it: `settle` replaces it before anything is computed.
     """
 
-    __slots__ = ("_args", "axes", "bare")
+    __slots__ = ("axes",)
 
     def __init__(self, scores: Node, axes: tuple[int, ...], dtype: np.dtype):
-        self._args, self.axes, self.dtype, self.bare = (scores,), axes, dtype, scores.bare
-        self.shape, self.roles, self.spans = scores.shape, scores.roles, scores.spans
-
-    @property
-    def args(self) -> tuple[Node, ...]:
-        return self._args
+        self._args, self.axes = (scores,), axes
+        self.outline = expr.outline(
+            Softmax, scores.shape, dtype, scores.roles, scores.spans, scores.bare, pending=True
+        )
 
 
 def unfused(node: Softmax) -> Node:
@@ -76,17 +74,10 @@ views.set_view(Softmax, _view_softmax)
 
 
 def is_pending(node: Node) -> bool:
-    """Does anything in here have to be computed first?"""
-    seen, stack = {id(node)}, [node]
-    while stack:
-        one = stack.pop()
-        if type(one) is Softmax or (type(one) is Reduce and one.row is LOGSUMEXP):
-            return True
-        for a in one.args:
-            if id(a) not in seen:
-                seen.add(id(a))
-                stack.append(a)
-    return False
+    """Does anything in here have to be computed first: a Softmax, or a reduction that is no
+    fold?
+    """
+    return node.outline.pending
 
 
 def settle(node: Node, evaluate: Callable[[Reduce], Any] | None) -> Node:
