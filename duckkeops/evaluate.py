@@ -1,8 +1,9 @@
 """One reduction, from expression to numbers: axes, key, source, launch, finish.
 
-The key of an expression is walked once an evaluation; a kernel that was built before is launched
-without SymPy. What the library itself computes better is left to it: expressions that no pair of
-rows enters, and empty ones.
+An expression that was met before is launched at once: `listed` walks it, once, and what it finds is
+the key of the launch. Another one may still share a kernel, whose key knows no lengths, and a
+kernel that was built before needs no SymPy. What the library itself computes better is left to it:
+expressions that no pair of rows enters, and empty ones.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from duckkeops import cache, concatenation, expr, ops, plan, reductions, source
+from duckkeops import cache, concatenation, expr, launch, ops, plan, reductions, source
 from duckkeops.config import Settings, current
-from duckkeops.engines import blocks, cpu, threads
+from duckkeops.engines import blocks, cpu
 from duckkeops.errors import CompilerNotFoundError, DtypeError, UnsupportedError
 from duckkeops.expr import (
     FEATURE,
@@ -38,6 +39,7 @@ from duckkeops.expr import (
     is_constant,
     walk,
 )
+from duckkeops.launch import Launch
 from duckkeops.operands import namespace_of
 
 log = logging.getLogger("duckkeops")
@@ -45,6 +47,11 @@ log = logging.getLogger("duckkeops")
 
 def evaluate(node: Reduce) -> Any:
     """The value of a reduction, an array of the inputs' library; of a top-k, values and indices."""
+    settings = current()
+    key, nodes = listed(node)
+    found = None if settings.engine == "blocks" else _known(key, settings)
+    if found is not None:
+        return reductions.result(np, node, found(nodes, settings.threads))
     xp = namespace_of(node)
     return reductions.result(xp, node, state(node, xp))
 
@@ -64,13 +71,12 @@ def state(node: Reduce, xp: Any) -> tuple[Any, ...]:
     if node.row.name in ("var", "std") and node.args[0].dtype.kind == "c":
         return _complex_var(node, xp)
     try:
-        parts = launch(node, settings)
+        return _launched(node, settings)
     except CompilerNotFoundError as error:
         if settings.engine == "cpu":
             raise
         _warn_no_compiler(error)
         return blocks.reduce(node)
-    return _merged(node, parts, xp)
 
 
 def is_compiled(node: Reduce) -> bool:
@@ -90,7 +96,7 @@ def _gradient_state(node: Reduce, settings: Settings, xp: Any) -> tuple[Any, ...
         if 0 in node.whole or 0 in node.shape:
             return (np.zeros(node.shape, reductions.computed(node.dtype)),)
         try:
-            return _merged(node, launch(node, settings), xp)
+            return _launched(node, settings)
         except CompilerNotFoundError:
             why = "no C compiler was found"
     raise UnsupportedError(
@@ -214,7 +220,7 @@ def _merge_parts(
 
     Positions count within their part, and are moved to where the part lies.
     """
-    names = [c[0] for c in _components(node)]
+    names = [c[0] for c in reductions.components(node)]
     sizes = [node.whole[a] for a in node.axes]
     place = node.axes.index(axis)
     inner = math.prod(sizes[place + 1 :])
@@ -247,11 +253,6 @@ def _merge_by_position(node: Reduce, a: tuple, b: tuple, k: int, xp: Any) -> tup
         )
     ab, ba = node.row.merge(xp, a, b, node.params), node.row.merge(xp, b, a, node.params)
     return tuple(xp.where(ab[k] <= ba[k], x, y) for x, y in zip(ab, ba, strict=True))
-
-
-def _components(node: Reduce) -> tuple[Any, ...]:
-    loops, _ = node.row.types(tuple(a.dtype for a in node.args), node.params)
-    return node.row.state(loops, node.params)
 
 
 # -- the key ---------------------------------------------------------------------------------------
@@ -398,156 +399,57 @@ def _read(text: str) -> Built:
     )
 
 
-def launch(node: Reduce, settings: Settings) -> tuple[Any, ...]:
-    """Run the kernel and return its state arrays.
+# -- launches --------------------------------------------------------------------------------------
 
-    Their axes (outer ..., lane, features ..., extra) are moved to the order of the result.
+_launches: dict[tuple, Launch] = {}
+LAUNCHES = 4096  # kept at most; then all are forgotten
+
+
+def listed(root: Node) -> tuple[tuple, list[Node]]:
+    """What tells an expression from all others, and its nodes, the root first.
+
+    The former are the outlines of the nodes, the constants among their numbers, and which argument
+    is which node.
     """
-    axes, nodes = plan.loop_axes(node), walk(node)
-    kernel = built(node, axes, nodes, settings, cpu.compiler)
-    lanes = cpu.target().vector_bytes // kernel.lane_bytes
-    rows = 1 if axes.lane is None else node.whole[axes.lane]
-    outer = [node.whole[a] for a in axes.outer]
-    features = [node.whole[a] for a in axes.features]
-    blocks_of_rows = math.prod(outer) * -(-rows // (kernel.rows * lanes))
-    splits = plan.splits(node, axes, blocks_of_rows)
-    shape = (*outer, rows, *features)
-    plan.check_memory(
-        sum(math.prod((splits, *shape, *extra)) * t.itemsize for t, extra in kernel.components),
-        f"the result of {kernel.formula}, of shape {node.shape},",
-    )
-    outs = [np.empty((splits, *shape, *extra), t) for t, extra in kernel.components]
-    keep: list[Any] = []
-    numbers = _arguments(kernel, node, nodes, outs, splits, keep)
-    arguments = np.array(numbers, np.uint64).view(np.int64)
+    parts: list[Any] = []
+    nodes, places = [root], {root: 0}
+    for node in nodes:  # which grows meanwhile
+        parts.append(node.outline)
+        kind, args = type(node), node._args
+        if kind is Scalar:
+            parts.append(node.value if is_constant(node.value) else None)  # type: ignore[attr-defined]
+        elif kind is Reduce:
+            parts.append(node.params)  # type: ignore[attr-defined]
+        elif kind is Vjp:
+            args = (*args, node.wrt)  # type: ignore[attr-defined]
+            parts.append((node.place, node.summed))  # type: ignore[attr-defined]
+        for a in args:
+            place = places.get(a)
+            if place is None:
+                place = places[a] = len(nodes)
+                nodes.append(a)
+            parts.append(place)
+    return tuple(parts), nodes
+
+
+def _known(key: tuple, settings: Settings) -> Launch | None:
+    return _launches.get((settings.precision, settings.accumulate, key))
+
+
+def _prepared(key: tuple, node: Reduce, nodes: Sequence[Node], settings: Settings) -> Launch:
+    order = walk(node)
+    kernel = built(node, plan.loop_axes(node), order, settings, cpu.compiler)
     if kernel.compiled is None:
         kernel.compiled = cpu.load(kernel.text, kernel.formula, settings.precision == "exact")
-    threads.run(
-        kernel.compiled,
-        arguments,
-        blocks_of_rows * splits,
-        kernel.fixed_columns,
-        plan.seconds(node, nodes, lanes, 1),
-        settings.threads,
-        (outs, keep),
-    )
-    parts = _joined(node, tuple(outs), np)
-    return tuple(
-        _in_order(out, node, axes, extra)
-        for out, (_, extra) in zip(parts, kernel.components, strict=True)
-    )
+    found = launch.prepare(kernel, node, order, nodes)
+    if len(_launches) >= LAUNCHES:
+        _launches.clear()
+    _launches[settings.precision, settings.accumulate, key] = found
+    return found
 
 
-def _arguments(
-    kernel: Built,
-    node: Reduce,
-    by_number: Sequence[Any],
-    outs: list,
-    splits: int,
-    keep: list,
-) -> list[int]:
-    """The entries of the kernel's argument array; the arrays that it reads go to `keep`."""
-    arrays: dict[int, np.ndarray] = {}
-
-    def array(number: int) -> np.ndarray:
-        if number not in arrays:
-            a = by_number[number].array
-            if not a.dtype.isnative:
-                a = a.astype(a.dtype.newbyteorder("="))
-            arrays[number] = a
-            keep.append(a)
-        return arrays[number]
-
-    out: list[int] = []
-    for e in kernel.entries:
-        kind = e[0]
-        if kind == "stride":
-            value = array(e[1]).strides[e[2]]
-        elif kind == "pointer":
-            value = array(e[1]).__array_interface__["data"][0]
-        elif kind == "splits":
-            value = splits
-        elif kind == "size":
-            value = 1 if e[1] < 0 else node.whole[e[1]]
-        elif kind == "length":
-            n = by_number[e[1]]
-            value = (n.whole if isinstance(n, Reduce) else n.shape)[e[2]]
-        elif kind == "out":
-            value = outs[e[1]].__array_interface__["data"][0]
-        else:
-            value = _parameter(by_number[e[1]].value, e[2], kind == "imag")
-        out.append(value & 0xFFFFFFFFFFFFFFFF)
-    return out
-
-
-def _parameter(value: complex, dtype: str, imag: bool) -> int:
-    """The bits of a Python number in the dtype's own family."""
-    t = expr.dtype_of(dtype)
-    if t.kind in "iub":
-        return 0 if imag else int(np.array(value, t))  # raises OverflowError as NumPy does
-    z = complex(value)
-    return int(np.array(z.imag if imag else z.real, np.float64).view(np.int64))
-
-
-def _in_order(
-    out: np.ndarray, node: Reduce, axes: plan.LoopAxes, extra: tuple[int, ...]
-) -> np.ndarray:
-    """The axes of the result (a merged lane first), from (outer ..., lane, features ..., extra)."""
-    have = [*axes.outer, axes.lane, *axes.features]
-    kept = [a for a in range(len(node.whole)) if a not in node.axes]
-    first = [axes.lane] if axes.merged else []
-    if axes.lane is None:
-        out = out.reshape(out.shape[: len(axes.outer)] + out.shape[len(axes.outer) + 1 :])
-        have.remove(None)
-    order = [have.index(a) for a in [*first, *(a for a in kept if a in have)]]
-    out = out.transpose(*order, *range(len(have), out.ndim))
-    shape = [node.whole[a] for a in [*first, *kept]]
-    return out.reshape((*shape, *extra))
-
-
-def _merged(node: Reduce, parts: tuple[np.ndarray, ...], xp: Any) -> tuple[Any, ...]:
-    """Merge the states of a reduced lane axis (axis 0), in order.
-
-    Components are brought to the dtypes of the row.
-    """
-    axes = plan.loop_axes(node)
-    names = [c[0] for c in _components(node)]
-    wide = {np.dtype(np.int32): np.dtype(np.int64)}
-    parts = tuple(
-        p.astype(np.int64)
-        if n in ("index", "count") and p.dtype in wide and node.row.name not in ("var", "std")
-        else p
-        for n, p in zip(names, parts, strict=True)
-    )
-    if not axes.merged:
-        return parts
-    if "index" in names:
-        k = names.index("index")
-        inner = math.prod(node.whole[a] for a in node.axes if a != axes.lane)
-        lanes = np.arange(parts[k].shape[0], dtype=np.int64).reshape(-1, *[1] * (parts[k].ndim - 1))
-        parts = (*parts[:k], parts[k] + lanes * inner, *parts[k + 1 :])
-        if node.row.name == "topk" and inner < parts[0].shape[-1]:  # no row fills its k places
-            parts = tuple(np.moveaxis(p[..., :inner], 0, -2) for p in parts)
-            parts = tuple(p.reshape(*p.shape[:-2], -1) for p in parts)
-            return node.row.merge(xp, parts, tuple(p[..., :0] for p in parts), node.params)
-    if parts[0].ndim and parts[0].shape[0] == 0:
-        raise AssertionError("empty reductions are computed by the library itself")
-    return _joined(node, parts, xp)
-
-
-def _joined(node: Reduce, parts: tuple[np.ndarray, ...], xp: Any) -> tuple[np.ndarray, ...]:
-    """Merge states along axis 0, neighbours first: always in the same order."""
-    with np.errstate(all="ignore"):
-        while (n := parts[0].shape[0]) > 1:
-            even = n // 2 * 2
-            joined = node.row.merge(
-                xp,
-                tuple(p[0:even:2] for p in parts),
-                tuple(p[1:even:2] for p in parts),
-                node.params,
-            )
-            parts = tuple(
-                np.concatenate([j, p[even:]]) if n % 2 else j
-                for j, p in zip(joined, parts, strict=True)
-            )
-    return tuple(p[0] for p in parts)
+def _launched(node: Reduce, settings: Settings) -> tuple[np.ndarray, ...]:
+    """The state that a kernel computes."""
+    key, nodes = listed(node)
+    found = _known(key, settings) or _prepared(key, node, nodes, settings)
+    return found(nodes, settings.threads)

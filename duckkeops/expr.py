@@ -78,7 +78,7 @@ class Node:
 
     __slots__ = ("__weakref__", "_args", "outline")
 
-    outline: Outline
+    outline: Any  # an Outline; of an Apply, Applied; of a Reduce, Reduced
     _args: tuple[Node, ...]
 
     @property
@@ -141,7 +141,6 @@ class Apply(Node):
     """
 
     __slots__ = ()
-    outline: Applied
 
     def __init__(
         self, op: Any, args: tuple[Node, ...], loop: tuple, dtype: np.dtype, params: tuple = ()
@@ -171,7 +170,6 @@ class Reduce(Node):
     """
 
     __slots__ = ("params",)
-    outline: Reduced
 
     def __init__(
         self,

@@ -150,6 +150,12 @@ def count(node: Reduce) -> int:
     return node.outline.count
 
 
+def components(node: Reduce) -> tuple[Component, ...]:
+    """Name, dtype and extra trailing shape of each array of the state."""
+    loops, _ = node.row.types(tuple(a.dtype for a in node.args), node.params)
+    return node.row.state(loops, node.params)
+
+
 def result(xp: Any, node: Reduce, state: State) -> Any:
     """The value of a reduction from its state, in the dtype of the node.
 

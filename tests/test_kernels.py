@@ -11,6 +11,7 @@ from duckkeops import evaluate, generate, ops, plan, reductions, source
 from duckkeops.config import Settings
 from duckkeops.engines import cpu
 from duckkeops.expr import Input, Reduce, walk
+from duckkeops.launch import Arguments
 
 HEAD = (
     "// The prelude of exp(-|x_i - y_j|^2).sum(axis=1) in float32 and 3 dimensions, "
@@ -62,9 +63,8 @@ def test_pairs_compiles_and_runs_alone(tmp_path: Path) -> None:
     subprocess.run(command, check=True)
     pairs = ctypes.CDLL(str(library))
     out = np.zeros(37, np.float32)
-    kernel = evaluate.Built(text, "", entries, 0, 4, True, ())
-    arguments = np.array(evaluate._arguments(kernel, node, walk(node), [out], 1, []), np.uint64)
-    a = ctypes.c_void_p(arguments.ctypes.data)
+    nodes = walk(node)
+    a = Arguments(entries, node, nodes, range(len(nodes)), 1).filled(nodes, [out], [])
     pairs.record_bytes.restype = pairs.work_bytes.restype = ctypes.c_int64
     records, work = (
         np.empty(pairs.record_bytes(a), np.uint8),

@@ -31,6 +31,7 @@ ORDER = (
     "explain",
     "evaluate",
     "concatenation",
+    "launch",
     "engines/__init__",
     "engines/cpu",
     "engines/threads",

@@ -33,7 +33,7 @@ HAND_OVER_SECONDS = 0.2  # with more than this left, as measured, the calling th
 
 def run(
     library: Any,
-    arguments: np.ndarray,
+    arguments: bytes,
     blocks: int,
     fixed_columns: bool,
     seconds: float,
@@ -46,8 +46,7 @@ def run(
     `keep`: the arrays that `arguments` points to. An interruption does not wait for the workers,
     which hold them.
     """
-    a = arguments.__array_interface__["data"][0]
-    record_bytes = library.record_bytes(a)
+    record_bytes = library.record_bytes(arguments)
     if record_bytes < 0:
         raise MemoryError("the records of the columns do not fit into the address space.")
     seconds *= library.pace
@@ -56,8 +55,8 @@ def run(
         work = _take(library.work_bytes + record_bytes)
         records = work[0] + library.work_bytes
         if fixed_columns:
-            library.pack_short(a, records)
-        library.reduce_short(a, records, work[0], fixed_columns, 0, blocks)
+            library.pack_short(arguments, records)
+        library.reduce_short(arguments, records, work[0], fixed_columns, 0, blocks)
         _give(work)
         if perf_counter() - start > 2 * plan.INLINE_SECONDS:
             _learn(library, (perf_counter() - start) / seconds)
@@ -94,7 +93,7 @@ class _Job:
     def __init__(
         self,
         library: Any,
-        arguments: np.ndarray,
+        arguments: bytes,
         blocks: int,
         packed: bool,
         seconds: float,
@@ -184,13 +183,12 @@ class _Job:
                 self.changed.notify()
 
 
-def _packed(library: Any, arguments: np.ndarray, packed: bool) -> np.ndarray | None:
+def _packed(library: Any, arguments: bytes, packed: bool) -> np.ndarray | None:
     """The records of the columns, where all threads share them."""
     if not packed:
         return None
-    a = arguments.__array_interface__["data"][0]
-    records = np.empty(library.record_bytes(a), np.uint8)
-    library.pack(a, records.__array_interface__["data"][0])
+    records = np.empty(library.record_bytes(arguments), np.uint8)
+    library.pack(arguments, records.__array_interface__["data"][0])
     return records
 
 
@@ -204,18 +202,17 @@ class _Share:
     def __init__(
         self,
         library: Any,
-        arguments: np.ndarray,
+        arguments: bytes,
         packed: bool,
         records: np.ndarray | None,
         counter: ctypes.c_int64,
         keep: Any,
     ):
         self.call = (library, arguments, records, counter, keep)  # must outlive the call
-        a = arguments.__array_interface__["data"][0]
-        self.work = _take(library.work_bytes + (0 if packed else library.record_bytes(a)))
+        self.work = _take(library.work_bytes + (0 if packed else library.record_bytes(arguments)))
         own = self.work[0] + library.work_bytes
         at = own if records is None else records.__array_interface__["data"][0]
-        self.fixed = (a, at, self.work[0], packed, ctypes.addressof(counter))
+        self.fixed = (arguments, at, self.work[0], packed, ctypes.addressof(counter))
 
     def __enter__(self) -> _Share:
         return self

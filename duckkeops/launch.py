@@ -1,0 +1,268 @@
+"""One launch of a kernel: its argument array, the arrays that it writes, their order in the result.
+
+All of that but addresses, strides and numbers repeats when an expression is evaluated again. It is
+worked out once, here, and a repetition fills the rest in and calls the kernel.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from duckkeops import plan, reductions
+from duckkeops.engines import cpu, threads
+from duckkeops.expr import Node, Reduce, dtype_of
+
+State = tuple[np.ndarray, ...]
+
+
+class _Array(NamedTuple):
+    """An input: its place among the nodes, entries for its address, (entry, axis) of strides."""
+
+    place: int
+    pointers: tuple[int, ...]
+    strides: tuple[tuple[int, int], ...]
+
+
+class _Number(NamedTuple):
+    """A parameter: its entry, its place among the nodes, dtype, and which part is meant."""
+
+    entry: int
+    place: int
+    dtype: np.dtype
+    imag: bool
+
+
+class Arguments:
+    """The kernel's argument array: what is the same each time, and where the rest goes.
+
+    `entries` are those of the kernel's layout, whose numbers of nodes are those of `walk`; `places`
+    says where each of these stands in the sequence of nodes that `filled` is given.
+    """
+
+    __slots__ = ("arrays", "constants", "numbers", "outs", "pack")
+
+    def __init__(
+        self,
+        entries: Sequence[tuple],
+        node: Reduce,
+        nodes: Sequence[Node],
+        places: Sequence[int],
+        splits: int,
+    ):
+        constants, formats = [0] * len(entries), ["q"] * len(entries)
+        outs: list[tuple[int, int]] = []
+        numbers: list[_Number] = []
+        pointers: dict[int, list[int]] = {}
+        strides: dict[int, list[tuple[int, int]]] = {}
+        for at, (kind, *rest) in enumerate(entries):
+            if kind == "splits":
+                constants[at] = splits
+            elif kind == "size":
+                constants[at] = 1 if rest[0] < 0 else node.whole[rest[0]]
+            elif kind == "length":
+                n = nodes[rest[0]]
+                constants[at] = (n.whole if isinstance(n, Reduce) else n.shape)[rest[1]]
+            elif kind == "out":
+                outs.append((at, rest[0]))
+            elif kind == "pointer":
+                pointers.setdefault(rest[0], []).append(at)
+            elif kind == "stride":
+                strides.setdefault(rest[0], []).append((at, rest[1]))
+            else:
+                dtype = dtype_of(rest[1])
+                numbers.append(_Number(at, places[rest[0]], dtype, kind == "imag"))
+                formats[at] = {"u": "Q", "b": "Q", "i": "q"}.get(dtype.kind, "d")
+        self.constants, self.outs, self.numbers = constants, tuple(outs), tuple(numbers)
+        self.pack = struct.Struct("=" + "".join(formats)).pack
+        self.arrays = tuple(
+            _Array(places[n], tuple(pointers.get(n, ())), tuple(strides.get(n, ())))
+            for n in dict.fromkeys((*pointers, *strides))
+        )
+
+    def filled(self, nodes: Sequence[Any], outs: Sequence[np.ndarray], keep: list[Any]) -> bytes:
+        """The array for these nodes and outputs. The arrays that it points to go to `keep`."""
+        values: list[Any] = self.constants.copy()
+        for place, pointers, strides in self.arrays:
+            array = nodes[place].array
+            if not array.dtype.isnative:
+                array = array.astype(array.dtype.newbyteorder("="))
+            keep.append(array)
+            address, steps = _address(array), array.strides
+            for at in pointers:
+                values[at] = address
+            for at, axis in strides:
+                values[at] = steps[axis]
+        for at, which in self.outs:
+            values[at] = _address(outs[which])
+        for at, place, dtype, imag in self.numbers:
+            values[at] = _parameter(nodes[place].value, dtype, imag)
+        return self.pack(*values)
+
+
+def _address(array: np.ndarray) -> int:
+    """Where the entries lie; ctypes says it in a third of the time, if it may write there."""
+    try:
+        return ctypes.addressof(ctypes.c_char.from_buffer(array))  # type: ignore[arg-type]
+    except (TypeError, ValueError):  # read-only, not contiguous, or of a dtype without a format
+        return array.__array_interface__["data"][0]
+
+
+def _parameter(value: complex, dtype: np.dtype, imag: bool) -> float:
+    """A Python number in the dtype's own family. Raises OverflowError as NumPy does."""
+    if dtype.kind in "iub":
+        return 0 if imag else int(np.array(value, dtype))
+    z = complex(value)
+    return z.imag if imag else z.real
+
+
+class _Out(NamedTuple):
+    """An array that the kernel writes: its shape there, and in the order of the result."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    order: tuple[int, ...] | None  # None: nothing to transpose, and `shape` is the result's
+    result: tuple[int, ...]
+    wide: bool  # positions and counts are 32 bits wide in kernels where that is enough
+
+    def finished(self, array: np.ndarray) -> np.ndarray:
+        if self.order is not None:
+            array = array.transpose(self.order).reshape(self.result)
+        return array.astype(np.int64) if self.wide else array
+
+
+def _out(
+    node: Reduce, axes: plan.LoopAxes, dtype: np.dtype, extra: tuple[int, ...], own: np.dtype
+) -> _Out:
+    """One component of the state: (outer ..., lane, features ..., extra) in memory.
+
+    The result has the kept axes in order, a merged lane before them. `own` is its dtype by the
+    table.
+    """
+    wide = dtype == np.int32 and own == np.int64
+    have = [a for a in (*axes.outer, axes.lane, *axes.features) if a is not None]
+    kept = [a for a in range(len(node.whole)) if a not in node.axes]
+    first = [axes.lane] if axes.merged and axes.lane is not None else []
+    order = [have.index(a) for a in (*first, *kept) if a in have]
+    result = (*(node.whole[a] for a in (*first, *kept)), *extra)
+    if order == sorted(order):
+        return _Out(result, dtype, None, result, wide)
+    shape = (*(node.whole[a] for a in have), *extra)
+    return _Out(shape, dtype, (*order, *range(len(have), len(shape))), result, wide)
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """All of a launch that repeats. It holds no arrays."""
+
+    compiled: cpu.Compiled
+    arguments: Arguments
+    outs: tuple[_Out, ...]
+    axes: plan.LoopAxes
+    blocks: int  # of rows, of all splits
+    splits: int  # of the columns, whose states are merged
+    fixed_columns: bool
+    seconds: float  # estimated, on one thread
+    result_bytes: int
+    result: str  # as messages call it
+
+    def __call__(self, nodes: Sequence[Any], count: int | None) -> State:
+        """The state of the reduction `nodes[0]`, in the order of the result.
+
+        `count` is a number of threads, or None. Raises MemoryError if the state does not fit.
+        """
+        plan.check_memory(self.result_bytes, self.result)
+        split = () if self.splits == 1 else (self.splits,)
+        parts = tuple([np.empty(split + out.shape, out.dtype) for out in self.outs])
+        keep: list[Any] = []
+        arguments = self.arguments.filled(nodes, parts, keep)
+        threads.run(
+            self.compiled,
+            arguments,
+            self.blocks,
+            self.fixed_columns,
+            self.seconds,
+            count,
+            (parts, keep),
+        )
+        if split:
+            parts = _joined(nodes[0], parts)
+        parts = tuple([out.finished(part) for out, part in zip(self.outs, parts, strict=True)])
+        return _merged(nodes[0], self.axes, parts) if self.axes.merged else parts
+
+
+def prepare(kernel: Any, node: Reduce, order: Sequence[Node], nodes: Sequence[Node]) -> Launch:
+    """The launch of a compiled kernel that was built for `node`.
+
+    `order` are the nodes as the kernel numbers them, `nodes` the same ones as the launch will be
+    given them."""
+    compiled = kernel.compiled
+    axes = plan.loop_axes(node)
+    lanes = cpu.target().vector_bytes // kernel.lane_bytes
+    rows = 1 if axes.lane is None else node.whole[axes.lane]
+    blocks = math.prod(node.whole[a] for a in axes.outer) * -(-rows // (kernel.rows * lanes))
+    splits = plan.splits(node, axes, blocks)
+    place = {id(n): k for k, n in enumerate(nodes)}
+    arguments = Arguments(kernel.entries, node, order, [place[id(n)] for n in order], splits)
+    outs = tuple(
+        _out(node, axes, dtype, extra, own)
+        for (dtype, extra), (_, own, _) in zip(
+            kernel.components, reductions.components(node), strict=True
+        )
+    )
+    return Launch(
+        kernel.compiled,
+        arguments,
+        outs,
+        axes,
+        blocks * splits,
+        splits,
+        kernel.fixed_columns,
+        plan.seconds(node, order, lanes, 1),
+        splits * sum(math.prod(out.shape) * out.dtype.itemsize for out in outs),
+        f"the result of {kernel.formula}, of shape {node.shape},",
+    )
+
+
+# -- parts of a state ------------------------------------------------------------------------------
+
+
+def _joined(node: Reduce, parts: State) -> State:
+    """Merge states along axis 0, neighbours first: always in the same order."""
+    with np.errstate(all="ignore"):
+        while (n := parts[0].shape[0]) > 1:
+            even = n // 2 * 2
+            joined = node.row.merge(
+                np,
+                tuple(p[0:even:2] for p in parts),
+                tuple(p[1:even:2] for p in parts),
+                node.params,
+            )
+            parts = tuple(
+                np.concatenate([j, p[even:]]) if n % 2 else j
+                for j, p in zip(joined, parts, strict=True)
+            )
+    return tuple(p[0] for p in parts)
+
+
+def _merged(node: Reduce, axes: plan.LoopAxes, parts: State) -> State:
+    """The states of a reduced lane axis (axis 0) merged. Positions were counted in each lane."""
+    names = [c[0] for c in reductions.components(node)]
+    if "index" in names:
+        k = names.index("index")
+        inner = math.prod(node.whole[a] for a in node.axes if a != axes.lane)
+        lanes = np.arange(parts[k].shape[0], dtype=np.int64).reshape(-1, *[1] * (parts[k].ndim - 1))
+        parts = (*parts[:k], parts[k] + lanes * inner, *parts[k + 1 :])
+        if node.row.name == "topk" and inner < parts[0].shape[-1]:  # no row fills its k places
+            parts = tuple(np.moveaxis(p[..., :inner], 0, -2) for p in parts)
+            parts = tuple(p.reshape(*p.shape[:-2], -1) for p in parts)
+            return node.row.merge(np, parts, tuple(p[..., :0] for p in parts), node.params)
+    if parts[0].ndim and parts[0].shape[0] == 0:
+        raise AssertionError("empty reductions are computed by the library itself")
+    return _joined(node, parts)
