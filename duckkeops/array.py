@@ -94,7 +94,9 @@ class LazyArray:
             )
         if cls is LazyArray:
             cls = _family(x)
-        return _wrap(cls, input_of(x, expr.default_roles(x.ndim, feature_ndim, batch_ndim)))
+        default = feature_ndim is None and batch_ndim is None
+        roles = None if default else expr.default_roles(x.ndim, feature_ndim, batch_ndim)
+        return _wrap(cls, input_of(x, roles))
 
     # -- what is known without computing
 
@@ -288,6 +290,11 @@ class LazyArray:
     # -- NumPy's protocols
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        op = ops.BY_FUNCTION.get(ufunc)
+        if op is not None and method == "__call__" and not kwargs:  # the common case
+            nodes = [a._node if isinstance(a, LazyArray) else _operand(self, a) for a in inputs]
+            if NotImplemented not in nodes:
+                return _wrap(type(self), ops.apply(op, *nodes))
         inputs = tuple(np.asarray(a) if isinstance(a, list | tuple) else a for a in inputs)
         if not all(isinstance(a, LazyArray) or _is_operand(a) for a in inputs):
             return NotImplemented
@@ -339,7 +346,7 @@ def _wrapped(cls: type, result: Any) -> Any:
     if isinstance(result, Node):
         return _wrap(cls, result)
     if type(result) is tuple or type(result) is list:
-        return type(result)(_wrapped(cls, r) for r in result)
+        return type(result)([_wrapped(cls, r) for r in result])
     return result
 
 
@@ -348,7 +355,7 @@ def _opened(value: Any) -> Any:
     if isinstance(value, LazyArray):
         return value._node
     if type(value) is tuple or type(value) is list:
-        return type(value)(_opened(v) for v in value)
+        return type(value)([_opened(v) for v in value])
     if type(value) is dict:
         return {k: _opened(v) for k, v in value.items()}
     return value
@@ -367,7 +374,7 @@ def _operand(self: LazyArray, other: Any) -> Any:
     if not is_array(other):
         return NotImplemented
     same_library(self._node, other)
-    return node_of(other)
+    return input_of(other, bare=True)
 
 
 def _forward(op: ops.Op, self: LazyArray, other: Any) -> Any:
@@ -766,6 +773,8 @@ FAMILIES: dict[str, type[LazyArray]] = {
 
 def _family(x: Any) -> type[LazyArray]:
     """The class for the arrays of one library; methods differ between libraries."""
+    if type(x) is np.ndarray:
+        return NumpyLazyArray
     name = library(x)
     if name == "torch" and name not in FAMILIES:
         raise UnsupportedError(

@@ -7,17 +7,18 @@ axis is contracted or a lazy operand is virtual, and points otherwise.
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
 from duckkeops import expr, ops, rewrite, statistics, views
 from duckkeops.errors import RoleError, ShapeError
-from duckkeops.expr import BATCH, FEATURE, NEUTRAL, POINT, ROLE_NAMES, Input, Node, Scalar
+from duckkeops.expr import BATCH, FEATURE, NEUTRAL, POINT, ROLE_NAMES, Input, Node, Outline, Scalar
 from duckkeops.genuine import call, cast, expand, permuted, plain
 from duckkeops.indexing import written
 from duckkeops.operands import describe, namespace_of, node_of, unsupported
@@ -37,29 +38,118 @@ def contract(
     Its axes are in the order of `out`.
     """
     nodes = [node_of(o) for o in operands]
-    _check_lengths(what, nodes, labels)
-    wanted = np.dtype(dtype) if dtype is not None else ops.common([n.dtype for n in nodes])
-    contracted = tuple(dict.fromkeys(k for one in labels for k in one if k not in out))
-    order = (*out, *contracted)
-    roles = _roles(what, nodes, labels, contracted)
-    aligned = [_aligned(n, k, order, roles) for n, k in zip(nodes, labels, strict=True)]
+    wanted = np.dtype(dtype) if dtype is not None else None
+    layout = _layout(what, expr.outlines(nodes), tuple(labels), out, wanted)
+    aligned = [_aligned(n, how, layout) for n, how in zip(nodes, layout.operands, strict=True)]
     product = aligned[0]
     for one in aligned[1:]:
-        product = ops.call("multiply", product, one)
-    if product.ndim < len(order):
-        product = views.expand(product, range(len(order) - product.ndim))
-    product = ops.cast(product, wanted)
-    if not contracted:
+        product = ops.apply(MULTIPLY, product, one)
+    if product.ndim < len(layout.order):
+        product = views.expand(product, range(len(layout.order) - product.ndim))
+    product = ops.cast(product, layout.dtype)
+    if not layout.axes:
         return product
-    axes = tuple(range(len(out), len(order)))
-    return (
-        statistics.any(product, axes)
-        if wanted.kind == "b"
-        else statistics.sum(product, axes, wanted)
+    if layout.dtype.kind == "b":
+        value = statistics.any(product, layout.axes)
+    else:
+        value = statistics.total(product, layout.axes, layout.dtype)
+    return permuted(value, layout.result)
+
+
+MULTIPLY = ops.ROWS["multiply"]
+
+
+class Alignment(NamedTuple):
+    """How one operand gets the axes of the product; leading ones may be left to broadcasting.
+
+    It is right `already`; or, as an input whose array is transposed at once, has its axes in
+    `order`, and new ones where `cut` has None.
+    """
+
+    labels: Labels
+    already: bool
+    order: tuple[int, ...]
+    cut: tuple[slice | None, ...]
+    roles: str
+
+
+class Layout(NamedTuple):
+    """The axes of a product: their labels, those that are summed, and the order of those left."""
+
+    order: Labels
+    axes: tuple[int, ...]
+    result: tuple[int, ...]
+    roles: dict[Any, str]
+    operands: tuple[Alignment, ...]
+    dtype: np.dtype
+
+
+@functools.lru_cache(maxsize=expr.TABLE_SIZE)
+def _layout(
+    what: str,
+    operands: tuple[Outline, ...],
+    labels: tuple[Labels, ...],
+    out: Labels,
+    dtype: np.dtype | None,
+) -> Layout:
+    """All of a contraction but the arrays. Raises ShapeError and RoleError."""
+    _check_lengths(what, operands, labels)
+    wanted = dtype if dtype is not None else ops.common([n.dtype for n in operands])
+    contracted = tuple(dict.fromkeys(k for one in labels for k in one if k not in out))
+    roles = _roles(what, operands, labels, contracted)
+    order = _order(operands, labels, out, contracted, roles)
+    kept = [k for k in order if k in out]
+    return Layout(
+        order,
+        tuple(n for n, k in enumerate(order) if k in contracted),
+        tuple(kept.index(k) for k in out),
+        roles,
+        tuple(_alignment(n, one, order, roles) for n, one in zip(operands, labels, strict=True)),
+        wanted,
     )
 
 
-def _check_lengths(what: str, nodes: Sequence[Node], labels: Sequence[Labels]) -> None:
+def _order(
+    operands: Sequence[Outline],
+    labels: Sequence[Labels],
+    out: Labels,
+    contracted: Labels,
+    roles: dict[Any, str],
+) -> Labels:
+    """The axes of the product: those of `out`, then those that are summed.
+
+    Where the result is evaluated, the largest lazy operand keeps its own order, the others before
+    it: so nothing of its expression has to be viewed anew, as in K @ b.
+    """
+    usual = (*out, *contracted)
+    lazy = [(n, one) for n, one in zip(operands, labels, strict=True) if not n.bare]
+    if not lazy or not contracted:
+        return usual
+    _, own = max(lazy, key=lambda pair: pair[0].ndim)
+    in_order = [k for k in own if k in out] == [k for k in out if k in own]
+    if not in_order or len(set(own)) < len(own) or _stays_lazy(operands, labels, out, roles):
+        return usual
+    return (*(k for k in usual if k not in own), *own)
+
+
+def _stays_lazy(
+    operands: Sequence[Outline], labels: Sequence[Labels], out: Labels, roles: dict[Any, str]
+) -> bool:
+    """Does no input span all the point axes of the result?"""
+    points = {
+        k
+        for n, one in zip(operands, labels, strict=True)
+        for k, length in zip(one, n.shape, strict=True)
+        if k in out and roles[k] == POINT and length != 1
+    }
+    return not any(
+        points <= {k for r, k in enumerate(reversed(one)) if span >> r & 1}
+        for n, one in zip(operands, labels, strict=True)
+        for span in n.spans
+    )
+
+
+def _check_lengths(what: str, nodes: Sequence[Outline], labels: Sequence[Labels]) -> None:
     lengths: dict[Any, int] = {}
     for n, one in zip(nodes, labels, strict=True):
         for k, length in zip(one, n.shape, strict=True):
@@ -72,7 +162,7 @@ def _check_lengths(what: str, nodes: Sequence[Node], labels: Sequence[Labels]) -
 
 
 def _roles(
-    what: str, nodes: Sequence[Node], labels: Sequence[Labels], contracted: Labels
+    what: str, nodes: Sequence[Outline], labels: Sequence[Labels], contracted: Labels
 ) -> dict[Any, str]:
     """The role of each label."""
     known: dict[Any, tuple[tuple[bool, int], str]] = {}
@@ -80,7 +170,7 @@ def _roles(
     for n, one in zip(nodes, labels, strict=True):
         if n.bare:
             continue
-        virtual = virtual or expr.is_virtual(n)
+        virtual = virtual or n.virtual
         for k, role, length in zip(one, n.roles, n.shape, strict=True):
             if role == NEUTRAL:
                 continue
@@ -102,21 +192,36 @@ def _roles(
     return {k: roles.get(k, free) for one in labels for k in one}
 
 
-def _aligned(node: Node, labels: Labels, order: Labels, roles: dict[Any, str]) -> Node:
-    """The axes in `order`, of length 1 where the operand has none; entries of a diagonal where a
-    label is repeated.
-
-    Leading axes of length 1 may be left to broadcasting.
-    """
+def _alignment(node: Outline, labels: Labels, order: Labels, roles: dict[Any, str]) -> Alignment:
     own = "".join([roles[k] for k in labels])
-    names = tuple(dict.fromkeys(labels))
-    if labels == order[len(order) - len(labels) :] and node.roles == own and not node.bare:
+    already = labels == order[len(order) - len(labels) :] and node.roles == own and not node.bare
+    kept = [k for k in order if k in labels]
+    new = order[order.index(kept[0]) :] if kept else ()
+    return Alignment(
+        labels,
+        already,
+        tuple(labels.index(k) for k in kept),
+        tuple(slice(None) if k in labels else None for k in new),
+        "".join(roles[k] if k in labels else NEUTRAL for k in new),
+    )
+
+
+def _aligned(node: Node, how: Alignment, layout: Layout) -> Node:
+    """The axes in order, of length 1 where the operand has none; entries of a diagonal where a
+    label is repeated.
+    """
+    if how.already:
         return node
-    if isinstance(node, Input) and isinstance(node.array, np.ndarray) and names == labels:
-        return _aligned_array(node, labels, order, roles)
-    node = rewrite.retag(node, own)
+    labels = how.labels
+    if (
+        isinstance(node, Input)
+        and isinstance(node.array, np.ndarray)
+        and len(how.order) == len(labels)
+    ):
+        return Input(node.array.transpose(how.order)[how.cut], node.dtype, how.roles)
+    node = rewrite.retag(node, "".join([layout.roles[k] for k in labels]))
     entries: list[Any] = []
-    for k in order:
+    for k in layout.order:
         axes = tuple(a for a, name in enumerate(labels) if name == k)
         if not axes:
             entries.append(None)
@@ -138,17 +243,6 @@ def _aligned(node: Node, labels: Labels, order: Labels, roles: dict[Any, str]) -
     return views.view(node, views.View(node.ndim, entries, {}))
 
 
-def _aligned_array(node: Input, labels: Labels, order: Labels, roles: dict[Any, str]) -> Input:
-    """The same of an input, whose array is transposed at once."""
-    kept = [k for k in order if k in labels]
-    first = order.index(kept[0]) if kept else len(order)
-    array = node.array.transpose([labels.index(k) for k in kept])
-    array = array[tuple([slice(None) if k in labels else None for k in order[first:]])]
-    return Input(
-        array, node.dtype, "".join([roles[k] if k in labels else NEUTRAL for k in order[first:]])
-    )
-
-
 # -- matrix products -------------------------------------------------------------------------------
 
 
@@ -165,11 +259,6 @@ def matmul(x1: Any, x2: Any, out: Any = None, *, dtype: Any = None, axes: Any = 
         )
     if axes is not None:
         return _matmul_axes(a, b, out, axes, dtype)
-    la = ("i", "k")[2 - min(a.ndim, 2) :]
-    lb = ("k", "j")[: min(b.ndim, 2)]
-    batch = max(a.ndim - 2, b.ndim - 2, 0)
-    names = tuple(range(batch))
-    la, lb = names[batch - max(a.ndim - 2, 0) :] + la, names[batch - max(b.ndim - 2, 0) :] + lb
     n, m = a.shape[-1], b.shape[-2 if b.ndim > 1 else -1]
     if n != m:
         raise ShapeError(
@@ -177,8 +266,17 @@ def matmul(x1: Any, x2: Any, out: Any = None, *, dtype: Any = None, axes: Any = 
             f"{'last but one' if b.ndim > 1 else 'only'} axis of the "
             f"second {m}.\n  {describe(a)}   {describe(b)}"
         )
-    kept = names + (("i",) if a.ndim > 1 else ()) + (("j",) if b.ndim > 1 else ())
-    return _finished(contract("matmul", (a, b), (la, lb), kept, dtype), out)
+    labels, kept = _matmul_labels(a.ndim, b.ndim)
+    return _finished(contract("matmul", (a, b), labels, kept, dtype), out)
+
+
+@functools.cache
+def _matmul_labels(a: int, b: int) -> tuple[tuple[Labels, Labels], Labels]:
+    """The labels of operands of so many axes, and of their matrix product."""
+    names = tuple(range(max(a - 2, b - 2, 0)))
+    la = names[len(names) - max(a - 2, 0) :] + ("i", "k")[2 - min(a, 2) :]
+    lb = names[len(names) - max(b - 2, 0) :] + ("k", "j")[: min(b, 2)]
+    return (la, lb), names + ("i",) * (a > 1) + ("j",) * (b > 1)
 
 
 def _matmul_axes(a: Node, b: Node, out: Any, axes: Any, dtype: Any) -> Any:

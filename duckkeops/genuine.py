@@ -18,7 +18,8 @@ def evaluated(node: Reduce) -> Any:
 
     Over all axes of a NumPy array it is a NumPy scalar.
     """
-    node = rebuild(node, [settled(a) for a in node.args])  # type: ignore[assignment]
+    if any(a.outline.pending for a in node.args):
+        node = rebuild(node, [settled(a) for a in node.args])  # type: ignore[assignment]
     value = evaluate.evaluate(node)
     return tuple(map(_own, value)) if isinstance(value, tuple) else plain(_own(value))
 
@@ -91,6 +92,8 @@ def permuted(x: Any, order: Sequence[int]) -> Any:
     """A node or genuine array with its axes in this order."""
     if list(order) == list(range(len(order))):
         return x
+    if isinstance(x, np.ndarray):
+        return x.transpose(order)
     return (
         views.permute(x, order)
         if isinstance(x, Node)

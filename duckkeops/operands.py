@@ -10,7 +10,7 @@ import numpy as np
 
 from duckkeops import expr
 from duckkeops.errors import DtypeError, UnsupportedError, VirtualArrayError
-from duckkeops.expr import Input, Node, Scalar
+from duckkeops.expr import Input, Node, Outline, Scalar
 
 NUMBERS = (bool, int, float, complex)  # exactly these types are weak in promotion
 DTYPES = (
@@ -76,20 +76,20 @@ def is_number(x: Any) -> bool:
 
 def _checked(array: Any) -> tuple[Any, np.dtype]:
     """The array, and its dtype under NumPy's name."""
+    if type(array) is np.ndarray and array.dtype in _KNOWN_DTYPES:
+        return array.view(), array.dtype  # x.shape = ... of the user's array must not reach us
     if isinstance(array, np.generic):
         array = np.asarray(array)
     if not isinstance(array, np.ndarray):
         return array, _dtype_named(str(array.dtype).rpartition(".")[2])
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
-    if array.dtype not in _known_dtypes():
+    if array.dtype not in _KNOWN_DTYPES:
         _dtype_named(array.dtype.name)
-    return array.view(), array.dtype  # a view: x.shape = ... of the user's array must not reach us
+    return array.view(), array.dtype
 
 
-@functools.cache
-def _known_dtypes() -> frozenset[np.dtype]:
-    return frozenset(np.dtype(name) for name in DTYPES if name != "bfloat16")
+_KNOWN_DTYPES = frozenset(np.dtype(name) for name in DTYPES if name != "bfloat16")
 
 
 def _dtype_named(name: str) -> np.dtype:
@@ -163,6 +163,8 @@ def constant(like: Node, array: np.ndarray) -> Any:
 def same_library(node: Node, other: Any) -> None:
     """Raise TypeError if the array `other` is not of the library of the expression `node`."""
     one = leading_input(node)
+    if type(one.array) is type(other):
+        return
     ours, theirs = library(one.array), library(other)
     if ours == theirs or other.ndim == 0 or one.ndim == 0:
         return
@@ -197,7 +199,7 @@ def units(size: int) -> str:
     return f"{value:.1f} {unit}"
 
 
-def describe(node: Node) -> str:
+def describe(node: Node | Outline) -> str:
     """Shape and dtype, as in messages."""
     return f"{node.shape} {getattr(node.dtype, 'name', node.dtype)}"
 

@@ -41,9 +41,7 @@ def fold(
     name: str, args: Sequence[Node], axes: tuple[int, ...], keepdims: Any = False, **params: Any
 ) -> Any:
     """A reduction row over `axes` of broadcast nodes: evaluated by the rule, else a node."""
-    row = ROWS[name]
-    params = {k: v for k, v in params.items() if v is not None}
-    args = tuple(args)
+    row, args = ROWS[name], tuple(args)
     node = reductions.reduce(row, args, axes, **params)
     if expr.is_evaluated(node):
         out = evaluated(node)
@@ -168,7 +166,7 @@ def _numeric(
         value = _constant(a, axes, initial, keepdims)
     else:
         value = (
-            _sum(a, axes, dtype, keepdims)
+            total(a, axes, dtype, keepdims)
             if name == "sum"
             else fold(name, (a,), axes, keepdims, dtype=dtype)
         )
@@ -228,7 +226,7 @@ def _scalar(value: Any) -> Any:
     return value[()] if isinstance(value, np.ndarray) and value.ndim == 0 else value
 
 
-def _sum(a: Node, axes: tuple[int, ...], dtype: Any, keepdims: Any) -> Any:
+def total(a: Node, axes: tuple[int, ...], dtype: Any = None, keepdims: Any = False) -> Any:
     """A sum; of softmax weights times values it is one pass."""
     if dtype is None or dtype == a.dtype:
         weighted = _weighted(a, axes)
@@ -244,6 +242,8 @@ def _weighted(a: Node, axes: tuple[int, ...]) -> tuple[Node, Node] | None:
     """Scores and values, if `a` is softmax(scores) times values, the softmax being over the axes
     of this sum.
     """
+    if not a.outline.pending:
+        return None
     factors = _factors(a, 0)
     found = [
         f
