@@ -52,7 +52,8 @@ def contract(
     if layout.dtype.kind == "b":
         value = statistics.any(product, layout.axes)
     else:
-        value = statistics.total(product, layout.axes, layout.dtype)
+        own = layout.dtype.kind in "fc"  # in which sums are computed if not told otherwise
+        value = statistics.total(product, layout.axes, None if own else layout.dtype)
     return permuted(value, layout.result)
 
 

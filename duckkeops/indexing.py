@@ -5,6 +5,7 @@ Several index arrays evaluate single pairs.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import operator
 from collections.abc import Sequence
@@ -53,24 +54,31 @@ def _plain_view(node: Input, key: tuple) -> Input | None:
 
     This is the common case, and fast.
     """
-    used = 0
-    for k in key:
-        if type(k) is slice or type(k) is int:
-            used += 1
-        elif k is not None and k is not Ellipsis:
-            return None
-    its, roles, rest = iter(node.roles), [], node.ndim - used
-    for k in key if Ellipsis in key else (*key, Ellipsis):
+    kinds = tuple([k if k is None or k is Ellipsis else type(k) for k in key])
+    roles = _roles_seen(node.roles, kinds)
+    if roles is None:
+        return None
+    array = node.array[key if Ellipsis in kinds else (*key, ...)]
+    return Input(array, node.dtype, roles, node.bare)
+
+
+@functools.lru_cache(maxsize=expr.TABLE_SIZE)
+def _roles_seen(roles: str, kinds: tuple) -> str | None:
+    """The roles that a key of None, Ellipsis, slices and ints leaves; None for any other key."""
+    known = {None, Ellipsis, slice, int}
+    if not known.issuperset(kinds):
+        return None
+    used = sum(1 for k in kinds if k is slice or k is int)
+    its, out = iter(roles), ""
+    for k in kinds if Ellipsis in kinds else (*kinds, Ellipsis):
         if k is None:
-            roles.append(NEUTRAL)
+            out += NEUTRAL
         elif k is Ellipsis:
-            roles.extend(itertools.islice(its, max(rest, 0)))
+            out += "".join(itertools.islice(its, max(len(roles) - used, 0)))
         else:
             role = next(its, NEUTRAL)
-            if type(k) is slice:
-                roles.append(role)
-    array = node.array[key if Ellipsis in key else (*key, ...)]
-    return Input(array, node.dtype, "".join(roles), node.bare)
+            out += role if k is slice else ""
+    return out
 
 
 def _items(node: Node, key: tuple) -> list[tuple[Item, int]] | None:
