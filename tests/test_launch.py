@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import importlib.util
 import math
@@ -13,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from duckkeops import LazyArray, config, evaluate, expr, launch, ops
+from duckkeops import LazyArray, config, evaluate, expr, ops
 from duckkeops.engines import cpu
 from duckkeops.expr import Input, Scalar
 
@@ -256,22 +255,3 @@ def test_many_threads_at_once(launches: dict, monkeypatch: pytest.MonkeyPatch) -
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(work, range(16)))
     assert len(launches) <= 5 + 16
-    assert len(launch._free) <= 17
-
-
-def test_scratch_memory_is_nobody_elses() -> None:
-    """Not even that of an evaluation of the same thread, which a signal handler interrupts."""
-    pieces = [launch._scratch(8) for _ in range(len(launch._free) + 3)]
-    assert len({ctypes.addressof(p) for p in pieces}) == len(pieces)
-    launch._free.extend(pieces[:2])
-
-
-@needs_compiler
-def test_records_larger_than_the_shared_scratch(launches: dict) -> None:
-    rng = np.random.default_rng(0)
-    x, y = rng.random((2, 40)).astype("f4"), rng.random((1500, 40)).astype("f4")
-    free = len(launch._free)
-    got = (LazyArray(x)[:, None] * LazyArray(y)[None]).sum(-1).max(1)
-    (found,) = launches.values()
-    assert found.record_bytes > launch.SCRATCH_BYTES and len(launch._free) == free
-    np.testing.assert_allclose(got, (x @ y.T).max(1), 1e-5)

@@ -78,7 +78,7 @@ def test_kernels_are_clean(tmp_path: Path) -> None:
 SHORT = """
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
-from duckkeops import LazyArray, config, evaluate
+from duckkeops import LazyArray, config, launch
 class Short:
     "NumPy, but its empty arrays are short of their last entry."
     def __getattr__(self, name):
@@ -91,7 +91,7 @@ with config(engine="cpu", threads=1):
     d = ((LazyArray(x)[:, None] - LazyArray(x)[None]) ** 2).sum(-1)
     d.max(1)
     print("whole", flush=True)
-    evaluate.np = Short()
+    launch.np = Short()
     d.max(1)
 print("not noticed")
 """
