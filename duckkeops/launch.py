@@ -201,8 +201,8 @@ def prepare(kernel: Any, node: Reduce, order: Sequence[Node], nodes: Sequence[No
     """The launch of a compiled kernel that was built for `node`.
 
     `order` are the nodes as the kernel numbers them, `nodes` the same ones as the launch will be
-    given them."""
-    compiled = kernel.compiled
+    given them.
+    """
     axes = plan.loop_axes(node)
     lanes = cpu.target().vector_bytes // kernel.lane_bytes
     rows = 1 if axes.lane is None else node.whole[axes.lane]
