@@ -1,207 +1,285 @@
-"""Ours beside pykeops on the CPU, in one run: Gaussian matrix-vector product and nearest neighbour.
+"""Ours beside every library that a user might take instead, in one run, on the CPU.
 
-    python benchmarks/cpu.py [--size 10000] [--dims 3 10] [--dtype float32] [--threads 2] [--rounds
-    5] [--json FILE]
+    python benchmarks/cpu.py [--rows main] [--peers NAME ...] [--dtype float32 float64]
+        [--threads 1] [--rounds 5] [--size 10000] [--quick] [--save NAME]
 
-Rounds are interleaved (ours, pykeops, ours, ...), after one unmeasured call each, which compiles. A
-round repeats its call until 0.2 s have passed. Reported are medians over the rounds: wall time of
-one call, CPU time (user and system, all threads), pairs in each second of CPU time, and how many
-times more CPU time and wall time pykeops takes. The error is that of 500 rows against float64: for
-sums the largest, relative to the largest entry; for argmin the number of rows whose index is
-another one.
+Rows are `main`, `formulas`, kinds such as `gaussian`, or names such as "gaussian D=3". Each library
+runs in a process of its own, on the same inputs, in rounds A B C A B C ...; a round takes about 0.2
+s, and a library that would need longer gets fewer rows of x. All are checked against float64: one
+that is wrong is not compared.
+
+Rates are pairs in each second of CPU time (user and system, all threads), 1e9 of them, as medians
+over the rounds; in brackets, how many times ours is faster. With two threads or more there are
+tables of wall time besides.
+
+  FMA         how much of the machine's fused multiply-adds, the most measured in the same run, our
+              rate takes: those of a pair are D for the distance, degree + 1 for exp2, E to sum, ...
+  FMA beside  the same, of the multiply-adds measured in the same round, which other work on the
+              machine slows down as much
+  ports       as FMA, for all vector operations of a pair. An Intel core of 512 bits does
+              differences, comparisons and selections on the two ports that do its fused
+              multiply-adds, so this and not the former can reach 100 %.
+
+--save NAME writes results/NAME.json, with every round, and results/NAME.md, with these tables.
 """
 
+from __future__ import annotations
+
 import argparse
-import contextlib
-import functools
-import importlib.metadata
-import io
-import json
 import os
-import platform
+import shlex
+import statistics
 import sys
 import time
-from pathlib import Path
+from collections.abc import Iterable
+from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+import interleave
+import rows
+from interleave import rate
+from peers import NATIVE_FLAGS, NOT_BRUTE_FORCE, PEERS
+from rows import Row
+
+# Times pykeops in float32 and in float64, and the share of the FMA peak in float32.
+TARGETS: dict[str, tuple[float, float, float]] = {
+    "gaussian D=3": (40, 12, 0.8),
+    "gaussian D=10": (35, 12, 0.8),
+    "gaussian D=64": (35, 30, 0.8),
+    "gaussian D=784": (60, 25, 0.8),
+    "gaussian D=3 E=16": (25, 12, 0.8),
+    "argmin D=3": (16, 10, 0.4),
+    "argmin D=10": (25, 14, 0.65),
+    "argmin D=64": (28, 28, 0.8),
+    "argmin D=128": (28, 28, 0.8),
+    "argmin D=784": (28, 28, 0.8),
+    "top10 D=3": (8, 6, 0.14),
+    "top10 D=10": (10, 7, 0.3),
+    "top10 D=64": (20, 22, 0.6),
+    "top10 D=784": (20, 22, 0.6),
+    "logsumexp D=3": (65, 20, 0.65),
+    "logsumexp D=64": (180, 55, 0.8),
+    "attention D=64 E=64": (110, 40, 0.8),
+    "gradient D=3": (35, 11, 0.7),
+}
+SHARES = ("FMA", "FMA beside", "ports")
+# Gpairs in a second, and times pykeops, of the other formulas.
+FORMULA_TARGET, SLOWER_FORMULAS = (1.0, 10), {"kl": 0.3, "arccosine": 0.3}
 
 
-def gaussian(lazy, x, y, b):
-    """sum over j of exp(-|x_i - y_j|**2 / (2 s**2)) b_j, with s**2 = D / 12, the variance of
-    x_i.
+def chosen(names: Iterable[str]) -> list[Row]:
+    """The rows that have these names or kinds, or are in these groups."""
+    known = [*rows.MAIN, *rows.FORMULAS]
+    found: list[Row] = []
+    for name in names:
+        group = {"main": rows.MAIN, "formulas": rows.FORMULAS}.get(name)
+        here = group or [row for row in known if name in (row.name, row.kind)]
+        if not here:
+            raise SystemExit(
+                f"there is no row {name!r}. There are main, formulas, "
+                f"{', '.join(dict.fromkeys(row.kind for row in known))} "
+                f"and {', '.join(repr(row.name) for row in rows.MAIN)}."
+            )
+        found += here
+    return list(dict.fromkeys(found))
+
+
+def measure(args: argparse.Namespace, names: list[str]) -> list[dict[str, Any]]:
+    wanted = [(dtype, row) for dtype in args.dtype for row in chosen(args.rows)]
+    results, start = [], time.perf_counter()
+    with interleave.workers(names, args.threads) as team:
+        for k, (dtype, row) in enumerate(wanted):
+            result = interleave.compare(team, row, args.size, dtype, args.rounds, args.cap)
+            results.append(result)
+            seconds = time.perf_counter() - start
+            ours = rate(result, "duckkeops")
+            said = f"{ours:.3g} Gpairs/s" if ours else "ours failed"
+            print(
+                f"[{k + 1}/{len(wanted)}, {seconds:.0f} s] {row.name} {dtype}: {said}", flush=True
+            )
+            for name, one in result["peers"].items():
+                if "absent" in one or one.get("wrong"):
+                    print(f"    {name}: {complaint(one)}", flush=True)
+    return results
+
+
+def complaint(one: dict[str, Any]) -> str:
+    if "absent" in one:
+        return f"failed: {one['absent']}"
+    return f"wrong by {one['error']:.0e}"
+
+
+def shares(result: dict[str, Any], peaks: dict[str, float]) -> tuple[float | None, ...]:
+    """How much of the peak our rate takes: of multiply-adds; of those beside it, in the same round;
+    of all vector operations.
     """
-    D_ij = ((lazy(x[:, None, :]) - lazy(y[None, :, :])) ** 2).sum(-1)
-    return (-D_ij * (6 / x.shape[1])).exp() @ b
-
-
-def argmin(lazy, x, y, b):
-    """The index of the nearest y_j."""
-    return ((lazy(x[:, None, :]) - lazy(y[None, :, :])) ** 2).sum(-1).argmin(axis=1)
-
-
-def gaussian_error(np, out, x, y, b):
-    rows = np.linspace(0, len(x) - 1, min(500, len(x))).astype(int)
-    x, y = x[rows].astype(np.float64), y.astype(np.float64)
-    dense = np.stack(
-        [np.exp(-((r - y) ** 2).sum(-1) * (6 / x.shape[1])) @ b.astype(np.float64) for r in x]
+    row, dtype = Row(result["kind"], result["dim"], result["outputs"]), result["dtype"]
+    ours = rate(result, "duckkeops")
+    fma, ports = rows.fma_operations(row, dtype), rows.port_operations(row, dtype)
+    if not ours or not fma or not ports or dtype not in peaks:
+        return None, None, None
+    one = result["peers"]["duckkeops"]
+    pairs = one["rows"] * result["size"] / 1e9
+    beside = statistics.median(
+        pairs / times["cpu_s"] / peak
+        for times, peak in zip(one["rounds"], result["peak_gfma"], strict=True)
     )
-    return float(np.abs(out[rows].reshape(dense.shape) - dense).max() / np.abs(dense).max())
+    return ours * fma / peaks[dtype], beside * fma, ours * ports / peaks[dtype]
 
 
-def argmin_error(np, out, x, y, b):
-    rows = np.linspace(0, len(x) - 1, min(500, len(x))).astype(int)
-    y = y.astype(np.float64)
-    dense = np.array([((r - y) ** 2).sum(-1).argmin() for r in x[rows].astype(np.float64)])
-    return int((out[rows].reshape(-1) != dense).sum())
+def peaks_of(results: list[dict[str, Any]]) -> dict[str, float]:
+    """Multiply-adds in a second of CPU time, 1e9 of them: the best of the run, per dtype."""
+    found: dict[str, float] = {}
+    for result in results:
+        best = max(result["peak_gfma"], default=0.0)
+        found[result["dtype"]] = max(found.get(result["dtype"], 0.0), best)
+    return {dtype: best for dtype, best in found.items() if best}
 
 
-TASKS = {"gaussian": (gaussian, gaussian_error), "argmin": (argmin, argmin_error)}
+# -- tables ----------------------------------------------------------------------------------------
 
 
-def peers():
-    """Name and array wrapper of each library that is installed."""
-    import duckkeops
+def tables(results: list[dict[str, Any]], about: dict[str, Any]) -> str:
+    """Markdown: a table for each dtype and clock, then what misses its target."""
+    peaks = peaks_of(results)
+    clocks = {"cpu": "CPU time"} | ({"wall": "wall time"} if about["threads"] > 1 else {})
+    text = []
+    for dtype in dict.fromkeys(result["dtype"] for result in results):
+        some = [result for result in results if result["dtype"] == dtype]
+        for clock, words in clocks.items():
+            text += [f"### {dtype}, Gpairs in a second of {words}", "", *table(some, peaks, clock)]
+            text.append("")
+        if dtype in peaks:
+            lowest = min(peak for result in some for peak in result["peak_gfma"])
+            text += [
+                f"FMA peak: {peaks[dtype]:.1f} G in a second of CPU time, "
+                f"{2 * peaks[dtype]:.0f} GFLOP/s; the lowest measurement of the run {lowest:.1f}.",
+                "",
+            ]
+    text += ["### What misses its target", ""]
+    text += [f"- {line}" for line in misses(results, peaks)] or ["Nothing."]
+    return "\n".join(text) + "\n"
 
-    found = {"duckkeops": duckkeops.LazyArray}
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints on import
-            import pykeops
-            from pykeops.numpy import LazyTensor
 
-        pykeops.set_verbose(False)
-        found["pykeops"] = LazyTensor
-    except ImportError:
-        print(
-            "pykeops is not installed, so there is nothing to compare with: "
-            "pip install pykeops==2.3\n"
-        )
+def table(results: list[dict[str, Any]], peaks: dict[str, float], clock: str) -> list[str]:
+    have = {name for result in results for name in result["peers"]}
+    others = [name for name in PEERS if name in have and name != "duckkeops"]
+    with_shares = any(share for result in results for share in shares(result, peaks))
+    with_shares &= clock == "cpu"
+    head = ["row", "ours", *(SHARES if with_shares else []), *others]
+    lines = [head, ["---", *["--:"] * (len(head) - 1)]]
+    for result in results:
+        ours = rate(result, "duckkeops", clock)
+        cells = [result["row"], f"**{ours:.3g}**" if ours else "failed"]
+        if with_shares:
+            cells += [f"{share:.0%}" if share else "" for share in shares(result, peaks)]
+        cells += [beside(result, name, clock, ours) for name in others]
+        lines.append(cells)
+    return ["| " + " | ".join(cells) + " |" for cells in lines]
+
+
+def beside(result: dict[str, Any], name: str, clock: str, ours: float | None) -> str:
+    """A peer's rate, and how many times ours is faster."""
+    if name not in result["peers"]:
+        return ""
+    theirs = rate(result, name, clock)
+    if theirs is None:
+        return "failed" if "absent" in result["peers"][name] else complaint(result["peers"][name])
+    return f"{theirs:.3g}" + (f" ({times(ours / theirs)})" if ours else "")
+
+
+def times(ratio: float) -> str:
+    return f"{ratio:.0f}x" if ratio >= 9.95 else f"{ratio:.1f}x"
+
+
+def misses(results: list[dict[str, Any]], peaks: dict[str, float]) -> list[str]:
+    """Rows where a brute-force library is ahead of us, or a target is missed."""
+    found = []
+    for result in results:
+        name, ours = f"{result['row']} {result['dtype']}", rate(result, "duckkeops")
+        if not ours:
+            found.append(f"{name}: {complaint(result['peers'].get('duckkeops', {'absent': '?'}))}")
+            continue
+        for peer in PEERS:
+            theirs = rate(result, peer)
+            if theirs and theirs > ours and peer not in NOT_BRUTE_FORCE:
+                found.append(f"{name}: {peer} is ahead, {theirs:.3g} over {ours:.3g} Gpairs/s")
+        pykeops, least = rate(result, "pykeops"), target(result)
+        if pykeops and least and ours / pykeops < least:
+            found.append(f"{name}: {times(ours / pykeops)} pykeops of {least:.0f}x")
+        fma = shares(result, peaks)[0]
+        if result["dtype"] == "float32" and result["row"] in TARGETS and fma:
+            want = TARGETS[result["row"]][2]
+            if fma < want:
+                found.append(f"{name}: {fma:.0%} of the FMA peak, of {want:.0%}")
+        if result["kind"] in {row.kind for row in rows.FORMULAS} and result["dtype"] == "float32":
+            want = SLOWER_FORMULAS.get(result["kind"], FORMULA_TARGET[0])
+            if ours < want:
+                found.append(f"{name}: {ours:.2f} Gpairs/s of {want}")
     return found
 
 
-def measure(call):
-    """Wall and CPU seconds of one call, from as many as take 0.2 s."""
-    wall, cpu, n = time.perf_counter(), time.process_time(), 0
-    while n == 0 or time.perf_counter() - wall < 0.2:
-        call()
-        n += 1
-    return (time.perf_counter() - wall) / n, (time.process_time() - cpu) / n
+def target(result: dict[str, Any]) -> float | None:
+    """How many times faster than pykeops we mean to be."""
+    if result["row"] in TARGETS:
+        return TARGETS[result["row"]][result["dtype"] == "float64"]
+    return FORMULA_TARGET[1] if result["kind"] in {row.kind for row in rows.FORMULAS} else None
 
 
-def machine(threads):
-    """What the figures depend on, as a dict."""
-    cpu = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next(
-            (line.split(":")[1].strip() for line in lines if line.startswith("model name")), cpu
+def heading(args: argparse.Namespace, about: dict[str, Any], results: list[dict[str, Any]]) -> str:
+    peak = next((result["peak"] for result in results if "compiler" in result["peak"]), {})
+    loads = [result["load"] for result in results]
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    return "\n".join(
+        (
+            f"`{about['command']}`",
+            "",
+            f"{about['cores']} x {about['cpu']}, {about['threads']} thread(s), "
+            f"{peak.get('isa', 'no compiler')}, {peak.get('compiler', '')}, "
+            f"Python {about['python']}, commit {about['commit']}; {versions}. "
+            f"M = N = {args.size}, medians of {args.rounds} interleaved rounds; "
+            f"load average {min(loads):.1f} to {max(loads):.1f}. "
+            f"pykeops native is pykeops compiled with `{NATIVE_FLAGS}`; "
+            "cKDTree is a tree and does not compute every pair.",
+            "",
+            "Gpairs/s, in brackets how many times ours is faster. FMA: share of the machine's "
+            "fused multiply-adds, the best of the run (FMA beside: those of the same round, which "
+            "other work on the machine slows down as much); ports: share of the two 512-bit ports "
+            "on which an Intel core does these and all other vector operations.",
+            "",
         )
-    versions = {}
-    for name in ("duckkeops", "numpy", "pykeops"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
-    load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "threads": threads,
-        "load": load,
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        **versions,
-    }
+    )
 
 
-def run(size, dims, dtype, threads, rounds):
-    """One dict for each task, dimension and library."""
-    import numpy as np
-
-    import duckkeops
-
-    libraries = peers()
-    rows = []
-    for task, (function, error) in TASKS.items():
-        for dim in dims:
-            rng = np.random.default_rng(dim)
-            x, y = rng.random((2, size, dim)).astype(dtype)
-            b = rng.standard_normal((size, 1)).astype(dtype)
-            calls = {
-                name: functools.partial(function, lazy, x, y, b) for name, lazy in libraries.items()
-            }
-            with duckkeops.config(threads=threads):
-                errors = {
-                    name: error(np, np.asarray(call()), x, y, b) for name, call in calls.items()
-                }
-                times = {name: [] for name in calls}
-                for _ in range(rounds):
-                    for name, call in calls.items():
-                        times[name].append(measure(call))
-            for name, pairs in times.items():
-                wall, cpu = (float(np.median(column)) for column in zip(*pairs, strict=True))
-                cost = {"wall_s": wall, "cpu_s": cpu, "rounds": pairs}
-                rows.append(
-                    {"task": task, "dim": dim, "library": name, "error": errors[name], **cost}
-                )
-    return rows
-
-
-def table(rows, size):
-    """The rows as text; the ratios compare with ours."""
-    ours = {(r["task"], r["dim"]): r for r in rows if r["library"] == "duckkeops"}
-    names = ("wall ms", "CPU ms", "Gpairs/s", "CPU ratio", "wall ratio", "error")
-    lines = [f"{'task':10}{'D':>4} {'library':11}" + "".join(f"{name:>11}" for name in names)]
-    lines.append("-" * len(lines[0]))
-    for r in rows:
-        us = ours[r["task"], r["dim"]]
-        cells = (
-            f"{1e3 * r['wall_s']:.2f}",
-            f"{1e3 * r['cpu_s']:.2f}",
-            f"{size**2 / r['cpu_s'] / 1e9:.3f}",
-            f"{r['cpu_s'] / us['cpu_s']:.1f}",
-            f"{r['wall_s'] / us['wall_s']:.1f}",
-            f"{r['error']:.0e}" if r["task"] == "gaussian" else f"{r['error']} of 500",
-        )
-        lines.append(
-            f"{r['task']:10}{r['dim']:4} {r['library']:11}"
-            + "".join(f"{cell:>11}" for cell in cells)
-        )
-    return "\n".join(lines)
-
-
-def main():
+def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--size", type=int, default=10_000, help="rows of x and of y")
-    parser.add_argument("--dims", type=int, nargs="+", default=[3, 10], help="features of a row")
-    parser.add_argument("--dtype", choices=["float32", "float64"], default="float32")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="for every library")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rows", nargs="+", default=["main"])
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=interleave.default_peers())
     parser.add_argument(
-        "--json",
-        nargs="?",
-        const=RESULTS / "cpu.json",
-        type=Path,
-        help=f"default {RESULTS}/cpu.json",
+        "--dtype", nargs="+", choices=["float32", "float64"], default=["float32", "float64"]
     )
+    parser.add_argument("--threads", type=int, default=1, help="for every library")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--size", type=int, default=10_000, help="rows of x and of y")
+    parser.add_argument("--cap", type=float, default=0.2, help="seconds of one call, about")
+    parser.add_argument("--quick", action="store_true", help="3 rounds of 0.05 s")
+    parser.add_argument("--save", metavar="NAME", help="in results/")
     args = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = str(
-        args.threads
-    )  # read when OpenMP and OpenBLAS are loaded, so before any import
+    if args.quick:
+        args.rounds, args.cap = 3, 0.05
 
-    about = machine(args.threads)
-    print("  ".join(f"{k}: {v}" for k, v in about.items()))
-    print(f"M = N = {args.size}, {args.dtype}, median of {args.rounds} interleaved rounds\n")
-    rows = run(args.size, args.dims, args.dtype, args.threads, args.rounds)
-    print(table(rows, args.size))
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(
-            json.dumps(
-                {"machine": about, "size": args.size, "dtype": args.dtype, "rows": rows}, indent=1
-            )
-            + "\n"
-        )
-        print(f"\nwrote {args.json}")
+    interleave.note_environment()
+    names = interleave.installed(dict.fromkeys(["duckkeops", *args.peers]))
+    about = interleave.machine(args.threads, names)
+    about["command"] = shlex.join(["python", "benchmarks/cpu.py", *sys.argv[1:]])
+    results = measure(args, names)
+    about["load_after"] = os.getloadavg()[0]
+    text = heading(args, about, results) + "\n" + tables(results, about)
+    print("\n" + text)
+    if args.save:
+        interleave.save(args.save, about, results, text)
+    return 0
 
 
 if __name__ == "__main__":
