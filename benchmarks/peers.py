@@ -135,11 +135,8 @@ def numpy(row: Row, x: Any, y: Any, b: Any, threads: int) -> Call | None:
         s *= b[:, 0]
         return (s @ y - s.sum(axis=1, keepdims=True) * x) / s2
 
-    def call(n: int) -> Any:
-        yy = (y * y).sum(axis=1)
-        return np.concatenate([tile(x[rows], yy) for rows in pieces(n, 64)])
-
-    return call
+    yy = (y * y).sum(axis=1)
+    return lambda n: np.concatenate([tile(x[rows], yy) for rows in pieces(n, 64)])
 
 
 DENSE = ("gaussian", "gradient", *INDICES, *SCORES)
