@@ -1,7 +1,7 @@
 """Ours beside every library that a user might take instead, in one run, on the CPU.
 
     python benchmarks/cpu.py [--rows main] [--peers NAME ...] [--dtype float32 float64]
-        [--threads 1] [--rounds 5] [--size 10000] [--quick] [--save NAME]
+        [--threads 1] [--rounds 5] [--size 10000] [--quick] [--save NAME] [--show NAME]
 
 Rows are `main`, `formulas`, kinds such as `gaussian`, or names such as "gaussian D=3". Each library
 runs in a process of its own, on the same inputs, in rounds A B C A B C ...; a round takes about 0.2
@@ -18,14 +18,17 @@ tables of wall time besides.
               machine slows down as much
   ports       as FMA, for all vector operations of a pair. An Intel core of 512 bits does
               differences, comparisons and selections on the two ports that do its fused
-              multiply-adds, so this and not the former can reach 100 %.
+              multiply-adds, so this and not the former can reach 100 %. Counted is the cheapest way
+              known: see rows.port_operations.
 
---save NAME writes results/NAME.json, with every round, and results/NAME.md, with these tables.
+--save NAME writes results/NAME.json, with every round, and results/NAME.md, with these tables;
+--show NAME measures nothing, and makes the tables of results/NAME.json anew.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import statistics
@@ -225,7 +228,7 @@ def target(result: dict[str, Any]) -> float | None:
     return FORMULA_TARGET[1] if result["kind"] in {row.kind for row in rows.FORMULAS} else None
 
 
-def heading(args: argparse.Namespace, about: dict[str, Any], results: list[dict[str, Any]]) -> str:
+def heading(about: dict[str, Any], results: list[dict[str, Any]]) -> str:
     peak = next((result["peak"] for result in results if "compiler" in result["peak"]), {})
     loads = [result["load"] for result in results]
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
@@ -236,7 +239,7 @@ def heading(args: argparse.Namespace, about: dict[str, Any], results: list[dict[
             f"{about['cores']} x {about['cpu']}, {about['threads']} thread(s), "
             f"{peak.get('isa', 'no compiler')}, {peak.get('compiler', '')}, "
             f"Python {about['python']}, commit {about['commit']}; {versions}. "
-            f"M = N = {args.size}, medians of {args.rounds} interleaved rounds; "
+            f"M = N = {results[0]['size']}, medians of {about['rounds']} interleaved rounds; "
             f"load average {min(loads):.1f} to {max(loads):.1f}. "
             f"pykeops native is pykeops compiled with `{NATIVE_FLAGS}`; "
             "cKDTree is a tree and does not compute every pair.",
@@ -265,20 +268,26 @@ def main() -> int:
     parser.add_argument("--cap", type=float, default=0.2, help="seconds of one call, about")
     parser.add_argument("--quick", action="store_true", help="3 rounds of 0.05 s")
     parser.add_argument("--save", metavar="NAME", help="in results/")
+    parser.add_argument("--show", metavar="NAME", help="of results/, instead of measuring")
     args = parser.parse_args()
     if args.quick:
         args.rounds, args.cap = 3, 0.05
 
-    interleave.note_environment()
-    names = interleave.installed(dict.fromkeys(["duckkeops", *args.peers]))
-    about = interleave.machine(args.threads, names)
-    about["command"] = shlex.join(["python", "benchmarks/cpu.py", *sys.argv[1:]])
-    results = measure(args, names)
-    about["load_after"] = os.getloadavg()[0]
-    text = heading(args, about, results) + "\n" + tables(results, about)
+    if args.show:
+        kept = json.loads((interleave.RESULTS / f"{args.show}.json").read_text())
+        about, results = kept["machine"], kept["rows"]
+    else:
+        interleave.note_environment()
+        names = interleave.installed(dict.fromkeys(["duckkeops", *args.peers]))
+        about = interleave.machine(args.threads, names)
+        about["command"] = shlex.join(["python", "benchmarks/cpu.py", *sys.argv[1:]])
+        about["rounds"] = args.rounds
+        results = measure(args, names)
+        about["load_after"] = os.getloadavg()[0]
+    text = heading(about, results) + "\n" + tables(results, about)
     print("\n" + text)
-    if args.save:
-        interleave.save(args.save, about, results, text)
+    if args.save or args.show:
+        interleave.save(args.save or args.show, about, results, text)
     return 0
 
 

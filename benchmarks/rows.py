@@ -224,18 +224,21 @@ def fma_operations(row: Row, dtype: str) -> int | None:
 
 
 def port_operations(row: Row, dtype: str) -> int | None:
-    """All vector operations of a pair: D differences besides, a remainder and a difference for
-    exp2, and what the reduction compares, selects and adds.
+    """All vector operations of a pair, in the cheapest way known: for a distance D differences and
+    D multiply-adds, or D of the latter and four to add the norms and see that nothing cancelled; a
+    remainder, a difference and degree + 1 multiply-adds for exp2; what the reduction compares,
+    selects and adds.
 
     An Intel core of 512 bits does all of them on the two ports that do its fused multiply-adds.
     """
     exp2 = DEGREE[dtype] + 3
+    distance = min(2 * row.dim, row.dim + 4)
     of_kind = {
-        "gaussian": 2 * row.dim + exp2 + row.outputs,
+        "gaussian": distance + exp2 + row.outputs,
         "gradient": 2 * row.dim + exp2 + 1 + row.dim,
-        "argmin": 2 * row.dim + 3,  # compare, and select the distance and the index
-        "top10": 2 * row.dim + 1,  # compare with the tenth; what is inserted is not counted
-        "logsumexp": row.dim + 2 + exp2 + 1,  # greatest, difference; sum
+        "argmin": distance + 3,  # compare, and select the distance and the index
+        "top10": distance + 1,  # compare with the tenth; what is inserted is not counted
+        "logsumexp": row.dim + 2 + exp2 + 1,  # compare with the greatest, subtract it; add
         "attention": row.dim + 2 + exp2 + 1 + row.outputs,
     }
     return of_kind.get(row.kind)
