@@ -227,8 +227,17 @@ def default_peers() -> list[str]:
 def save(name: str, about: dict[str, Any], results: list[dict[str, Any]], text: str) -> None:
     """Write results/NAME.json, a line for each row, and results/NAME.md."""
     RESULTS.mkdir(exist_ok=True)
-    lines = ",\n".join(json.dumps(result) for result in results)
+    lines = ",\n".join(json.dumps(rounded(result)) for result in results)
     head = json.dumps(about, indent=1)
     (RESULTS / f"{name}.json").write_text(f'{{"machine": {head},\n"rows": [\n{lines}\n]}}\n')
     (RESULTS / f"{name}.md").write_text(text)
     print(f"wrote {RESULTS / name}.json and .md")
+
+
+def rounded(value: Any) -> Any:
+    """The same with five digits of every number."""
+    if isinstance(value, dict):
+        return {k: rounded(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(v) for v in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value
