@@ -117,7 +117,7 @@ def to_dense(node: Node) -> Any:
 
 def is_plain(node: Reduce, nodes: Sequence[Node]) -> bool:
     """Is there nothing pairwise in it: no step larger than the largest input? Or nothing at all?"""
-    if 0 in node.whole:
+    if 0 in node.whole or dict(node.params).get("k") == 0:
         return True
     largest, step = 1, 1
     for n in nodes:
