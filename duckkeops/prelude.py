@@ -473,6 +473,9 @@ class Prelude:
                 )
                 local.append(f"{pad}{store(self.field(a), self.name(a), dtype)}")
                 continue
+            if len(features) == 1 and self._is_copied(a, dtype, scope):
+                local.append(f"{pad}{self._copy(a, scope, features[0])}")
+                continue
             for c in features:
                 local.append(f"{pad}for (int {c} = 0; {c} < {self.p.sizes[c]}; ++{c})")
                 pad += "    "
@@ -489,6 +492,27 @@ class Prelude:
                     pad += "    "
                 out.append(f"{pad}{store(self.field(a), self.field(a), dtype)}")
         return [*out, *(freed for _, freed in arrays if freed), "}", ""]
+
+    def _is_copied(self, a: Elem, dtype: np.dtype, scope: str) -> bool:
+        """Does a column's record hold the input's own bytes?"""
+        if scope not in self.columns or self.is_parameter(a.base) or dtype.kind not in "fiu":
+            return False
+        stored = suffix(self.storage[self.p.inputs[a.base][0]])
+        return stored == suffix(dtype) and scope in a.idx
+
+    def _copy(self, a: Elem, scope: str, feature: str) -> str:
+        """Copy the features of some columns, column by column as they lie in memory."""
+        number, where = self.p.inputs[a.base]
+        column, inner = (
+            self.slot(f"{a.base.upper()}_{axis}", ("stride", number, axis))
+            for axis in (where[a.idx.index(scope)], where[a.idx.index(feature)])
+        )
+        source = self.address(a, {scope: "first", feature: ""})
+        return (
+            f"copy_{suffix(self.p.types[a.base])}(c_{scope}->{self.name(a)}, "
+            f"sizeof(struct Col_{scope}), {source}, {column}, {inner}, "
+            f"{self.p.sizes[feature]}, n);"
+        )
 
     def _array(self, t: Temp, tile: str = "", copies: int = 1) -> tuple[str, str]:
         """The declaration of a temporary with features, and how to free it.

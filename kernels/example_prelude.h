@@ -54,8 +54,7 @@ static void fill_par(const i64 *a, const struct At *at, struct Par *p) {
 }
 
 static void fill_col_j(const i64 *a, const struct At *at, const struct Par *p, i64 first, int n, struct Col_j *c_j) {
-    for (int d = 0; d < 3; ++d)
-        store_lanes_f32(&c_j->x1[d], sizeof(struct Col_j), n, load_lanes_f32(at->x1 + first*a[X1_1] + d*a[X1_2], a[X1_1], n));
+    copy_f32(c_j->x1, sizeof(struct Col_j), at->x1 + first*a[X1_1], a[X1_1], a[X1_2], 3, n);
 }
 
 static void fill_row(const i64 *a, const struct At *at, const struct Par *p, i64 first, int n, struct Row *r) {

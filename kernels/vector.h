@@ -343,7 +343,12 @@ GATHER(i64, "vpgatherdq")
   INL void store_lanes_##T(void *base, long long stride, int n, v##T a) { \
     if (stride == sizeof(T) && n >= V) { *(loose_##T *)base = a; return; } \
     T t[V]; __builtin_memcpy(t, &a, sizeof a); \
-    for (int l = 0; l < n && l < V; ++l) store_##T((char *)base + l * stride, t[l]); }
+    for (int l = 0; l < n && l < V; ++l) store_##T((char *)base + l * stride, t[l]); } \
+  INL void copy_##T(void *to, long long step, const void *from, long long stride, long long inner, long long count, int n) { \
+    for (int l = 0; l < n; ++l) { /* n rows of count numbers */ \
+      char *t = (char *)to + l * step; const char *f = (const char *)from + l * stride; \
+      if (inner == sizeof(T)) __builtin_memcpy(t, f, count * sizeof(T)); \
+      else for (long long m = 0; m < count; ++m) store_##T(t + m * sizeof(T), load_##T(f + m * inner)); } }
 EACH(MEMORY, )
 INL int load_b1(const void *p) { return *(const b1 *)p != 0; }
 INL void store_b1(void *p, int s) { *(b1 *)p = s != 0; }
