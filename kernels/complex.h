@@ -143,8 +143,12 @@ typedef double _Complex z128;
     return complex_##T(copysign_##T(x, z.re), (T)0.5 * atan2_##T((T)2 * z.im, d * ((T)1 + a) - z.im * z.im)); } \
   INL v##C sqrt_##C(v##C z) { return beyond_##C(z, (T)(wide) * 8, (T)(wide) * 8) ? slow_sqrt_##C(z) : root_##C(z); } \
   INL v##C exp_##C(v##C z) { \
-    if (beyond_##C(z, steep, far)) return slow_exp_##C(z); \
-    v##T c, s = sin_cos_##T(z.im, &c), e = exp_##T(z.re); \
+    const int phase = !any_not_le_##T(abs_##T(z.re), (v##T){}); /* waves: no real part */ \
+    if (any_not_le_##T(abs_##T(z.im), splat_##T((T)(far))) || (!phase && any_not_le_##T(abs_##T(z.re), splat_##T((T)(steep))))) \
+      return slow_exp_##C(z); \
+    v##T c, s = sin_cos_##T(z.im, &c); \
+    if (phase) return complex_##T(c, s); \
+    v##T e = exp_##T(z.re); \
     return complex_##T(e * c, e * s); } \
   INL v##C exp2_##C(v##C z) { \
     if (beyond_##C(z, steep, far)) return slow_exp2_##C(z); \
