@@ -83,7 +83,7 @@ def prelude(
         SECTION.get(node.row.name) or node.row.name,
         macros,
         [types.value, types.sum, types.index] if types.uses_index else [types.value, types.sum],
-        plan.tile_shape(target.registers, narrow),
+        plan.tile_shape(target.registers, narrow, plan.is_dear(walk(node))),
         title,
         settings.precision != "exact",
         _parameters(program, node, numbers),

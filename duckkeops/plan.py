@@ -82,17 +82,39 @@ def few_rows(node: Reduce, axes: LoopAxes) -> bool:
     return axes.lane is None or node.whole[axes.lane] <= FEW_ROWS
 
 
-def tile_shape(registers: int, narrow: bool) -> Callable[[int, int, int], tuple[int, int]]:
+def is_dear(nodes: Sequence[Node]) -> bool:
+    """Do functions cost more than one exponential a pair? Then small tiles are as fast.
+
+    Each entry of a tile is a copy of the functions in the code, which takes the compiler's time.
+    """
+    total = 0.0
+    for n in nodes:
+        if isinstance(n, Apply) and _is_pairwise(n):
+            cost = _cost(n)
+            total += (cost if cost > CHEAP else 0.0) * (2 if n.loop[-1].kind == "c" else 1)
+    return total > EXPONENTIAL
+
+
+def _is_pairwise(n: Node) -> bool:
+    return sum(r in (POINT, BATCH) and s != 1 for r, s in zip(n.roles, n.shape, strict=True)) > 1
+
+
+def tile_shape(
+    registers: int, narrow: bool, dear: bool
+) -> Callable[[int, int, int], tuple[int, int]]:
     """Vectors of rows and columns of a tile, for a number of vector registers.
 
-    `narrow`: one vector of rows. They were measured on machines with 32.
+    `narrow`: one vector of rows; `dear`: as `is_dear`. They were measured on machines with 32.
     """
 
     def choose(depth: int, outputs: int, arrays: int) -> tuple[int, int]:
         if narrow:
-            return (1, 1) if arrays * 64 * 8 > 16384 else (1, 8 if registers >= 32 else 4)
+            few = 4 if registers < 32 or dear else 8
+            return (1, 1) if arrays * 64 * 8 > 16384 else (1, few)
         if arrays:  # values of each pair that are kept in arrays must stay in the first cache
             return (2, 2) if arrays * 4 * 64 <= 16384 else (1, 1)
+        if dear:
+            return (2, 2) if depth <= 8 and outputs == 1 else (2, 4)
         if registers < 32:
             return (2, 4) if outputs == 1 else (1, 4)
         if outputs > 1:
