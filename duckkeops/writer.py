@@ -13,6 +13,8 @@ from duckkeops.printer import suffix, vector_suffix
 
 UNROLL_UP_TO = 4  # features; beyond it full unrolling makes gcc spill
 INLINE_DEPTH = 3  # operations in each other that are printed in place
+# Of a squared distance: below, the squares of the coordinates are not precise, or are 0.
+LEAST = {"float32": "0x1p-90f", "float64": "0x1p-960"}
 
 
 class Writer:
@@ -157,7 +159,8 @@ class Writer:
         return self._loops(nest, pad)
 
     def _squared_distance(self, nest: Nest, gap: tuple, pad: str) -> list[str]:
-        """|x|^2 + |y|^2 - 2 x.y, and |x - y|^2 where that cancels more than four bits, or is NaN.
+        """|x|^2 + |y|^2 - 2 x.y, and |x - y|^2 where that cancels more than four bits, or where the
+        squares leave the range of the dtype.
 
         A row block that has met many such tiles stays with the differences.
         """
@@ -178,7 +181,8 @@ class Writer:
             f"{pad}    TILE {{",
             f"{pad}        const {vector} norms = {xx} + {yy};",
             f"{pad}        {name}[q][k] = norms - 2*{name}[q][k];",
-            f"{pad}        far = logical_and_b1(far, greater_equal_{s}({name}[q][k], norms/16));",
+            f"{pad}        const {vector} least = norms/16 + {LEAST[t.dtype.name]};",
+            f"{pad}        far = logical_and_b1(far, greater_{s}({name}[q][k], least));",
             f"{pad}    }}",
             f"{pad}    near = any_b1(logical_not_b1(far));",
             f"{pad}    *cancelled += near;",

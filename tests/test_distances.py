@@ -64,6 +64,20 @@ def test_nan_and_infinities_are_numpys() -> None:
         np.testing.assert_allclose(square.max(axis=0), expected.max(axis=0), rtol=1e-13)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_squares_near_the_ends_of_the_range(dtype) -> None:
+    """|x|^2 + |y|^2 overflows before |x - y|^2 does, and is 0 after."""
+    info = np.finfo(dtype)
+    huge, tiny = np.sqrt(info.max), np.sqrt(info.tiny)
+    for unit, y in ((0.1 * huge, 0.06 * huge), (0.9 * tiny, -0.9 * tiny), (np.sqrt(tiny), 0)):
+        x = np.full((70, 64), unit, dtype)
+        other = np.full((50, 64), y, dtype)
+        wide = x.astype(np.longdouble)[:, None] - other.astype(np.longdouble)
+        exact = (wide * wide).sum(-1).astype(dtype)
+        assert np.isfinite(exact).all() and np.all(exact > info.tiny)
+        np.testing.assert_allclose(entries(x, other), exact, rtol=64 * info.eps)
+
+
 def test_exact_precision_takes_differences_only() -> None:
     x = rng.random((8, 64))
     square = ((LazyArray(x[:, None, :]) - LazyArray(x[None, :, :])) ** 2).sum(-1)
