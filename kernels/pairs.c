@@ -38,7 +38,8 @@ i64 record_bytes(const i64 *a) {
 i64 work_bytes(void) { return PAR_BYTES + GROUP * (i64)sizeof(struct State) + (i64)sizeof(Acc) * OUTPUTS + 192; }
 
 // Unless precision="exact", results too small for a normal number become 0, as on a GPU: on many processors each of them
-// costs a hundred cycles, and the tail of every Gaussian is full of them. Undone before we return to the caller's own work.
+// costs a hundred cycles, and the tail of every Gaussian is full of them. Records of one side keep them: 1/y of a large y
+// is one. Undone before we return to the caller's own work.
 #if defined FLUSH_SUBNORMALS && defined __x86_64__
 INL unsigned flush_subnormals(void) {
     const unsigned before = __builtin_ia32_stmxcsr();
@@ -123,7 +124,6 @@ void reduce(const i64 *a, char *records, char *work, i64 packed, i64 first, i64 
     columns_at(a, aligned(records), &cols);
     column_sizes(a, sizes);
     for (int m = 1; m < COLUMN_AXES; ++m) behind *= sizes[m];
-    const u64 before = flush_subnormals();
 
     for (i64 block = first, group; block < last; block += group) {
         const i64 place = block / blocks, split = place / outers, outer = place % outers, top = block % blocks;
@@ -149,6 +149,7 @@ void reduce(const i64 *a, char *records, char *work, i64 packed, i64 first, i64 
             for (int e = 0; e < OUTPUTS; ++e) start(s->acc + e);
         }
 
+        const u64 before = flush_subnormals();
         i64 c[COLUMN_AXES] = {COLUMN_AXES > 1 ? begin : 0}, index = COLUMN_AXES > 1 ? begin * behind : 0;
         const i64 from = COLUMN_AXES > 1 ? 0 : begin, to = COLUMN_AXES > 1 ? sizes[COLUMN_AXES - 1] : end;
         for (int axis = COLUMN_AXES > 1 && begin == end ? -1 : 0; axis >= 0;) {
@@ -158,6 +159,7 @@ void reduce(const i64 *a, char *records, char *work, i64 packed, i64 first, i64 
             index += to;
             for (axis = COLUMN_AXES - 2; axis >= 0 && ++c[axis] == (axis ? sizes[axis] : end); --axis) c[axis] = 0;
         }
+        restore_subnormals(before);
 
         for (int g = 0; g < group; ++g)
             for (int e = 0; e < OUTPUTS; ++e) finish(states[g].acc + e);
@@ -172,7 +174,6 @@ void reduce(const i64 *a, char *records, char *work, i64 packed, i64 first, i64 
                 }
             }
     }
-    restore_subnormals(before);
 }
 
 // Take `chunk` row blocks at a time of those that no thread has taken, and finish them, until all `blocks` are taken or this

@@ -124,3 +124,18 @@ def test_lanes_run_over_points_when_batches_alone_are_left() -> None:
         assert np.allclose(lazy.sum(-1).sum((1, 2)), dense.sum(-1).sum((1, 2)))
         assert np.allclose(lazy.sum(-1).max((1, 2)), dense.sum(-1).max((1, 2)))
         assert np.allclose(lazy.sum((1, 2)), dense.sum((1, 2)))
+
+
+@pytest.mark.parametrize("batch", [False, True])
+@pytest.mark.parametrize("axis", [-1, -2])
+def test_the_inverse_of_a_large_number_is_not_lost(axis: int, batch: bool) -> None:
+    """A quotient of float32 is a product with 1/y, once for each y: a subnormal beyond 8.5e37."""
+    x = np.array([8.5e37, 1.7e38], np.float32)
+    y = np.array([1, 8.6e37, 1.7e38, -3.4e38], np.float32)
+    x, y = (
+        (x[:, None, None], y[None, :, None]) if axis == -2 else (x[None, :, None], y[:, None, None])
+    )
+    if batch:
+        x, y = np.stack([x, x]), np.stack([y, y])
+    got = (LazyArray(x) / LazyArray(y)).sum(-1).max(axis)
+    np.testing.assert_allclose(got, (x / y)[..., 0].max(axis), rtol=1e-5)
