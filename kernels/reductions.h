@@ -592,13 +592,23 @@ INL void store(const Head *head, const Acc *acc, int k, char **out, i64 stride, 
     }
 }
 #endif
+// Does a value of this vector belong among the K best? To sort a NaN in vain costs more than a second compare.
+INL int may_enter(const Acc *acc, int k, vval v[NI]) {
+    if (acc->filled[k] < TOPK) return 1;
+    if (SORTED) return ANY_BETTER(1, (vval(*)[NI])v, k, acc->worst[k]);
+#ifdef VCMP
+    return (preceding(v[k], acc->worst[k]) & ALL_LANES) != 0;
+#else
+    return any_b1(all_preceding(v[k], acc->worst[k]));
+#endif
+}
 INL void take(const int nj, Head *head, Acc *acc, vval v[][NI], i64 index) {
     ROWS {
         UNROLL for (int q = 0; q < nj; ++q) {
             const i64 m = acc->waiting[k];
             acc->queue[k][m] = v[q][k];
             acc->column[k][m] = (IDX)(index + q);
-            acc->waiting[k] = m + (acc->filled[k] < TOPK || ANY_BETTER(1, v + q, k, acc->worst[k]));
+            acc->waiting[k] = m + may_enter(acc, k, v[q]);
         }
         if (__builtin_expect(acc->waiting[k] >= WAIT, 0)) drain(acc, k);
     }
