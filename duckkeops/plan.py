@@ -140,7 +140,7 @@ def splits(node: Reduce, axes: LoopAxes, blocks: int) -> int:
     columns = node.whole[axes.columns[0]]
     wanted = -(-SPLIT_BLOCKS // max(blocks, 1))
     least = max(SPLIT_COLUMNS, dict(node.params).get("k", 0))  # each part fills a top-k
-    return max(1, min(wanted, columns, columns * behind // least))
+    return max(1, min(wanted, columns // -(-least // behind)))
 
 
 _DEAR = (

@@ -84,3 +84,14 @@ def test_splits_depend_on_sizes_alone() -> None:
     assert splits(5, 2_000_000, 1) == plan.SPLIT_BLOCKS
     assert splits(5, 1_000_000, 4) == plan.SPLIT_BLOCKS // 4
     assert splits(2000, 5000, 32) == 1  # 4096 columns at least in each
+
+
+def test_each_part_fills_a_topk() -> None:
+    """Of 5 x 9 columns and k = 12, two parts of 2 and 3 x 9: three would leave one of 9."""
+    x, y, z = np.zeros((4, 1, 1, 1)), np.zeros((1, 5, 1, 1)), np.zeros((1, 1, 9, 1))
+    value = sum(LazyArray(a, batch_ndim=0) for a in (x, y, z)).sum(-1)
+    node = reductions.reduce(reductions.BY_NAME["topk"], [value._node], (1, 2), k=12, largest=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan, "SPLIT_PAIRS", 1)
+        patch.setattr(plan, "SPLIT_COLUMNS", 1)
+        assert plan.splits(node, plan.loop_axes(node), 1) == 2
