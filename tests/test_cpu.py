@@ -139,3 +139,14 @@ def test_the_inverse_of_a_large_number_is_not_lost(axis: int, batch: bool) -> No
         x, y = np.stack([x, x]), np.stack([y, y])
     got = (LazyArray(x) / LazyArray(y)).sum(-1).max(axis)
     np.testing.assert_allclose(got, (x / y)[..., 0].max(axis), rtol=1e-5)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the compiler is a shell script")
+def test_a_compiler_that_writes_nothing_is_passed_over(tmp_path: Path) -> None:
+    idle = tmp_path / "idle"
+    idle.write_text("#!/bin/sh\nexit 0\n")
+    idle.chmod(idle.stat().st_mode | stat.S_IXUSR)
+    answer = run(tmp_path / "cache", DUCKKEOPS_CC=str(idle), HIDE_ZIGLANG="1")
+    assert answer.stdout.startswith("right"), answer.stderr
+    assert f"DUCKKEOPS_CC={idle} is not used: it cannot build a library" in answer.stderr
+    assert "has not written" in answer.stderr

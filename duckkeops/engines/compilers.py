@@ -176,6 +176,8 @@ def build(command: Command, flags: Command, text: str, part: Path) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(part.parent))
         said = answer.stderr.strip() or f"exit status {answer.returncode}"
         raise CompileError(said[:2000])
+    if not part.exists():
+        raise CompileError(f"it says nothing, and has not written {part.name}")
 
 
 def fault(command: Command, flags: Command) -> str:
