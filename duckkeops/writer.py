@@ -12,6 +12,7 @@ from duckkeops.lower import Nest, Straight, Temp
 from duckkeops.printer import suffix, vector_suffix
 
 UNROLL_UP_TO = 4  # features; beyond it full unrolling makes gcc spill
+BLOCK = 64  # features that are summed on their own, where there are many
 INLINE_DEPTH = 3  # operations in each other that are printed in place
 # Of a squared distance: below, the squares of the coordinates are not precise, or are 0.
 LEAST = {"float32": "0x1p-90f", "float64": "0x1p-960"}
@@ -176,7 +177,7 @@ class Writer:
             f"{pad}int near = *cancelled >= 32;",
             f"{pad}if (__builtin_expect(!near, 1)) {{",
             f"{pad}    TILE {name}[q][k] = {start};",
-            f"{pad}    {loop} TILE {name}[q][k] += {x}*{y};",
+            *self._in_blocks(nest, [f"    {loop} TILE {name}[q][k] += {x}*{y};"], pad),
             f"{pad}    vb far = splat_b1(1);",
             f"{pad}    TILE {{",
             f"{pad}        const {vector} norms = {xx} + {yy};",
@@ -189,11 +190,48 @@ class Writer:
             f"{pad}}}",
             f"{pad}if (__builtin_expect(near, 0)) {{",
             f"{pad}    TILE {name}[q][k] = {start};",
-            f"{pad}    {loop} TILE {{",
-            f"{pad}        const {vector} gap = {x} - {y};",
-            f"{pad}        {name}[q][k] += gap*gap;",
-            f"{pad}    }}",
+            *self._in_blocks(
+                nest,
+                [
+                    f"    {loop} TILE {{",
+                    f"        const {vector} gap = {x} - {y};",
+                    f"        {name}[q][k] += gap*gap;",
+                    "    }",
+                ],
+                pad,
+            ),
             f"{pad}}}",
+        ]
+
+    def _in_blocks(self, nest: Nest, lines: list[str], pad: str) -> list[str]:
+        """The loop of a sum over many features, `lines`, as one over blocks of them.
+
+        The rounding error of a sum then grows with the blocks, as in NumPy's pairwise sums.
+        """
+        (d, *others), (t, *more) = nest.loops, nest.temps
+        size = self.o.p.sizes[d] or 0
+        if others or more or t.fold != "sum" or t.dtype.kind != "f" or size < 2 * BLOCK:
+            return [pad + line for line in lines]
+        name, ((_, vector, start),) = self._accumulator_name(t), self._accumulators(t)
+        dims, at, sweep = ("[NJ][NI]", "[q][k]", "TILE ") if self.pair else ("", "", "")
+        part = f"{name}_block"
+        found = f"for (int {d} = 0; {d} < {self.o.length(d)}; ++{d})"
+        assert sum(found in line for line in lines) == 1
+        lead = pad + lines[0][: len(lines[0]) - len(lines[0].lstrip())]
+        inside = f"for (int {d} = block; {d} < end; ++{d})"
+        return [
+            f"{lead}for (int block = 0; block < {size}; block += {BLOCK}) {{",
+            f"{lead}    const int end = block + {BLOCK} < {size} ? block + {BLOCK} : {size};",
+            f"{lead}    {vector} {part}{dims};",
+            f"{lead}    {sweep}{part}{at} = {start};",
+            *(
+                f"{pad}    {line}".replace(found, inside).replace(
+                    f"{name}{at} +=", f"{part}{at} +="
+                )
+                for line in lines
+            ),
+            f"{lead}    {sweep}{name}{at} += {part}{at};",
+            f"{lead}}}",
         ]
 
     def _loops(self, nest: Nest, pad: str) -> list[str]:
@@ -206,7 +244,7 @@ class Writer:
                 for name, vector, start in self._accumulators(t):
                     out.append(f"{pad}{vector} {name}{dims};")
                     out.append(f"{pad}{sweep}{name}{at} = {start};")
-        inner = pad
+        inner, head = pad, len(out)
         positions = self._positions(nest)
         for c in nest.loops:
             size = self.o.p.sizes[c]
@@ -226,6 +264,10 @@ class Writer:
         out += self._straight(last.temps, inner, close)
         for m in reversed(range(len(nest.loops))):
             out.append(pad + "    " * m + "}")
+        if nest.kind == "fold":
+            return out[:head] + self._in_blocks(
+                nest, [line[len(pad) :] for line in out[head:]], pad
+            )
         return out
 
     def _positions(self, nest: Nest) -> str:
