@@ -28,6 +28,7 @@ from duckkeops.errors import CompilerNotFoundError, DtypeError, UnsupportedError
 from duckkeops.expr import (
     FEATURE,
     NEUTRAL,
+    POINT,
     Apply,
     Broadcast,
     Concat,
@@ -115,11 +116,14 @@ def to_dense(node: Node) -> Any:
     return blocks.to_dense(node)
 
 
+PLAIN_ENTRIES = 1 << 16
+
+
 def is_plain(node: Reduce, nodes: Sequence[Node]) -> bool:
     """Is there nothing pairwise in it: no step larger than the largest input? Or nothing at all?"""
     if 0 in node.whole or dict(node.params).get("k") == 0:
         return True
-    largest, step = 1, 1
+    largest, step, inputs = 1, math.prod(node.whole), 0
     for n in nodes:
         if n is node:
             continue
@@ -127,9 +131,12 @@ def is_plain(node: Reduce, nodes: Sequence[Node]) -> bool:
             return True
         if isinstance(n, Input):
             largest = max(largest, math.prod(n.shape))
+            inputs += 1
         else:
             step = max(step, math.prod(n.whole if isinstance(n, Reduce) else n.shape))
-    return max(step, math.prod(node.whole)) <= largest
+    if step > PLAIN_ENTRIES and inputs > 1 and node.whole_roles.count(POINT) > 1:
+        return False  # one row and many columns: a kernel stores no entries
+    return step <= largest
 
 
 _warned = False

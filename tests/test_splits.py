@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from duckkeops import LazyArray, config, plan, reductions
+from duckkeops import LazyArray, config, evaluate, plan, reductions
 from duckkeops.engines import cpu
+from duckkeops.expr import walk
 
 pytestmark = pytest.mark.skipif(not cpu.is_available(), reason="no C compiler on this machine")
 rng = np.random.default_rng(7)
@@ -95,3 +96,15 @@ def test_each_part_fills_a_topk() -> None:
         patch.setattr(plan, "SPLIT_PAIRS", 1)
         patch.setattr(plan, "SPLIT_COLUMNS", 1)
         assert plan.splits(node, plan.loop_axes(node), 1) == 2
+
+
+def test_one_row_of_many_columns_is_a_kernel() -> None:
+    """A single query takes the path of two; what the library computes itself stays small."""
+    x, y = rng.random((1, 1, 3)), rng.random((1, 100_000, 3))
+    square = ((LazyArray(x) - LazyArray(y)) ** 2).sum(-1)
+    node = reductions.reduce(reductions.BY_NAME["argmin"], [square._node], (1,))
+    few = reductions.reduce(reductions.BY_NAME["argmin"], [square[:, :100]._node], (1,))
+    alone = reductions.reduce(reductions.BY_NAME["sum"], [LazyArray(y)._node], (1,))
+    for root, plain in ((node, False), (few, True), (alone, True)):
+        assert evaluate.is_plain(root, walk(root)) is plain
+    assert np.argmin(square, axis=1)[0] == ((x - y) ** 2).sum(-1).argmin()
