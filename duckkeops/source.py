@@ -69,4 +69,4 @@ def _wanted(prelude: str) -> list[str]:
 @functools.cache
 def _functions(name: str) -> frozenset[str]:
     """The functions of real numbers that kernels/<name> defines, without their types."""
-    return frozenset(re.findall(r"(?:INL|OUT) v(?:##T|i32) (\w+)_##T\(", skeleton(name)))
+    return frozenset(re.findall(r"(?:INL|LONG) v(?:##T|i32) (\w+)_##T\(", skeleton(name)))

@@ -141,7 +141,7 @@ typedef double _Complex z128;
     v##T a = abs_##T(z.re), d = (T)1 - a; \
     v##T x = (T)0.25 * log1p_##T((T)4 * a / (d * d + z.im * z.im)); \
     return complex_##T(copysign_##T(x, z.re), (T)0.5 * atan2_##T((T)2 * z.im, d * ((T)1 + a) - z.im * z.im)); } \
-  OUT v##C sqrt_##C(v##C z) { return beyond_##C(z, (T)(wide) * 8, (T)(wide) * 8) ? slow_sqrt_##C(z) : root_##C(z); } \
+  LONG v##C sqrt_##C(v##C z) { return beyond_##C(z, (T)(wide) * 8, (T)(wide) * 8) ? slow_sqrt_##C(z) : root_##C(z); } \
   INL v##C exp_##C(v##C z) { \
     const int phase = !any_not_le_##T(abs_##T(z.re), (v##T){}); /* waves: no real part */ \
     if (any_not_le_##T(abs_##T(z.im), splat_##T((T)(far))) || (!phase && any_not_le_##T(abs_##T(z.re), splat_##T((T)(steep))))) \
@@ -150,60 +150,60 @@ typedef double _Complex z128;
     if (phase) return complex_##T(c, s); \
     v##T e = exp_##T(z.re); \
     return complex_##T(e * c, e * s); } \
-  OUT v##C exp2_##C(v##C z) { \
+  LONG v##C exp2_##C(v##C z) { \
     if (beyond_##C(z, steep, far)) return slow_exp2_##C(z); \
     v##T c, s = sin_cos_##T(z.im * (T)0.69314718055994530942, &c), e = exp2_##T(z.re); \
     return complex_##T(e * c, e * s); } \
-  OUT v##C expm1_##C(v##C z) { /* NumPy's */ \
+  LONG v##C expm1_##C(v##C z) { /* NumPy's */ \
     if (beyond_##C(z, steep, far)) return slow_expm1_##C(z); \
     v##T c, d, s = sin_cos_##T(z.im, &c), h = sin_cos_##T((T)0.5 * z.im, &d), e = expm1_##T(z.re); \
     return complex_##T(e * c - (T)2 * h * h, exp_##T(z.re) * s); } \
-  OUT v##C log_##C(v##C z) { \
+  LONG v##C log_##C(v##C z) { \
     if (beyond_##C(z, wide, wide)) return slow_log_##C(z); \
     v##T x = abs_##T(z.re), y = abs_##T(z.im), a = greater_of_##T(x, y), b = lesser_of_##T(x, y); \
     return complex_##T(log_abs_##C(z, (a - (T)1) * (a + (T)1) + b * b), atan2_##T(z.im, z.re)); } \
-  OUT v##C log1p_##C(v##C z) { \
+  LONG v##C log1p_##C(v##C z) { \
     if (beyond_##C(z, wide, wide)) return slow_log1p_##C(z); \
     v##C w = complex_##T(z.re + (T)1, z.im); \
     return complex_##T(log_abs_##C(w, z.re * (z.re + (T)2) + z.im * z.im), atan2_##T(w.im, w.re)); } \
-  OUT v##C log2_##C(v##C z) { \
+  LONG v##C log2_##C(v##C z) { \
     v##C w = log_##C(z); return complex_##T(w.re * (T)1.44269504088896340736, w.im * (T)1.44269504088896340736); } \
-  OUT v##C log10_##C(v##C z) { \
+  LONG v##C log10_##C(v##C z) { \
     v##C w = log_##C(z); return complex_##T(w.re * (T)0.43429448190325182765, w.im * (T)0.43429448190325182765); } \
-  OUT v##C sinh_##C(v##C z) { \
+  LONG v##C sinh_##C(v##C z) { \
     if (beyond_##C(z, steep, far)) return slow_sinh_##C(z); \
     v##T c, ch, s = sin_cos_##T(z.im, &c), sh = sinh_cosh_##T(z.re, &ch); \
     return complex_##T(sh * c, ch * s); } \
-  OUT v##C cosh_##C(v##C z) { \
+  LONG v##C cosh_##C(v##C z) { \
     if (beyond_##C(z, steep, far)) return slow_cosh_##C(z); \
     v##T c, ch, s = sin_cos_##T(z.im, &c), sh = sinh_cosh_##T(z.re, &ch); \
     return complex_##T(ch * c, sh * s); } \
-  OUT v##C tanh_##C(v##C z) { \
+  LONG v##C tanh_##C(v##C z) { \
     return beyond_##C(z, (T)0.5 * (steep), far) ? slow_tanh_##C(z) : tanh_parts_##C(z.re, z.im); } \
-  OUT v##C sin_##C(v##C z) { \
+  LONG v##C sin_##C(v##C z) { \
     if (beyond_##C(z, far, steep)) return slow_sin_##C(z); \
     v##T c, ch, s = sin_cos_##T(z.re, &c), sh = sinh_cosh_##T(z.im, &ch); \
     return complex_##T(s * ch, c * sh); } \
-  OUT v##C cos_##C(v##C z) { \
+  LONG v##C cos_##C(v##C z) { \
     if (beyond_##C(z, far, steep)) return slow_cos_##C(z); \
     v##T c, ch, s = sin_cos_##T(z.re, &c), sh = sinh_cosh_##T(z.im, &ch); \
     return complex_##T(c * ch, -(s * sh)); } \
-  OUT v##C tan_##C(v##C z) { \
+  LONG v##C tan_##C(v##C z) { \
     return beyond_##C(z, far, (T)0.5 * (steep)) ? slow_tan_##C(z) : over_i_##C(tanh_parts_##C(-z.im, z.re)); } \
-  OUT v##C asin_##C(v##C z) { return beyond_##C(z, wide, wide) ? slow_asin_##C(z) : asin_parts_##C(z); } \
-  OUT v##C asinh_##C(v##C z) { return beyond_##C(z, wide, wide) ? slow_asinh_##C(z) : over_i_##C(asin_parts_##C(times_i_##C(z))); } \
-  OUT v##C acos_##C(v##C z) { \
+  LONG v##C asin_##C(v##C z) { return beyond_##C(z, wide, wide) ? slow_asin_##C(z) : asin_parts_##C(z); } \
+  LONG v##C asinh_##C(v##C z) { return beyond_##C(z, wide, wide) ? slow_asinh_##C(z) : over_i_##C(asin_parts_##C(times_i_##C(z))); } \
+  LONG v##C acos_##C(v##C z) { \
     if (beyond_##C(z, wide, wide)) return slow_acos_##C(z); \
     v##C a = root_##C(complex_##T((T)1 - z.re, -z.im)), b = root_##C(complex_##T((T)1 + z.re, z.im)); \
     return complex_##T((T)2 * atan2_##T(a.re, b.re), asinh_##T(b.re * a.im - b.im * a.re)); } \
-  OUT v##C acosh_##C(v##C z) { \
+  LONG v##C acosh_##C(v##C z) { \
     if (beyond_##C(z, wide, wide)) return slow_acosh_##C(z); \
     v##C a = root_##C(complex_##T(z.re - (T)1, z.im)), b = root_##C(complex_##T(z.re + (T)1, z.im)); \
     return complex_##T(asinh_##T(a.re * b.re + a.im * b.im), (T)2 * atan2_##T(a.im, b.re)); } \
-  OUT v##C atanh_##C(v##C z) { return beyond_##C(z, (T)1e9, (T)1e9) ? slow_atanh_##C(z) : atanh_parts_##C(z); } \
-  OUT v##C atan_##C(v##C z) { \
+  LONG v##C atanh_##C(v##C z) { return beyond_##C(z, (T)1e9, (T)1e9) ? slow_atanh_##C(z) : atanh_parts_##C(z); } \
+  LONG v##C atan_##C(v##C z) { \
     return beyond_##C(z, (T)1e9, (T)1e9) ? slow_atan_##C(z) : over_i_##C(atanh_parts_##C(times_i_##C(z))); } \
-  OUT v##C power_##C(v##C a, v##C b) { /* as NumPy's npy_cpow: powers of 0, 0, 1, 2 and 3 apart */ \
+  LONG v##C power_##C(v##C a, v##C b) { /* as NumPy's npy_cpow: powers of 0, 0, 1, 2 and 3 apart */ \
     v##T zero = {}, one = splat_##T(1), undefined = splat_##T(UNDEFINED(T)); \
     v##I nought = (v##I)(a.re == zero) & (v##I)(a.im == zero), real = (v##I)(b.im == zero); \
     v##C base = choose_##C(nought, complex_##T(one, zero), a); \
@@ -218,7 +218,7 @@ typedef double _Complex z128;
     r = choose_##C(real & (v##I)(b.re == (T)3) & ~nought, mul_##C(a, square), r); \
     return choose_##C(real & (v##I)(b.re == zero), complex_##T(one, zero), r); } \
   INL v##C rsqrt_##C(v##C z) { return div_##C(complex_##T(splat_##T(1), (v##T){}), sqrt_##C(z)); } \
-  OUT v##C sinc_##C(v##C z) { \
+  LONG v##C sinc_##C(v##C z) { \
     v##T pi = splat_##T((T)3.14159265358979323846); v##C w = complex_##T(z.re * pi, z.im * pi); \
     return where_##C(b1_from_##C(z), div_##C(sin_##C(w), w), complex_##T(splat_##T(1), (v##T){})); }
 

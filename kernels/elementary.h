@@ -373,7 +373,7 @@ HYPERBOLAS(f64, i64, u64, 0x1p30)
     v##T a = lesser_of_##T(splat_##T(30), abs_##T(x)), e, p = product_##T(a, a, &e), y = exp_sum_##T(-p, -e, erfcx_right_##T(a)); \
     y = choose_##T((v##I)(x < (v##T){}), (T)2 - y, y); \
     return choose_##T((v##I)(a < (T)0.5), (T)1 - x * erf_near_##T(p), y); } \
-  OUT v##T erfcx_##T(v##T x) { \
+  LONG v##T erfcx_##T(v##T x) { \
     v##T a = abs_##T(x), b = lesser_of_##T(splat_##T(30), a), e, p = product_##T(b, b, &e), y = erfcx_right_##T(a); \
     return choose_##T((v##I)(x < (v##T){}), exp_sum_##T(p, e, splat_##T(2)) - y, \
                       choose_##T((v##I)(a == splat_##T(INFINITE(T))), (v##T){}, y)); } \
@@ -382,7 +382,7 @@ HYPERBOLAS(f64, i64, u64, 0x1p30)
     v##T y = exp_sum_##T((T)-0.5 * p, (T)-0.5 * e, mills_##T(a)); \
     y = choose_##T((v##I)(x < (v##T){}), y, (T)1 - y); \
     return choose_##T((v##I)(a < (T)0.7), (T)0.5 + x * ((T)0.35355339059327376220 * erf_near_##T((T)0.5 * p)), y); } \
-  OUT v##T log_ndtr_##T(v##T x) { /* log(erfcx / 2) - x^2 / 2 far to the left, log(1 - ndtr(-x)) on the right */ \
+  LONG v##T log_ndtr_##T(v##T x) { /* log(erfcx / 2) - x^2 / 2 far to the left, log(1 - ndtr(-x)) on the right */ \
     v##T a = abs_##T(x), b = lesser_of_##T(splat_##T(42), a), e, p = product_##T(b, b, &e); \
     v##T h = mills_##T(a); \
     v##I left = (v##I)(x < (v##T){}), near = (v##I)(a < (T)0.7); \

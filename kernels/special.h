@@ -6,7 +6,7 @@
 // lgamma: steps of the recurrence to 1.5 <= y < 2.5 and a polynomial in y - 2; beyond `large` Stirling's series.
 // digamma: the recurrence up to `large`, as one fraction, and the asymptotic series. Both reflect negative numbers.
 #define GAMMAS(T, I, U, large, steps) \
-  OUT v##T lgamma_##T(v##T x) { \
+  LONG v##T lgamma_##T(v##T x) { \
     v##T a = abs_##T(x), one = splat_##T(1), zero = {}, inf = splat_##T(INFINITE(T)), y = a, p = one; \
     v##I far = (v##I)(a >= (T)(large)), below = (v##I)(a < (T)1.5), least = (v##I)(a < (T)0.5); \
     for (int k = 0; k < steps - 2; ++k) { \
@@ -26,7 +26,7 @@
       value = choose_##T(left, other, value); \
     } \
     return value; } \
-  OUT v##T digamma_##T(v##T x) { \
+  LONG v##T digamma_##T(v##T x) { \
     v##T zero = {}, y = x, top = zero, under = splat_##T(1); \
     v##I left = (v##I)(x < zero); \
     y = choose_##T(left, (T)1 - x, x); \
@@ -92,7 +92,7 @@ static const double BERNOULLI[12] __attribute__((unused)) = {
       rise *= (s + (T)(2 * k + 1)) * (s + (T)(2 * k + 2)) * ((T)(1.0 / ((2 * k + 3) * (2 * k + 4))) * q); \
     } \
     return choose_##T((v##I)(x < splat_##T((T)1e18)), sum, (v##T){}); } \
-  OUT v##T polygamma_##T(v##T n, v##T x) { \
+  LONG v##T polygamma_##T(v##T n, v##T x) { \
     v##T zero = {}, one = splat_##T(1), limit = n + (T)12, s = n + (T)1, y = x, sum = zero; \
     int square = !any_bits_##I((v##I)(n != one)); /* trigamma, the derivative of digamma, has a faster way */ \
     v##I even = (v##I)(rint_##T(n * (T)0.5) == n * (T)0.5), left = (v##I)(x < -limit), pole = (v##I)(x <= zero) & (v##I)(rint_##T(x) == x); \
@@ -121,7 +121,7 @@ EACH_FLOAT(POLYGAMMA, )
 
 // Polynomials in w = -log(1 - x^2) and in its root (Giles); float64 takes them as the start of one step of Halley's
 #define ERFINV(T, I, U, FINE, shift) \
-  OUT v##T erfinv_##T(v##T x) { \
+  LONG v##T erfinv_##T(v##T x) { \
     v##T a = abs_##T(x), w = -log_##T(((T)1 - a) * ((T)1 + a)), t = erfinv_near_##T(w - (T)2.5); \
     v##I far = (v##I)(w > (T)5); \
     if (any_bits_##I(far)) t = choose_##T(far, erfinv_far_##T(sqrt_##T(w) - (T)(shift)), t); \
@@ -173,10 +173,10 @@ ERFINV(f64, i64, u64, 1, 4)
   INL v##T i1_far_##T(v##T a) { return bessel1_far_##T((T)16 / a - (T)1) / sqrt_##T(a); } \
   INL v##T i0_near_##T(v##T a) { return bessel0_near_##T((T)0.25 * a * a); } \
   INL v##T i1_near_##T(v##T a) { return (T)0.5 * a * bessel1_near_##T((T)0.25 * a * a); } \
-  OUT v##T i0_##T(v##T x) { v##T a = abs_##T(x); return bessel_##T(a, i0_near_##T(a), i0_far_##T(a)); } \
-  OUT v##T i0e_##T(v##T x) { v##T a = abs_##T(x); return bessel_scaled_##T(a, i0_near_##T(a), i0_far_##T(a)); } \
-  OUT v##T i1_##T(v##T x) { v##T a = abs_##T(x); return copysign_##T(bessel_##T(a, i1_near_##T(a), i1_far_##T(a)), x); } \
-  OUT v##T i1e_##T(v##T x) { v##T a = abs_##T(x); return copysign_##T(bessel_scaled_##T(a, i1_near_##T(a), i1_far_##T(a)), x); }
+  LONG v##T i0_##T(v##T x) { v##T a = abs_##T(x); return bessel_##T(a, i0_near_##T(a), i0_far_##T(a)); } \
+  LONG v##T i0e_##T(v##T x) { v##T a = abs_##T(x); return bessel_scaled_##T(a, i0_near_##T(a), i0_far_##T(a)); } \
+  LONG v##T i1_##T(v##T x) { v##T a = abs_##T(x); return copysign_##T(bessel_##T(a, i1_near_##T(a), i1_far_##T(a)), x); } \
+  LONG v##T i1e_##T(v##T x) { v##T a = abs_##T(x); return copysign_##T(bessel_scaled_##T(a, i1_near_##T(a), i1_far_##T(a)), x); }
 #if VB / V >= 4
 INL vf32 bessel0_near_f32(vf32 z) {
   return (((((((((1.553641426e-13f * z + 4.237871076e-12f) * z + 6.909909682e-10f) * z + 3.832507336e-8f)

@@ -25,7 +25,7 @@
 # define V (VB / 4)
 #endif
 #define INL static inline __attribute__((always_inline, unused))
-#define OUT static __attribute__((noinline, unused)) // long functions: one copy for a whole tile
+#define LONG static __attribute__((noinline, unused)) // long functions: one copy for a whole tile
 #define LANES for (int l = 0; l < V; ++l)
 
 // -- types ------------------------------------------------------------------------------------------------------------
