@@ -138,7 +138,7 @@ def _compilers() -> tuple[list[Finding], compilers.Command | None]:
         advice = "Install gcc or clang, or: pip install 'duckkeops[cc]'"
         if os.environ.get("DUCKKEOPS_CFLAGS"):
             advice = "Correct or unset DUCKKEOPS_CFLAGS."
-        seen = "none works, so all is computed in tiles of NumPy, 10 to 50 times slower"
+        seen = "none works, so all is computed in tiles of NumPy, often 100 times slower"
         found.append(Finding("compiler", seen, advice))
     return found, taken
 

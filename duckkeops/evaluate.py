@@ -147,7 +147,7 @@ def _warn_no_compiler(error: CompilerNotFoundError) -> None:
     if not _warned:
         _warned = True
         log.warning(
-            "computing in tiles of the array library, 10 to 50 times slower than compiled C: %s",
+            "computing in tiles of the array library, often 100 times slower than compiled C: %s",
             error,
         )
 
