@@ -163,7 +163,7 @@ class LazyArray:
         return explain.source_of(settle(self._node, None))
 
     def explain(self) -> str:
-        """Roles, expression, strategy, tiles and limiter.
+        """The formula, roles, loops, tile and number of pairs, a line each.
 
         For a virtual array they are those of its sum over the last point axis.
         """
