@@ -53,16 +53,19 @@ def explain(node: Node) -> str:
     )
     rows = 1 if axes.lane is None else root.whole[axes.lane]
     count = threads.thread_count(current().threads, namespace_of(root))
-    lines = [
-        f"{kernel.formula}",
-        f"axes       {names}",
-        f"loops      outer {outer}, rows {rows}, columns {columns}, features {features}",
-        "strategy   pairs, on the CPU"
-        if not evaluate.is_plain(root, expr.walk(root))
-        else "strategy   the array library itself: nothing pairwise in it",
-        f"tile       {kernel.rows} vectors of {lanes} rows, {target.name}",
-        f"work       {plan.pairs(root):.3g} pairs on {count} threads; estimate() tells the time",
-    ]
+    lines = [f"{kernel.formula}", f"axes       {names}"]
+    if evaluate.is_plain(root, expr.walk(root)):
+        lines.append("strategy   the array library itself: nothing pairwise in it")
+    elif not evaluate.is_compiled(root):
+        why = "engine='blocks'" if current().engine == "blocks" else "there is no C compiler"
+        lines.append(f"strategy   tiles of the array library: {why}")
+    else:
+        lines += [
+            f"loops      outer {outer}, rows {rows}, columns {columns}, features {features}",
+            "strategy   pairs, on the CPU",
+            f"tile       {kernel.rows} vectors of {lanes} rows, {target.name}, {count} threads",
+        ]
+    lines.append(f"work       {plan.pairs(root):.3g} pairs; estimate() tells the time")
     return "\n".join(lines)
 
 

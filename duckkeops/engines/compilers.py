@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import importlib.util
@@ -62,6 +63,7 @@ def give_up(command: Command, fault: str) -> None:
     _search.cache_clear()
 
 
+ABSENT = "it is not there"
 _broken: dict[Command, str] = {}  # compilers that answer but cannot build, and what they say
 
 
@@ -75,7 +77,7 @@ def _search() -> Candidate | str:
             return found
         if found.name == os.environ.get("DUCKKEOPS_CC", "").strip():
             log.warning("DUCKKEOPS_CC=%s is not used: %s", found.name, found.fault)
-        tried[found.name] = found.fault if command in _broken else ""
+        tried[found.name] = "" if found.fault == ABSENT else found.fault
     return (
         f"no working C compiler was found (tried {', '.join(tried)}).\n"
         + "".join(f"  {name}: {fault}\n" for name, fault in tried.items() if fault)
@@ -109,7 +111,7 @@ def examined(command: Command) -> Candidate:
     if command in _broken:
         return Candidate(command, fault=_broken[command])
     if shutil.which(command[0]) is None:
-        return Candidate(command, fault="it is not there")
+        return Candidate(command, fault=ABSENT)
     try:
         return Candidate(command, cache.text(_identity(command), lambda p: _ask(command, p)))
     except CompilerNotFoundError as error:
@@ -145,6 +147,8 @@ def _run(
     command: list[str], text: str | None = None, timeout: float | None = None
 ) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "LC_ALL": "C"}  # in one language, whatever the user's
+    if is_zig(tuple(command)):
+        environment["ZIG_GLOBAL_CACHE_DIR"] = str(_zig_folder())
     return subprocess.run(
         command,
         input=text,
@@ -165,7 +169,7 @@ def build(command: Command, flags: Command, text: str, part: Path) -> None:
 
     Raises OSError if the disk is full.
     """
-    if is_zig(command) and not _zig_folder().is_dir():
+    if is_zig(command) and not (_zig_folder() / "o").is_dir():
         log.warning("zig builds its own runtime in its first call, once: this takes 4 to 20 s")
     try:
         answer = _run([*command, *flags, "-x", "c", "-o", str(part), "-", *LIBRARIES], text)
@@ -198,6 +202,19 @@ def is_zig(command: Command) -> bool:
 
 
 def _zig_folder() -> Path:
-    """Where zig keeps what it builds for this user."""
-    base = os.environ.get("LOCALAPPDATA" if WINDOWS else "XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.environ.get("ZIG_GLOBAL_CACHE_DIR") or Path(base, "zig"), "o").expanduser()
+    """Where zig keeps what it builds for this user: beside our kernels if there is no other place.
+
+    zig itself hangs or gives up where the home folder is missing or cannot be written.
+    """
+    if named := os.environ.get("ZIG_GLOBAL_CACHE_DIR"):
+        return Path(named)
+    base = os.environ.get("LOCALAPPDATA" if WINDOWS else "XDG_CACHE_HOME")
+    if not base and (home := os.environ.get("HOME")):
+        base = str(Path(home, ".cache"))
+    if base:
+        usual = Path(base, "zig")
+        with contextlib.suppress(OSError):
+            usual.mkdir(parents=True, exist_ok=True)
+            if os.access(usual, os.W_OK):
+                return usual
+    return cache.folder() / "zig"
