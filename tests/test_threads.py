@@ -251,8 +251,11 @@ def test_multiprocessing(method: str) -> None:
 
 
 @needs_compiler
-def test_joblib_workers() -> None:
+def test_joblib_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """joblib shares the cores among its workers, where the user has not said otherwise."""
     joblib = pytest.importorskip("joblib")
+    for name in ("OMP_NUM_THREADS", "DUCKKEOPS_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
     assert _right(5000)
     work = joblib.Parallel(n_jobs=2, timeout=120)
     assert work(joblib.delayed(_right)(n) for n in (5000, 4000)) == [True, True]
