@@ -206,8 +206,8 @@ HYPOT(f64, i64, u64, 0x1p450, 0x1p600, 0x1p-450, 0x1p600)
   LANE1(slow_sin, T, __builtin_sin##end) LANE1(slow_cos, T, __builtin_cos##end) LANE1(slow_tan, T, __builtin_tan##end) \
   INL int is_far_##T(v##T x) { return any_less_##T(splat_##T((T)(far)), abs_##T(x)); } \
   INL v##T quarter_##T(v##T x, v##I *q) { \
-    v##T n = rint_##T(x * (T)0.63661977236758134308); \
-    *q = (v##I)(n + (T)(magic)); \
+    v##T m = x * (T)0.63661977236758134308 + (T)(magic), n = m - (T)(magic); /* rounded to an integer, in the low bits */ \
+    *q = (v##I)m; \
     if (!FUSED) return ((x - n * (T)(p1)) - n * (T)(p2)) - n * (T)(p3) - n * (T)(p4); \
     v##T r = fused_##T(n, splat_##T(-(T)(p1)), x); \
     r = fused_##T(n, splat_##T(-(T)(p2)), r); \
@@ -216,12 +216,12 @@ HYPOT(f64, i64, u64, 0x1p450, 0x1p600, 0x1p-450, 0x1p600)
   INL v##T turned_##T(v##I q, v##T s, v##T c) { /* sin(q quarters + r) */ \
     v##T y = choose_##T(-(q & 1), c, s); \
     return (v##T)((v##I)y ^ ((q & 2) << (sizeof(T) * 8 - 2))); } \
-  INL v##T sin_poly_##T(v##T r) { v##T z = r * r; return r + r * z * sin_terms_##T(z); } \
+  INL v##T sin_poly_##T(v##T r) { v##T z = r * r; return r * (z * sin_terms_##T(z) + (T)1); } /* keeps -0 */ \
   INL v##T cos_poly_##T(v##T r) { v##T z = r * r; return (T)1 - ((T)0.5 * z - z * z * cos_terms_##T(z)); } \
   INL v##T sin_cos_##T(v##T x, v##T *cosine) { /* both, for |x| <= far */ \
     v##I q; v##T r = quarter_##T(x, &q), s = sin_poly_##T(r), c = cos_poly_##T(r); \
     *cosine = turned_##T(q + 1, s, c); \
-    return choose_##T((v##I)(x == (v##T){}), x, turned_##T(q, s, c)); } \
+    return turned_##T(q, s, c); } \
   INL v##T sin_##T(v##T x) { v##T c; return is_far_##T(x) ? slow_sin_##T(x) : sin_cos_##T(x, &c); } \
   INL v##T cos_##T(v##T x) { v##T c; if (is_far_##T(x)) return slow_cos_##T(x); sin_cos_##T(x, &c); return c; } \
   INL v##T tan_##T(v##T x) { \
