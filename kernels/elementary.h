@@ -209,10 +209,9 @@ HYPOT(f64, i64, u64, 0x1p450, 0x1p600, 0x1p-450, 0x1p600)
     v##T m = x * (T)0.63661977236758134308 + (T)(magic), n = m - (T)(magic); /* rounded to an integer, in the low bits */ \
     *q = (v##I)m; \
     if (!FUSED) return ((x - n * (T)(p1)) - n * (T)(p2)) - n * (T)(p3) - n * (T)(p4); \
-    v##T r = fused_##T(n, splat_##T(-(T)(p1)), x); \
-    r = fused_##T(n, splat_##T(-(T)(p2)), r); \
-    r = fused_##T(n, splat_##T(-(T)(p3)), r); \
-    return fused_##T(n, splat_##T(-(T)(p4)), r); } \
+    v##T r = fused_##T(n, splat_##T(-HALF_PI_##T[0]), x); /* three parts are enough, with one rounding each */ \
+    r = fused_##T(n, splat_##T(-HALF_PI_##T[1]), r); \
+    return fused_##T(n, splat_##T(-HALF_PI_##T[2]), r); } \
   INL v##T turned_##T(v##I q, v##T s, v##T c) { /* sin(q quarters + r) */ \
     v##T y = choose_##T(-(q & 1), c, s); \
     return (v##T)((v##I)y ^ ((q & 2) << (sizeof(T) * 8 - 2))); } \
@@ -236,6 +235,7 @@ HYPOT(f64, i64, u64, 0x1p450, 0x1p600, 0x1p-450, 0x1p600)
 #if VB / V >= 4
 INL vf32 sin_terms_f32(vf32 z) { return (-0.00019587387068464456456f * z + 0.0083327459363804223201f) * z - 0.16666664650292082048f; }
 INL vf32 cos_terms_f32(vf32 z) { return (0.000024547437210193198834f * z - 0.0013888300696903898947f) * z + 0.041666664647457377173f; }
+static const f32 HALF_PI_f32[] = {1.5707963705062866f, -4.371138828673793e-08f, -1.7151245100058819e-15f};
 TURNS(f32, i32, 6000, 12582912.0, 1.5703125, 0.0004837512969970703125, 0.0000000754953362047672271728515625, 2.56334406825708960e-12, f)
 #endif
 #if VB / V >= 8
@@ -247,6 +247,7 @@ INL vf64 cos_terms_f64(vf64 z) {
   return ((((-1.1382456778061305849e-11 * z + 2.0876143827993132496e-9) * z - 2.7557317260008838164e-7) * z + 0.000024801587298743069286) * z
           - 0.0013888888888887382271) * z + 0.041666666666666665373;
 }
+static const f64 HALF_PI_f64[] = {1.5707963267948966, 6.123233995736766e-17, -1.4973849048591698e-33};
 TURNS(f64, i64, 500000, 6755399441055744.0, 1.57079632673412561416626, 6.077100506303965976595549e-11, 2.022266248795950631541144e-21,
       1.0085854035872533608e-37, )
 #endif
