@@ -118,7 +118,7 @@ def tile_shape(
         if registers < 32:
             return (2, 4) if outputs == 1 else (1, 4)
         if outputs > 1:
-            return (2, 4) if outputs <= 4 else (2, 8)
+            return (2, 4) if outputs <= 4 else (2, 8) if outputs < 32 else (4, 5)
         return (4, 4) if depth <= 4 else (4, 5)
 
     return choose
