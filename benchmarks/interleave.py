@@ -29,6 +29,7 @@ LEFT_OUT = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "CXXFLAGS", "KEOPS_CACHE_FO
 def environment(peer: str, threads: int) -> dict[str, str]:
     """That of a library as pip installs it, with this number of threads."""
     env = {k: v for k, v in os.environ.items() if k not in LEFT_OUT}
+    env["CUDA_VISIBLE_DEVICES"] = ""  # pykeops and jax would take a GPU
     counts = ("OMP", "OPENBLAS", "MKL", "DUCKKEOPS")
     env |= {f"{name}_NUM_THREADS": str(threads) for name in counts}
     env |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join([str(HERE.parent), *sys.path])}

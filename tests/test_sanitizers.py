@@ -44,7 +44,7 @@ pytestmark = pytest.mark.skipif(
 def environment(cache: str) -> dict[str, str]:
     return {
         **os.environ,
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
         "LD_PRELOAD": f"{runtime('asan')} {runtime('ubsan')}",
         "ASAN_OPTIONS": "detect_leaks=0",  # Python keeps what it has until the end
         "UBSAN_OPTIONS": "print_stacktrace=1",
