@@ -123,9 +123,7 @@ class _Job:
         try:
             _ask(self, count - 1)
             if self.large:
-                _ask(self, 1)
-                with self.changed:
-                    self.changed.wait_for(lambda: self.active >= count, 0.05)
+                self._hand_over(count)
             self._take_part(count, progress)
             with self.changed:
                 while self.active:
@@ -159,8 +157,14 @@ class _Job:
                     most = max(1, int(plan.SLICE_SECONDS / max(block, 1e-9)))
                     if not asked and (self.blocks - first) * block > HAND_OVER_SECONDS * count:
                         asked = True
-                        _ask(self, 1)
+                        self._hand_over(count)
                 progress.update(self.next.value / self.blocks)
+
+    def _hand_over(self, count: int) -> None:
+        """Have `count` workers at it, so that the calling thread needs not work."""
+        _ask(self, 1)
+        with self.changed:
+            self.changed.wait_for(lambda: self.active >= count, 0.05)
 
     def help(self) -> None:
         """Take blocks until none is left."""
