@@ -79,8 +79,11 @@ class LazyArray:
     def __new__(
         cls, x: Any, feature_ndim: int | None = None, batch_ndim: int | None = None
     ) -> LazyArray:
+        default = feature_ndim is None and batch_ndim is None
+        if default and type(x) is np.ndarray:  # the common case
+            return _wrap(NumpyLazyArray if cls is LazyArray else cls, input_of(x))
         if isinstance(x, LazyArray):
-            if feature_ndim is None and batch_ndim is None:
+            if default:
                 return x
             return _wrap(
                 type(x), retag(x._node, expr.default_roles(x.ndim, feature_ndim, batch_ndim))
@@ -94,7 +97,6 @@ class LazyArray:
             )
         if cls is LazyArray:
             cls = _family(x)
-        default = feature_ndim is None and batch_ndim is None
         roles = None if default else expr.default_roles(x.ndim, feature_ndim, batch_ndim)
         return _wrap(cls, input_of(x, roles))
 
@@ -234,6 +236,9 @@ class LazyArray:
     # -- indexing
 
     def __getitem__(self, key: Any) -> Any:
+        seen = indexing.plain_view(self._node, key)
+        if seen is not None:  # mostly
+            return _wrap(type(self), seen)
         return _wrapped(type(self), indexing.getitem(self._node, _opened(key)))
 
     def __setitem__(self, key: Any, value: Any) -> None:
@@ -292,6 +297,8 @@ class LazyArray:
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
         op = ops.BY_FUNCTION.get(ufunc)
         if op is not None and method == "__call__" and not kwargs:  # the common case
+            if op.nargs == 1 == len(inputs):
+                return _wrap(type(self), ops.unary(op, self._node))
             nodes = [a._node if isinstance(a, LazyArray) else _operand(self, a) for a in inputs]
             if NotImplemented not in nodes:
                 return _wrap(type(self), ops.apply(op, *nodes))
@@ -355,10 +362,13 @@ def _opened(value: Any) -> Any:
     if isinstance(value, LazyArray):
         return value._node
     if type(value) is tuple or type(value) is list:
-        return type(value)([_opened(v) for v in value])
+        return type(value)([v if type(v) in _CLOSED else _opened(v) for v in value])
     if type(value) is dict:
         return {k: _opened(v) for k, v in value.items()}
     return value
+
+
+_CLOSED = {int, float, slice, type(None), type(...), np.ndarray}  # hold no lazy arrays
 
 
 def _is_operand(x: Any) -> bool:
@@ -379,12 +389,12 @@ def _operand(self: LazyArray, other: Any) -> Any:
 
 def _forward(op: ops.Op, self: LazyArray, other: Any) -> Any:
     node = other._node if isinstance(other, LazyArray) else _operand(self, other)
-    return node if node is NotImplemented else _wrap(type(self), ops.apply(op, self._node, node))
+    return node if node is NotImplemented else _wrap(type(self), ops.binary(op, self._node, node))
 
 
 def _backward(op: ops.Op, self: LazyArray, other: Any) -> Any:
     node = _operand(self, other)
-    return node if node is NotImplemented else _wrap(type(self), ops.apply(op, node, self._node))
+    return node if node is NotImplemented else _wrap(type(self), ops.binary(op, node, self._node))
 
 
 # -- operators -------------------------------------------------------------------------------------
@@ -415,7 +425,7 @@ UNARY = {"neg": "negative", "pos": "positive", "abs": "abs", "invert": "bitwise_
 
 
 def _binary(op: ops.Op) -> Callable:
-    apply = ops.apply
+    binary = ops.binary
 
     def operator(self: LazyArray, other: Any) -> Any:
         if isinstance(other, LazyArray):
@@ -424,7 +434,7 @@ def _binary(op: ops.Op) -> Callable:
             node = _operand(self, other)
             if node is NotImplemented:
                 return node
-        return _wrap(type(self), apply(op, self._node, node))
+        return _wrap(type(self), binary(op, self._node, node))
 
     return operator
 
@@ -450,7 +460,7 @@ def _comparison(op: ops.Op) -> Callable:
 
 def _unary(op: ops.Op) -> Callable:
     def operator(self: LazyArray) -> Any:
-        return _wrap(type(self), ops.apply(op, self._node))
+        return _wrap(type(self), ops.unary(op, self._node))
 
     return operator
 
@@ -694,15 +704,21 @@ def _spelled(kwargs: dict[str, Any]) -> dict[str, Any]:
 def _method(handler: Callable) -> Callable:
     @functools.wraps(handler)
     def method(self: LazyArray, *args: Any, **kwargs: Any) -> Any:
+        if args:
+            args = _opened(args)
         if kwargs:
             kwargs = _opened(_spelled(kwargs))
-        return _wrapped(type(self), handler(self._node, *_opened(args), **kwargs))
+        return _wrapped(type(self), handler(self._node, *args, **kwargs))
 
     return method
 
 
 def _row_method(op: ops.Op) -> Callable:
+    alone = op.nargs == 1
+
     def method(self: LazyArray, *others: Any, **options: Any) -> Any:
+        if alone and not others and not options:
+            return _wrap(type(self), ops.unary(op, self._node))
         return _wrapped(
             type(self), numpy_functions.elementwise(op, self._node, *_opened(others), **options)
         )

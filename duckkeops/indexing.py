@@ -9,6 +9,7 @@ import functools
 import itertools
 import operator
 from collections.abc import Sequence
+from types import EllipsisType, NoneType
 from typing import Any
 
 import numpy as np
@@ -35,11 +36,10 @@ def getitem(node: Node, key: Any) -> Any:
 
     Index arrays on several axes give a genuine array: the entries at these places.
     """
+    plain = plain_view(node, key)
+    if plain is not None:
+        return plain
     key = key if isinstance(key, tuple) else (key,)
-    if type(node) is Input and type(node.array) is np.ndarray:
-        plain = _plain_view(node, key)
-        if plain is not None:
-            return plain
     items = _items(node, key)
     if items is None:
         return dense(node)[_genuine_key(key)]
@@ -49,31 +49,34 @@ def getitem(node: Node, key: Any) -> Any:
     return _advanced(node, items, arrays)
 
 
-def _plain_view(node: Input, key: tuple) -> Input | None:
+def plain_view(node: Node, key: Any) -> Input | None:
     """NumPy's own view of an input, for a key of slices, ints, None and one ellipsis.
 
-    This is the common case, and fast.
+    None for any other key or node. This is the common case, and fast.
     """
-    kinds = tuple([k if k is None or k is Ellipsis else type(k) for k in key])
-    roles = _roles_seen(node.roles, kinds)
+    if type(node) is not Input or type(node.array) is not np.ndarray:
+        return None
+    key = key if isinstance(key, tuple) else (key,)
+    kinds, own = tuple(map(type, key)), node.outline
+    roles = _roles_seen(own.roles, kinds)
     if roles is None:
         return None
-    array = node.array[key if Ellipsis in kinds else (*key, ...)]
-    return Input(array, node.dtype, roles, node.bare)
+    array = node.array[key if EllipsisType in kinds else (*key, ...)]
+    return Input(array, own.dtype, roles, own.bare)
 
 
 @functools.lru_cache(maxsize=expr.TABLE_SIZE)
 def _roles_seen(roles: str, kinds: tuple) -> str | None:
     """The roles that a key of None, Ellipsis, slices and ints leaves; None for any other key."""
-    known = {None, Ellipsis, slice, int}
+    known = {NoneType, EllipsisType, slice, int}
     if not known.issuperset(kinds):
         return None
     used = sum(1 for k in kinds if k is slice or k is int)
     its, out = iter(roles), ""
-    for k in kinds if Ellipsis in kinds else (*kinds, Ellipsis):
-        if k is None:
+    for k in kinds if EllipsisType in kinds else (*kinds, EllipsisType):
+        if k is NoneType:
             out += NEUTRAL
-        elif k is Ellipsis:
+        elif k is EllipsisType:
             out += "".join(itertools.islice(its, max(len(roles) - used, 0)))
         else:
             role = next(its, NEUTRAL)

@@ -39,7 +39,11 @@ def node_of(x: Any) -> Node:
 
 def input_of(array: Any, roles: str | None = None, bare: bool = False) -> Input:
     """The input node of an array; the roles are the default ones unless given."""
-    array, dtype = _checked(array)
+    if type(array) is np.ndarray and array.dtype in _KNOWN_DTYPES:
+        dtype = array.dtype
+        array = array.view()  # x.shape = ... of the user's array must not reach us
+    else:
+        array, dtype = _checked(array)
     return Input(array, dtype, _default_roles(array.ndim) if roles is None else roles, bare)
 
 
@@ -76,8 +80,6 @@ def is_number(x: Any) -> bool:
 
 def _checked(array: Any) -> tuple[Any, np.dtype]:
     """The array, and its dtype under NumPy's name."""
-    if type(array) is np.ndarray and array.dtype in _KNOWN_DTYPES:
-        return array.view(), array.dtype  # x.shape = ... of the user's array must not reach us
     if isinstance(array, np.generic):
         array = np.asarray(array)
     if not isinstance(array, np.ndarray):
@@ -123,6 +125,11 @@ def leading_input(node: Node) -> Input:
 
     It is the first with axes, where there is one.
     """
+    one = node
+    while one._args:
+        one = one._args[0]
+    if type(one) is Input and one.outline.shape:  # as mostly
+        return one
     found: Input | None = None
     stack = [node]
     while stack:

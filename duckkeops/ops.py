@@ -193,8 +193,24 @@ def apply(op: Op, *operands: Any) -> Node:
     if len(operands) != op.nargs:
         raise TypeError(f"{op.name} takes {op.nargs} arguments, and got {len(operands)}.")
     args = tuple([a if isinstance(a, Node) else _operand(op, a) for a in operands])
-    rule = _rule(op, tuple([a.outline for a in args]))
-    if isinstance(rule, Applied):
+    return _ruled(op, args, _rule(op, expr.outlines(args)))
+
+
+def unary(op: Op, a: Node) -> Node:
+    """`apply` on one node."""
+    rule = _rule(op, (a.outline,))
+    return record(rule, (a,)) if type(rule) is Applied else _ruled(op, (a,), rule)
+
+
+def binary(op: Op, a: Node, b: Node) -> Node:
+    """`apply` on two nodes."""
+    rule = _rule(op, (a.outline, b.outline))
+    return record(rule, (a, b)) if type(rule) is Applied else _ruled(op, (a, b), rule)
+
+
+def _ruled(op: Op, args: tuple[Node, ...], rule: Any) -> Node:
+    """The node that a rule says."""
+    if type(rule) is Applied:
         return record(rule, args)
     loop, result, special = rule
     other = special(op, args, loop)
