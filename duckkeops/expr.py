@@ -68,7 +68,7 @@ class Applied(Outline):
 class Reduced(Outline):
     """The outline of a reduction."""
 
-    __slots__ = ("axes", "count", "evaluated", "row", "whole", "whole_roles")
+    __slots__ = ("axes", "count", "evaluated", "row", "unsettled", "whole", "whole_roles")
 
 
 class Node:
@@ -332,20 +332,29 @@ def record(outline: Applied, args: tuple[Node, ...]) -> Apply:
     return node
 
 
+def record_reduction(outline: Reduced, args: tuple[Node, ...], params: tuple) -> Reduce:
+    """The node of a reduction whose outline is known."""
+    node = object.__new__(Reduce)
+    node.outline, node._args, node.params = outline, args, params
+    return node
+
+
 @functools.lru_cache(maxsize=TABLE_SIZE)
 def reduced(row: Any, args: tuple[Outline, ...], axes: tuple[int, ...], dtype: np.dtype) -> Reduced:
     """The outline of a reduction of such arguments. Raises ShapeError if they do not broadcast."""
     whole, whole_roles, spans, bare = _broadcast(row.name, args)
     n = len(whole)
     kept = [a for a in range(n) if a not in axes]
+    unsettled = any(a.pending for a in args)
     out = Reduced(
         tuple(whole[a] for a in kept),
         dtype,
         "".join(whole_roles[a] for a in kept),
         _maximal(_compress(s, n, kept) for s in spans),
         bare,
-        not row.fold or any(a.pending for a in args),
+        not row.fold or unsettled,
     )
+    out.unsettled = unsettled
     out.row, out.axes, out.whole, out.whole_roles = row, axes, whole, whole_roles
     out.count = math.prod(whole[a] for a in axes)
     removed = {whole_roles[a] for a in axes}

@@ -18,9 +18,11 @@ def evaluated(node: Reduce) -> Any:
 
     Over all axes of a NumPy array it is a NumPy scalar.
     """
-    if any(a.outline.pending for a in node.args):
+    if node.outline.unsettled:
         node = rebuild(node, [settled(a) for a in node.args])  # type: ignore[assignment]
     value = evaluate.evaluate(node)
+    if type(value) is np.ndarray and value.flags.writeable and value.ndim:  # mostly
+        return value
     return tuple(map(_own, value)) if isinstance(value, tuple) else plain(_own(value))
 
 

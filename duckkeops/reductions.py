@@ -30,10 +30,13 @@ from duckkeops.expr import (
     Node,
     Outline,
     Reduce,
+    Reduced,
     Scalar,
     cast_to,
     dtype_of,
     outlines,
+    record_reduction,
+    reduced,
 )
 
 Params = tuple[tuple[str, Any], ...]
@@ -98,19 +101,25 @@ def computed(dtype: np.dtype) -> np.dtype:
 # -- building --------------------------------------------------------------------------------------
 
 
-def reduce(row: Reduction, args: Sequence[Node], axes: Sequence[int], **params: Any) -> Reduce:
+def reduce(
+    row: Reduction, args: Sequence[Node], axes: Sequence[int], dtype: Any = None, **params: Any
+) -> Reduce:
     """The node of a reduction over `axes`; parameters that are None count as not given.
 
     Every row knows dtype= where NumPy's function does; sum, prod, min and max know initial=, var
     and std correction=, topk k= and largest=. Raises AxisError, DtypeError, and ShapeError if an
     empty axis has no answer.
     """
-    if params.get("dtype") is not None:
-        params["dtype"] = np.dtype(params["dtype"])
+    if dtype is not None:
+        params["dtype"] = np.dtype(dtype)
     pairs = tuple(sorted((k, v) for k, v in params.items() if v is not None)) if params else ()
-    loops, result, normal = _rule(row, outlines(args), tuple(map(operator.index, axes)), pairs)
-    cast = tuple([a if a.dtype is t else cast_to(a, t) for a, t in zip(args, loops, strict=True)])
-    node = Reduce(row, cast, normal, result, pairs)
+    rule = _rule(row, outlines(args), tuple(map(operator.index, axes)), pairs)
+    if isinstance(rule, Reduced):
+        node = record_reduction(rule, tuple(args), pairs)
+    else:
+        loops, result, normal = rule
+        cast = tuple([cast_to(a, t) for a, t in zip(args, loops, strict=True)])
+        node = Reduce(row, cast, normal, result, pairs)
     if pairs or not node.outline.count:
         _check_count(node)
     return node
@@ -119,9 +128,10 @@ def reduce(row: Reduction, args: Sequence[Node], axes: Sequence[int], **params: 
 @functools.lru_cache(maxsize=TABLE_SIZE)
 def _rule(
     row: Reduction, args: tuple[Outline, ...], axes: tuple[int, ...], params: Params
-) -> tuple[Dtypes, np.dtype, tuple[int, ...]]:
-    """What the values are cast to, the result's dtype, and the axes counted from the front, in
-    order.
+) -> Reduced | tuple[Dtypes, np.dtype, tuple[int, ...]]:
+    """The outline of the node, where the values are of the dtypes that the row computes in.
+
+    Else what they are cast to, the result's dtype, and the axes counted from the front, in order.
     """
     wanted = parameter(params, "dtype")
     most = {"f": 8, "c": 16}
@@ -131,7 +141,10 @@ def _rule(
             "  Use float64 or complex128 at most."
         )
     loops, result = row.types(tuple(np.dtype(a.dtype) for a in args), params)
-    return loops, result, tuple(sorted(normalize_axis_tuple(axes, max(a.ndim for a in args))))
+    normal = tuple(sorted(normalize_axis_tuple(axes, max(a.ndim for a in args))))
+    if all(a.dtype == t for a, t in zip(args, loops, strict=True)):
+        return reduced(row, args, normal, result)
+    return loops, result, normal
 
 
 def _check_count(node: Reduce) -> None:
@@ -166,6 +179,8 @@ def result(xp: Any, node: Reduce, state: State) -> Any:
         first = xp.full_like(state[0], initial)
         state = node.row.merge(xp, (first,), state, node.params)
     out = node.row.finish(xp, state, count(node), node.params)
+    if type(out) is np.ndarray and out.dtype is node.dtype:  # mostly
+        return out
     if isinstance(out, tuple):
         return astype(xp, out[0], node.dtype), *out[1:]
     return astype(xp, out, node.dtype)
@@ -186,8 +201,6 @@ def is_numpy(xp: Any) -> bool:
 def astype(xp: Any, x: Any, dtype: np.dtype) -> Any:
     """`x` in this dtype, complex to real by the real part; itself if it is so already."""
     if is_numpy(xp):
-        if type(x) is np.ndarray and x.dtype is dtype:
-            return x
         x = np.asarray(x)
         return (x.real if x.dtype.kind == "c" and dtype.kind in "iuf" else x).astype(
             dtype, copy=False

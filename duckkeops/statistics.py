@@ -43,7 +43,7 @@ def fold(
     """A reduction row over `axes` of broadcast nodes: evaluated by the rule, else a node."""
     row, args = ROWS[name], tuple(args)
     node = reductions.reduce(row, args, axes, **params)
-    if expr.is_evaluated(node):
+    if node.outline.evaluated:
         out = evaluated(node)
     elif row.fold:
         out = node
@@ -59,7 +59,7 @@ def fold(
 
 
 def _true(flag: Any) -> bool:
-    return flag is not MISSING and bool(flag)
+    return flag is not False and flag is not MISSING and bool(flag)
 
 
 def _given(x: Any) -> bool:
@@ -152,6 +152,8 @@ def _numeric(
     where: Any,
 ) -> Any:
     axes = axes_of(a, axis)
+    if axes and dtype is None and out is None and initial is MISSING and where is True:
+        return total(a, axes, None, keepdims) if name == "sum" else fold(name, (a,), axes, keepdims)
     dtype = _out_dtype(a, dtype, out)
     if where is not True and where is not MISSING:
         if identity is MISSING:
@@ -228,7 +230,7 @@ def _scalar(value: Any) -> Any:
 
 def total(a: Node, axes: tuple[int, ...], dtype: Any = None, keepdims: Any = False) -> Any:
     """A sum; of softmax weights times values it is one pass."""
-    if dtype is None or dtype == a.dtype:
+    if a.outline.pending and (dtype is None or dtype == a.dtype):
         weighted = _weighted(a, axes)
         if weighted is not None:
             node = reductions.reduce(ROWS["softmax_sum"], weighted, axes)
@@ -242,8 +244,6 @@ def _weighted(a: Node, axes: tuple[int, ...]) -> tuple[Node, Node] | None:
     """Scores and values, if `a` is softmax(scores) times values, the softmax being over the axes
     of this sum.
     """
-    if not a.outline.pending:
-        return None
     factors = _factors(a, 0)
     found = [
         f
