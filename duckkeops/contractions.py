@@ -39,14 +39,19 @@ def contract(
     """
     nodes = [node_of(o) for o in operands]
     wanted = np.dtype(dtype) if dtype is not None else None
-    layout = _layout(what, expr.outlines(nodes), tuple(labels), out, wanted)
-    aligned = [_aligned(n, how, layout) for n, how in zip(nodes, layout.operands, strict=True)]
-    product = aligned[0]
-    for one in aligned[1:]:
-        product = ops.apply(MULTIPLY, product, one)
+    return _contracted(nodes, _layout(what, expr.outlines(nodes), tuple(labels), out, wanted))
+
+
+def _contracted(nodes: Sequence[Node], layout: Layout) -> Any:
+    product: Node | None = None
+    for node, how in zip(nodes, layout.operands, strict=True):
+        one = node if how.already else _aligned(node, how, layout)
+        product = one if product is None else ops.binary(MULTIPLY, product, one)
+    assert product is not None
     if product.ndim < len(layout.order):
         product = views.expand(product, range(len(layout.order) - product.ndim))
-    product = ops.cast(product, layout.dtype)
+    if product.dtype is not layout.dtype:
+        product = ops.cast(product, layout.dtype)
     if not layout.axes:
         return product
     if layout.dtype.kind == "b":
@@ -54,7 +59,7 @@ def contract(
     else:
         own = layout.dtype.kind in "fc"  # in which sums are computed if not told otherwise
         value = statistics.total(product, layout.axes, None if own else layout.dtype)
-    return permuted(value, layout.result)
+    return value if layout.result is None else permuted(value, layout.result)
 
 
 MULTIPLY = ops.ROWS["multiply"]
@@ -75,11 +80,13 @@ class Alignment(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """The axes of a product: their labels, those that are summed, and the order of those left."""
+    """The axes of a product: their labels, those that are summed, and the order of those left,
+    None where they are in order.
+    """
 
     order: Labels
     axes: tuple[int, ...]
-    result: tuple[int, ...]
+    result: tuple[int, ...] | None
     roles: dict[Any, str]
     operands: tuple[Alignment, ...]
     dtype: np.dtype
@@ -99,11 +106,11 @@ def _layout(
     contracted = tuple(dict.fromkeys(k for one in labels for k in one if k not in out))
     roles = _roles(what, operands, labels, contracted)
     order = _order(operands, labels, out, contracted, roles)
-    kept = [k for k in order if k in out]
+    kept = tuple(k for k in order if k in out)
     return Layout(
         order,
         tuple(n for n, k in enumerate(order) if k in contracted),
-        tuple(kept.index(k) for k in out),
+        None if kept == out else tuple(kept.index(k) for k in out),
         roles,
         tuple(_alignment(n, one, order, roles) for n, one in zip(operands, labels, strict=True)),
         wanted,
@@ -211,8 +218,6 @@ def _aligned(node: Node, how: Alignment, layout: Layout) -> Node:
     """The axes in order, of length 1 where the operand has none; entries of a diagonal where a
     label is repeated.
     """
-    if how.already:
-        return node
     labels = how.labels
     if (
         isinstance(node, Input)
@@ -260,6 +265,13 @@ def matmul(x1: Any, x2: Any, out: Any = None, *, dtype: Any = None, axes: Any = 
         )
     if axes is not None:
         return _matmul_axes(a, b, out, axes, dtype)
+    wanted = np.dtype(dtype) if dtype is not None else None
+    value = _contracted((a, b), _matmul_layout(a.outline, b.outline, wanted))
+    return value if out is None else _finished(value, out)
+
+
+@functools.lru_cache(maxsize=expr.TABLE_SIZE)
+def _matmul_layout(a: Outline, b: Outline, dtype: np.dtype | None) -> Layout:
     n, m = a.shape[-1], b.shape[-2 if b.ndim > 1 else -1]
     if n != m:
         raise ShapeError(
@@ -267,17 +279,11 @@ def matmul(x1: Any, x2: Any, out: Any = None, *, dtype: Any = None, axes: Any = 
             f"{'last but one' if b.ndim > 1 else 'only'} axis of the "
             f"second {m}.\n  {describe(a)}   {describe(b)}"
         )
-    labels, kept = _matmul_labels(a.ndim, b.ndim)
-    return _finished(contract("matmul", (a, b), labels, kept, dtype), out)
-
-
-@functools.cache
-def _matmul_labels(a: int, b: int) -> tuple[tuple[Labels, Labels], Labels]:
-    """The labels of operands of so many axes, and of their matrix product."""
-    names = tuple(range(max(a - 2, b - 2, 0)))
-    la = names[len(names) - max(a - 2, 0) :] + ("i", "k")[2 - min(a, 2) :]
-    lb = names[len(names) - max(b - 2, 0) :] + ("k", "j")[: min(b, 2)]
-    return (la, lb), names + ("i",) * (a > 1) + ("j",) * (b > 1)
+    names = tuple(range(max(a.ndim - 2, b.ndim - 2, 0)))
+    la = names[len(names) - max(a.ndim - 2, 0) :] + ("i", "k")[2 - min(a.ndim, 2) :]
+    lb = names[len(names) - max(b.ndim - 2, 0) :] + ("k", "j")[: min(b.ndim, 2)]
+    kept = names + ("i",) * (a.ndim > 1) + ("j",) * (b.ndim > 1)
+    return _layout("matmul", (a, b), (la, lb), kept, dtype)
 
 
 def _matmul_axes(a: Node, b: Node, out: Any, axes: Any, dtype: Any) -> Any:
