@@ -38,6 +38,7 @@ from duckkeops.expr import (
     Scalar,
     Vjp,
     is_constant,
+    outlines,
     walk,
 )
 from duckkeops.launch import Launch
@@ -415,27 +416,32 @@ LAUNCHES = 4096  # kept at most; then all are forgotten
 def listed(root: Node) -> tuple[tuple, list[Node]]:
     """What tells an expression from all others, and its nodes, the root first.
 
-    The former are the outlines of the nodes, the constants among their numbers, and which argument
-    is which node.
+    The former are the root's outline, which says those of all arguments of operations and
+    reductions, the constants among the numbers, and where a node is met again: after how many
+    others, and which it is.
     """
-    parts: list[Any] = []
-    nodes, places = [root], {root: 0}
+    parts: list[Any] = [root.outline]
+    nodes, places, count = [root], {root: 0}, 1
     for node in nodes:  # which grows meanwhile
-        parts.append(node.outline)
         kind, args = type(node), node._args
-        if kind is Scalar:
-            parts.append(node.value if is_constant(node.value) else None)  # type: ignore[attr-defined]
+        if kind is Apply or kind is Input:
+            pass
         elif kind is Reduce:
             parts.append(node.params)  # type: ignore[attr-defined]
+        elif kind is Scalar:
+            parts.append(node.value if is_constant(node.value) else None)  # type: ignore[attr-defined]
         elif kind is Vjp:
             args = (*args, node.wrt)  # type: ignore[attr-defined]
-            parts.append((node.place, node.summed))  # type: ignore[attr-defined]
+            parts.append((node.place, node.summed, *outlines(args)))  # type: ignore[attr-defined]
+        else:
+            parts.append(outlines(args))
         for a in args:
-            place = places.get(a)
-            if place is None:
-                place = places[a] = len(nodes)
+            if a in places:
+                parts.append((count, places[a]))
+            else:
+                places[a] = count
                 nodes.append(a)
-            parts.append(place)
+                count += 1
     return tuple(parts), nodes
 
 
