@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -87,18 +87,22 @@ class Arguments:
         )
 
     def filled(self, nodes: Sequence[Any], outs: Sequence[np.ndarray], keep: list[Any]) -> bytes:
-        """The array for these nodes and outputs. The arrays that it points to go to `keep`."""
+        """The array for these nodes and outputs. It points to their arrays, and to those that go to
+        `keep`.
+        """
         values: list[Any] = self.constants.copy()
         for place, pointers, strides in self.arrays:
             array = nodes[place].array
             if not array.dtype.isnative:
                 array = array.astype(array.dtype.newbyteorder("="))
-            keep.append(array)
-            address, steps = _address(array), array.strides
+                keep.append(array)
+            address = _address(array)
             for at in pointers:
                 values[at] = address
-            for at, axis in strides:
-                values[at] = steps[axis]
+            if strides:
+                steps = array.strides
+                for at, axis in strides:
+                    values[at] = steps[axis]
         for at, which in self.outs:
             values[at] = _address(outs[which])
         for at, place, dtype, imag in self.numbers:
@@ -106,10 +110,14 @@ class Arguments:
         return self.pack(*values)
 
 
+_addressof: Callable[[Any], int] = ctypes.addressof
+_from_buffer: Callable[[Any], Any] = ctypes.c_char.from_buffer
+
+
 def _address(array: np.ndarray) -> int:
     """Where the entries lie; ctypes says it in a third of the time, if it may write there."""
     try:
-        return ctypes.addressof(ctypes.c_char.from_buffer(array))  # type: ignore[arg-type]
+        return _addressof(_from_buffer(array))
     except (TypeError, ValueError):  # read-only, not contiguous, or of a dtype without a format
         return array.__array_interface__["data"][0]
 
@@ -164,6 +172,8 @@ class Launch:
     compiled: cpu.Compiled
     arguments: Arguments
     outs: tuple[_Out, ...]
+    written: tuple[tuple[tuple[int, ...], np.dtype], ...]  # shapes and dtypes, of all splits
+    as_is: bool  # what is written is the state, in the order of the result
     axes: plan.LoopAxes
     blocks: int  # of rows, of all splits
     splits: int  # of the columns, whose states are merged
@@ -178,23 +188,19 @@ class Launch:
         `count` is a number of threads, or None. Raises MemoryError if the state does not fit.
         """
         plan.check_memory(self.result_bytes, self.result)
-        split = () if self.splits == 1 else (self.splits,)
-        parts = tuple([np.empty(split + out.shape, out.dtype) for out in self.outs])
-        keep: list[Any] = []
+        parts = [np.empty(shape, dtype) for shape, dtype in self.written]
+        keep: list[Any] = [nodes, parts]
         arguments = self.arguments.filled(nodes, parts, keep)
         threads.run(
-            self.compiled,
-            arguments,
-            self.blocks,
-            self.fixed_columns,
-            self.seconds,
-            count,
-            (parts, keep),
+            self.compiled, arguments, self.blocks, self.fixed_columns, self.seconds, count, keep
         )
-        if split:
-            parts = _joined(nodes[0], parts)
-        parts = tuple([out.finished(part) for out, part in zip(self.outs, parts, strict=True)])
-        return _merged(nodes[0], self.axes, parts) if self.axes.merged else parts
+        state = tuple(parts)
+        if self.as_is:
+            return state
+        if self.splits > 1:
+            state = _joined(nodes[0], state)
+        state = tuple([out.finished(part) for out, part in zip(self.outs, state, strict=True)])
+        return _merged(nodes[0], self.axes, state) if self.axes.merged else state
 
 
 def prepare(kernel: Any, node: Reduce, order: Sequence[Node], nodes: Sequence[Node]) -> Launch:
@@ -216,10 +222,14 @@ def prepare(kernel: Any, node: Reduce, order: Sequence[Node], nodes: Sequence[No
             kernel.components, reductions.components(node), strict=True
         )
     )
+    ordered = not axes.merged and all(out.order is None and not out.wide for out in outs)
+    split = () if splits == 1 else (splits,)
     return Launch(
         kernel.compiled,
         arguments,
         outs,
+        tuple((split + out.shape, out.dtype) for out in outs),
+        ordered and not split,
         axes,
         blocks * splits,
         splits,
