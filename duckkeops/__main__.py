@@ -9,14 +9,14 @@ from collections.abc import Sequence
 import duckkeops
 from duckkeops import cache, doctor
 
-KINDS = {  # of files, as they are called in the report
-    "json": "generated sources",
-    "so": "compiled kernels",
-    "dylib": "compiled kernels",
-    "dll": "compiled kernels",
-    "c": "sources that a compiler refused",
-    "version": "versions of compilers",
-    "part": "unfinished files",
+KINDS = {  # of files, as one and several are called in the report
+    "json": ("generated source", "generated sources"),
+    "so": ("compiled kernel", "compiled kernels"),
+    "dylib": ("compiled kernel", "compiled kernels"),
+    "dll": ("compiled kernel", "compiled kernels"),
+    "c": ("source that a compiler refused", "sources that a compiler refused"),
+    "version": ("version of a compiler", "versions of compilers"),
+    "part": ("unfinished file", "unfinished files"),
 }
 
 
@@ -57,10 +57,18 @@ def _cache(options: argparse.Namespace) -> int:
         size[KINDS[f.kind]] += f.size
     for kind in dict.fromkeys(KINDS.values()):
         if count[kind]:
-            print(f"{count[kind]:8} {kind:32} {doctor.megabytes(size[kind]):>10}")
-    total = doctor.megabytes(size.total())
-    end = "removed" if options.clear else f"of {doctor.megabytes(cache.limit())}"
-    print(f"{len(files):8} {'files':32} {total:>10} {end}")
+            name = kind[count[kind] > 1]
+            print(f"{count[kind]:8} {name:32} {doctor.bytes_text(size[kind]):>10}")
+    name, total = "file" if len(files) == 1 else "files", doctor.bytes_text(size.total())
+    line = f"{len(files):8} {name:32} {total:>10}"
+    if options.clear:
+        print(line, "removed")
+        return 0
+    try:
+        print(line, f"of {doctor.bytes_text(cache.limit())}")
+    except ValueError as error:
+        print(f"{line}\n{error}")
+        return 1
     return 0
 
 

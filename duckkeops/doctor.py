@@ -53,7 +53,7 @@ def findings() -> Iterator[Finding]:
             yield Finding(name, version)
     isa = _instruction_set()
     yield isa
-    yield Finding("threads", _threads())
+    yield _threads()
     kept = _cache()
     yield kept
     if isa.advice or kept.advice.startswith("Correct"):
@@ -83,12 +83,20 @@ def _instruction_set() -> Finding:
     return Finding(name, f"{target.name}{named}, {vectors}")
 
 
-def _threads() -> str:
-    count = threads.thread_count(None)
-    for name in ("DUCKKEOPS_NUM_THREADS", "OMP_NUM_THREADS"):
-        if os.environ.get(name, "").split(",")[0] == str(count):
-            return f"{count}, as {name} says"
-    return f"{count}, the cores that this process may use, of {os.cpu_count()}"
+def _threads() -> Finding:
+    count, bad = threads.thread_count(None), []
+    why = f"the cores that this process may use, of {os.cpu_count()}"
+    for name in threads.VARIABLES:
+        if threads.named(name):
+            why = f"as {name} says"
+            break
+        if value := os.environ.get(name, "").strip():
+            bad.append(f"{name}={value}")
+    if not bad:
+        return Finding("threads", f"{count}, {why}")
+    wrong, names = " and ".join(bad), " and ".join(b.partition("=")[0] for b in bad)
+    seen = f"{count}, {why}: {wrong} {'is' if len(bad) == 1 else 'are'} not a number of threads"
+    return Finding("threads", seen, f"Correct or unset {names}: a whole number, at least 1.")
 
 
 def _cache() -> Finding:
@@ -97,20 +105,32 @@ def _cache() -> Finding:
     cannot = "" if into == wanted else ", which cannot be written"
     try:
         kept = cache.inventory(wanted)
-        size = megabytes(sum(f.size for f in kept))
-        seen = f"{wanted}{cannot}: {len(kept)} files, {size} of {megabytes(cache.limit())}"
+        files, size = counted(len(kept), "file"), bytes_text(sum(f.size for f in kept))
+        seen = f"{wanted}{cannot}: {files}, {size} of {bytes_text(cache.limit())}"
     except ValueError as error:
         seen, advice = str(error), "Correct or unset DUCKKEOPS_CACHE_SIZE."
     return Finding("cache", seen, advice)
 
 
-def megabytes(size: float) -> str:
-    """A number of bytes in MB, as people read it.
+def bytes_text(size: int) -> str:
+    """A number of bytes with the unit that suits it, as DUCKKEOPS_CACHE_SIZE is written.
 
-    >>> megabytes(1_234_000)
-    '1.2 MB'
+    >>> [bytes_text(n) for n in (0, 1, 23_400, 1_234_000, 2 * 10**9)]
+    ['0 bytes', '1 byte', '23.4 kB', '1.2 MB', '2 GB']
     """
-    return f"{size / 1e6:.1f} MB"
+    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if size >= unit:
+            return f"{size / unit:.1f}".removesuffix(".0") + f" {name}"
+    return counted(size, "byte")
+
+
+def counted(count: int, one: str) -> str:
+    """So many of a thing.
+
+    >>> counted(1, "file"), counted(2, "file")
+    ('1 file', '2 files')
+    """
+    return f"{count} {one}{'' if count == 1 else 's'}"
 
 
 # -- compilers -------------------------------------------------------------------------------------

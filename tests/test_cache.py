@@ -451,7 +451,7 @@ def test_files_of_others_are_left_alone(
     monkeypatch.setenv("DUCKKEOPS_CACHE_SIZE", "0")
     assert cache.trim(folder) == []
     assert __main__.main(["cache", "--clear"]) == 0
-    assert re.search(r"2 files +0\.0 MB removed", capsys.readouterr().out)
+    assert re.search(r"2 files +\d+ bytes removed", capsys.readouterr().out)
     assert {p.name for p in folder.iterdir() if p.is_file()} == theirs
     assert (folder / f"{cache.PREFIX}{name(2)}").is_dir()
 
@@ -482,13 +482,29 @@ def test_the_command_reports(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert __main__.main(["cache"]) == 0
-    assert re.search(r"0 files +0\.0 MB of 500\.0 MB", capsys.readouterr().out)
+    assert re.search(r"0 files +0 bytes of 500 MB", capsys.readouterr().out)
     write(1, "x" * 300_000)
     write(2, "x" * 200_000, ".so")
     monkeypatch.setenv("DUCKKEOPS_CACHE_SIZE", "2GB")
     assert __main__.main(["cache"]) == 0
     out = capsys.readouterr().out
     assert out.splitlines()[0] == str(folder)
-    assert re.search(r"1 generated sources +0\.3 MB", out)
-    assert re.search(r"1 compiled kernels +0\.2 MB", out)
-    assert re.search(r"2 files +0\.5 MB of 2000\.0 MB", out)
+    assert re.search(r"1 generated source +300\.1 kB\n", out)
+    assert re.search(r"1 compiled kernel +200\.1 kB\n", out)
+    assert re.search(r"2 files +500\.1 kB of 2 GB\n", out)
+    write(3, "x" * 1_500_000)
+    assert __main__.main(["cache"]) == 0
+    assert re.search(r"2 generated sources +1\.8 MB\n", capsys.readouterr().out)
+
+
+def test_the_command_names_a_bad_limit(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(1, "x" * 300_000)
+    monkeypatch.setenv("DUCKKEOPS_CACHE_SIZE", "many")
+    assert __main__.main(["cache"]) == 1
+    out = capsys.readouterr().out
+    assert re.search(r" 1 file +300\.1 kB\n", out)
+    assert out.splitlines()[-2] == "DUCKKEOPS_CACHE_SIZE=many is not a size in bytes."
+    assert __main__.main(["cache", "--clear"]) == 0
+    assert re.search(r" 1 file +300\.1 kB removed\n", capsys.readouterr().out)

@@ -49,6 +49,16 @@ def test_all_is_well(tmp_path: Path) -> None:
         ({"DUCKKEOPS_CFLAGS": "-fnonsense"}, "none works", "unset DUCKKEOPS_CFLAGS"),
         ({"DUCKKEOPS_ISA": "x87"}, "DUCKKEOPS_ISA=x87 is not one", "unset it"),
         ({"DUCKKEOPS_CACHE_SIZE": "x"}, "DUCKKEOPS_CACHE_SIZE=x is not", "DUCKKEOPS_CACHE_SIZE"),
+        (
+            {"DUCKKEOPS_NUM_THREADS": "two", "OMP_NUM_THREADS": "3"},
+            "3, as OMP_NUM_THREADS says: DUCKKEOPS_NUM_THREADS=two is not a number of threads",
+            "Correct or unset DUCKKEOPS_NUM_THREADS: a whole number",
+        ),
+        (
+            {"DUCKKEOPS_NUM_THREADS": "0", "OMP_NUM_THREADS": "-1"},
+            "DUCKKEOPS_NUM_THREADS=0 and OMP_NUM_THREADS=-1 are not",
+            "unset DUCKKEOPS_NUM_THREADS and OMP_NUM_THREADS",
+        ),
         ({"DUCKKEOPS_CACHE_DIR": os.devnull}, "cannot be written", "Set DUCKKEOPS_CACHE_DIR"),
     ],
 )

@@ -305,10 +305,13 @@ def thread_count(wanted: int | None, xp: Any = np) -> int:
         return wanted
     if xp is not np and xp.__name__.rpartition(".")[2] == "torch":
         return xp.get_num_threads()
-    return _named("DUCKKEOPS_NUM_THREADS") or _named("OMP_NUM_THREADS") or cores()
+    return next(filter(None, map(named, VARIABLES)), 0) or cores()
 
 
-def _named(name: str) -> int:
+VARIABLES = ("DUCKKEOPS_NUM_THREADS", "OMP_NUM_THREADS")  # the first that holds a number counts
+
+
+def named(name: str) -> int:
     """The number of threads in an environment variable; 0 where there is none."""
     value = os.environ.get(name, "")
     first = value.partition(",")[0].strip()  # OpenMP: one number for each nested level
@@ -321,7 +324,7 @@ def _named(name: str) -> int:
 
 @functools.cache
 def _warn(name: str, value: str) -> None:
-    others = 0 if name == "OMP_NUM_THREADS" else _named("OMP_NUM_THREADS")
+    others = 0 if name == "OMP_NUM_THREADS" else named("OMP_NUM_THREADS")
     log.warning(
         "%s=%r is no number of threads, which is whole and at least 1; %d are used.",
         name,
