@@ -68,6 +68,16 @@ def test_without_any_compiler_there_is_one_warning(tmp_path: Path) -> None:
     assert answer.stderr.count("WARNING") == 1 and "pip install 'duckkeops[cc]'" in answer.stderr
 
 
+@pytest.mark.skipif(not cpu.is_available(), reason="no C compiler on this machine")
+def test_a_warning_names_flags_that_no_compiler_knows(tmp_path: Path) -> None:
+    answer = many(
+        tmp_path, "auto", DUCKKEOPS_CFLAGS="-fnonsense", PATH=os.environ["PATH"], HIDE_ZIGLANG="1"
+    )
+    assert answer.stdout == "right\n", answer.stderr
+    assert answer.stderr.count("WARNING") == 1
+    assert "DUCKKEOPS_CFLAGS=-fnonsense: correct or unset it." in answer.stderr
+
+
 @needs_zig
 def test_the_extra_cc_is_enough(tmp_path: Path) -> None:
     """Zig builds its own runtime first, and we say so."""

@@ -63,6 +63,14 @@ def give_up(command: Command, fault: str) -> None:
     _search.cache_clear()
 
 
+def _added() -> str:
+    """Names the flags that the user adds, where a compiler could not build anything with them."""
+    added = os.environ.get("DUCKKEOPS_CFLAGS")
+    if not (added and _broken):
+        return ""
+    return f"  Each was given DUCKKEOPS_CFLAGS={added}: correct or unset it.\n"
+
+
 ABSENT = "it is not there"
 _broken: dict[Command, str] = {}  # compilers that answer but cannot build, and what they say
 
@@ -81,6 +89,7 @@ def _search() -> Candidate | str:
     return (
         f"no working C compiler was found (tried {', '.join(tried)}).\n"
         + "".join(f"  {name}: {fault}\n" for name, fault in tried.items() if fault)
+        + _added()
         + "  Install gcc or clang, or pip install 'duckkeops[cc]', or set DUCKKEOPS_CC; "
         "config(engine='blocks') needs none."
     )
