@@ -122,10 +122,10 @@ def _warn_if_long(spent: float, whole: float) -> None:
 def duration(seconds: float) -> str:
     """A time in the unit that suits it.
 
-    >>> duration(0.0021), duration(0.9), duration(42), duration(250), duration(9000), duration(1e6)
-    ('2.1 ms', '900 ms', '42 s', '4.2 min', '2.5 h', '12 days')
+    >>> duration(0.0021), duration(0.9), duration(1.1), duration(42), duration(250), duration(9000)
+    ('2.1 ms', '900 ms', '1.1 s', '42 s', '4.2 min', '2.5 h')
     """
-    units = ((86400, "days"), (3600, "h"), (60, "min"), (1, "s"))
-    size, unit = next((u for u in units if seconds >= 1.5 * u[0]), (1e-3, "ms"))
+    units = ((86400, 1.5, "days"), (3600, 1.5, "h"), (60, 1.5, "min"), (1, 0.9995, "s"))
+    size, _, unit = next((u for u in units if seconds >= u[0] * u[1]), (1e-3, 0, "ms"))
     value = seconds / size
     return f"{value:.2g} {unit}" if value < 10 else f"{value:.0f} {unit}"
