@@ -160,14 +160,28 @@ class LazyArray:
     def _repr_html_(self) -> str:
         return display.html(self._node, self._repr_latex_())
 
-    def source(self) -> str:
-        """The generated kernel; of a virtual array, that of its sum over the last point axis."""
-        return explain.source_of(settle(self._node, None))
+    def source(self, generated: bool = False) -> str:
+        """The C of the kernel; of a virtual array, that of its sum over the last point axis.
+
+        generated  only what was written for this formula, about a hundred lines, which includes the
+                   other files by name; else all that the compiler gets, some 2000 lines
+
+        >>> D = ((LazyArray(np.zeros((1000, 1, 3))) - np.zeros((1, 2000, 3))) ** 2).sum(-1)
+        >>> D.source(generated=True).splitlines()[0]
+        '// sum over j of sum_d((x0[i,d] - x1[j,d])**2)'
+        """
+        return explain.source_of(settle(self._node, None), generated)
 
     def explain(self) -> str:
-        """The formula, roles, loops, tile and number of pairs, a line each.
+        """The formula, what each axis is, the loops, the tile and the number of pairs, a line each.
 
         For a virtual array they are those of its sum over the last point axis.
+
+        >>> D = ((LazyArray(np.zeros((1000, 1, 3))) - np.zeros((1, 2000, 3))) ** 2).sum(-1)
+        >>> print("\\n".join(D.explain().splitlines()[:3]))
+        sum over j of sum_d((x0[i,d] - x1[j,d])**2)
+        axes       1000 points, 2000 points (reduced)
+        loops      1000 rows, each over 2000 columns
         """
         return explain.explain(settle(self._node, None))
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from duckkeops import concatenation, evaluate, expr, plan, reductions
+from duckkeops import concatenation, evaluate, expr, plan, reductions, source
 from duckkeops.config import config, current
 from duckkeops.engines import cpu, threads
 from duckkeops.expr import FEATURE, NEUTRAL, Node, Reduce
@@ -30,30 +30,24 @@ def _example(node: Node) -> Reduce:
     return reductions.reduce(reductions.BY_NAME["sum"], (node,), (axis,))
 
 
-def source_of(node: Node) -> str:
-    """The generated C of a reduction, with its skeleton."""
+def source_of(node: Node, generated: bool = False) -> str:
+    """The C of a reduction; `generated`: only what is not in the files of kernels/."""
     reduce_node = evaluate.for_kernels(_example(node))
-    return evaluate.built(
+    text = evaluate.built(
         reduce_node, plan.loop_axes(reduce_node), expr.walk(reduce_node), current()
     ).text
+    return source.generated(text) if generated else text
 
 
 def explain(node: Node) -> str:
-    """Roles, loops, tile shape: how a reduction would be computed."""
+    """Axes, loops, tile shape: how a reduction would be computed."""
     root = evaluate.for_kernels(_example(node))
     axes = plan.loop_axes(root)
     kernel = evaluate.built(root, axes, expr.walk(root), current())
     target = cpu.target()
-    lanes = target.vector_bytes // kernel.lane_bytes
-    names = ", ".join(
-        f"{n}: {expr.ROLE_NAMES[r]}" for n, r in zip(root.whole, root.whole_roles, strict=True)
-    )
-    outer, columns, features = (
-        [root.whole[a] for a in part] for part in (axes.outer, axes.columns, axes.features)
-    )
-    rows = 1 if axes.lane is None else root.whole[axes.lane]
+    vectors = f"{kernel.rows} vectors of {target.vector_bytes // kernel.lane_bytes} rows"
     count = threads.thread_count(current().threads, namespace_of(root))
-    lines = [f"{kernel.formula}", f"axes       {names}"]
+    lines = [f"{kernel.formula}", f"axes       {_axes(root)}"]
     if evaluate.is_plain(root, expr.walk(root)):
         lines.append("strategy   the array library itself: nothing pairwise in it")
     elif not evaluate.is_compiled(root):
@@ -61,12 +55,43 @@ def explain(node: Node) -> str:
         lines.append(f"strategy   tiles of the array library: {why}")
     else:
         lines += [
-            f"loops      outer {outer}, rows {rows}, columns {columns}, features {features}",
+            f"loops      {_loops(root, axes)}",
             "strategy   pairs, on the CPU",
-            f"tile       {kernel.rows} vectors of {lanes} rows, {target.name}, {count} threads",
+            f"tile       {vectors}, {target.name}, {_counted(count, 'thread')}",
         ]
     lines.append(f"work       {plan.pairs(root):.3g} pairs; estimate() tells the time")
     return "\n".join(lines)
+
+
+def _axes(root: Reduce) -> str:
+    """What each axis is, and whether it is reduced: "1000 points, 2000 points (reduced)"."""
+    names = (
+        f"{_counted(n, expr.ROLE_NAMES[role] if role != NEUTRAL else 'entry')}"
+        f"{' (reduced)' if a in root.axes else ''}"
+        for a, (n, role) in enumerate(zip(root.whole, root.whole_roles, strict=True))
+    )
+    return ", ".join(names)
+
+
+def _loops(root: Reduce, axes: plan.LoopAxes) -> str:
+    """How often what is done, from the outermost loop to the innermost."""
+
+    def size(part: tuple[int, ...]) -> str:
+        return " x ".join(str(root.whole[a]) for a in part)
+
+    text = _counted(1 if axes.lane is None else root.whole[axes.lane], "row")
+    if axes.outer:
+        text = f"{size(axes.outer)} times {text}"
+    if axes.columns:
+        text += f", each over {size(axes.columns)} columns"
+    if axes.features:
+        text += f", with {size(axes.features)} results a row"
+    return f"{text}; the rows are merged at the end" if axes.merged else text
+
+
+def _counted(count: int, one: str) -> str:
+    many = {"entry": "entries", "batch": "batches"}.get(one, f"{one}s")
+    return f"{count} {one if count == 1 else many}"
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,14 @@ def assemble(prelude: str, name: str, head: str = "") -> str:
     return head + prelude + skeleton(name)
 
 
+def generated(text: str) -> str:
+    """The prelude of an assembled source, which includes the files of kernels/ by their names."""
+    first, *rest = re.split(r'^#line \d+ "(.*)"\n', text, flags=re.MULTILINE)
+    parts = zip(rest[::2], rest[1::2], strict=True)
+    own = (p if name == "prelude" else f'#include "{Path(name).name}"\n' for name, p in parts)
+    return first + "".join(own)
+
+
 def standalone(prelude: str) -> str:
     """A prelude as a header of its own, which includes what the kernel's text would carry."""
     for marker, files in (

@@ -19,8 +19,10 @@ from duckkeops import (
     ShapeError,
     UnsupportedError,
     VirtualArrayError,
+    source,
 )
 from duckkeops.array import NumpyLazyArray
+from duckkeops.engines import cpu
 
 pytestmark = pytest.mark.filterwarnings("ignore:the matrix subclass")
 rng = np.random.default_rng(1)
@@ -624,10 +626,57 @@ def test_what_can_be_looked_at():
     lazy = lazy_squares()
     for one in (lazy, np.exp(-lazy), lazy.softmax(1)):
         assert one.source()
-        assert "point" in one.explain()
+        assert "6 points, 4 points (reduced)" in one.explain()
         assert one.estimate()
         assert one._repr_latex_().startswith("$")
         assert "(6, 4)" in one._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("make", "axes", "loops"),
+    [
+        (
+            lambda x, y: (LazyArray(x)[:, None] - y).sum(-1),
+            "90 points, 80 points (reduced)",
+            "90 rows, each over 80 columns",
+        ),
+        (
+            lambda x, y: LazyArray(x)[:, None] - y,
+            "90 points, 80 points (reduced), 3 features",
+            "90 rows, each over 80 columns, with 3 results a row",
+        ),
+        (
+            lambda x, y: (LazyArray(np.stack([x] * 5))[:, :, None] - y).sum(-1),
+            "5 points, 90 points, 80 points (reduced)",
+            "5 times 90 rows, each over 80 columns",
+        ),
+        (
+            lambda x, y: (LazyArray(x[:1])[:, None] - np.tile(y, (1000, 1))).sum(-1),
+            "1 point, 80000 points (reduced)",
+            "80000 rows; the rows are merged at the end",
+        ),
+    ],
+)
+@pytest.mark.skipif(not cpu.is_available(), reason="no C compiler on this machine")
+def test_explain_says_what_is_looped_over(make, axes, loops):
+    lines = make(np.ones((90, 3)), np.ones((80, 3))).explain().splitlines()
+    assert lines[1] == f"axes       {axes}" and lines[2] == f"loops      {loops}"
+
+
+@pytest.mark.skipif(not cpu.is_available(), reason="no C compiler on this machine")
+def test_the_generated_part_of_a_source(tmp_path):
+    """It compiles beside kernels/, and is what the whole source has besides them."""
+    for lazy in (lazy_squares(), np.exp(1j * lazy_squares()), lazy_squares().lgamma()):
+        generated, whole = lazy.source(generated=True), lazy.source()
+        lines = generated.splitlines()
+        assert lines[0] == whole.splitlines()[0] and lines[0].startswith("// sum over j of ")
+        own = [line for line in lines if not line.startswith("#include")]
+        assert len(own) < 150 < len(whole.splitlines())
+        of_whole = iter(whole.splitlines())
+        assert all(line in of_whole for line in own)  # in this order
+        (tmp_path / "one.c").write_text(generated)
+        command = (*cpu.compiler()[0], *cpu.flags(exact=False), "-I", source.kernels_folder())
+        subprocess.run([*command, "-c", "-o", tmp_path / "one.o", tmp_path / "one.c"], check=True)
 
 
 def test_repr_of_large_expressions_is_short():
