@@ -73,7 +73,7 @@ def state(node: Reduce, xp: Any) -> tuple[Any, ...]:
     if node.row.name in ("var", "std") and node.args[0].dtype.kind == "c":
         return _complex_var(node, xp)
     try:
-        return _launched(node, settings)
+        return _in_slabs(node, settings)
     except CompilerNotFoundError as error:
         if settings.engine == "cpu":
             raise
@@ -286,7 +286,8 @@ def key_of(
             parts.append((type(n.value), n.value if is_constant(n.value) else None))
         elif isinstance(n, Reduce):
             static = _static(n, n is node)
-            parts.append((n.row.name, args, n.axes, n.dtype, n.params, n.whole_roles, static))
+            params = tuple([p for p in n.params if p[0] not in n.row.sizes])
+            parts.append((n.row.name, args, n.axes, n.dtype, params, n.whole_roles, static))
         elif isinstance(n, Broadcast):
             parts.append((args, tuple([s == 1 for s in n.shape])))
         elif isinstance(n, Vjp):
@@ -459,6 +460,19 @@ def _prepared(key: tuple, node: Reduce, nodes: Sequence[Node], settings: Setting
         _launches.clear()
     _launches[settings.precision, settings.accumulate, key] = found
     return found
+
+
+def _in_slabs(node: Reduce, settings: Settings) -> tuple[np.ndarray, ...]:
+    """The state, of some rows after the other where the tables of a histogram are large."""
+    rows, axis = plan.histogram_rows(node)
+    if axis is None or rows >= node.whole[axis]:
+        return _launched(node, settings)
+    out: Any = None
+    for start in range(0, node.whole[axis], rows):
+        stop = min(start + rows, node.whole[axis])
+        part = _launched(concatenation.slice_of(node, axis, start, stop), settings)
+        out = part if out is None else node.row.merge(np, out, part, node.params)
+    return out
 
 
 def _launched(node: Reduce, settings: Settings) -> tuple[np.ndarray, ...]:

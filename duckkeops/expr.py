@@ -124,6 +124,18 @@ class Input(Node):
         self.outline = _of_input(type(array), tuple(array.shape), dtype, roles, bare)
 
 
+class Table(Input):
+    """An array that a reduction looks things up in: it takes no part in broadcasting, and has no
+    axes.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, array: Any, dtype: np.dtype):
+        self.array, self._args = array, ()
+        self.outline = _of_input(type(array), (), dtype, "", False)
+
+
 class Scalar(Node):
     """A Python number: weak in promotion, a constant or a parameter of the kernel."""
 

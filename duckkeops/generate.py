@@ -12,7 +12,7 @@ import numpy as np
 
 from duckkeops import plan
 from duckkeops.config import Settings
-from duckkeops.expr import Input, Reduce, walk
+from duckkeops.expr import Input, Reduce, Table, walk
 from duckkeops.lower import LANE, Root
 from duckkeops.prelude import Axes, Kernel, Prelude
 from duckkeops.printer import formula, lane_bytes, suffix
@@ -59,19 +59,21 @@ def prelude(
     names, named = _names(node, axes, program)
     loops, _ = node.row.types(tuple(a.dtype for a in node.args), node.params)
     whole = tuple(names.get(a) for a in range(len(node.whole)))
-    values = [
-        translator.argument(a, whole[len(whole) - a.ndim :], t)
-        for a, t in zip(node.args, loops, strict=True)
-    ]
+    args = [(a, t) for a, t in zip(node.args, loops, strict=True) if not isinstance(a, Table)]
+    values = [translator.argument(a, whole[len(whole) - a.ndim :], t) for a, t in args]
     types = _types(node, loops, settings, wide)
     features = tuple(names[a] for a in axes.features)
-    roots = [Root(v, types.value, ()) for v in values[:-1]] + [
-        Root(values[-1], types.value, features)
-    ]
+    if node.row.name == "histogram":  # the weights first
+        kinds = [compute_dtype(t) for _, t in reversed(args)]
+        roots = [Root(v, t, ()) for v, t in zip(reversed(values), kinds, strict=True)]
+    else:
+        roots = [Root(v, types.value, ()) for v in values[:-1]] + [
+            Root(values[-1], types.value, features)
+        ]
     loop_axes = Axes(
         {names[a]: a for a in axes.outer}, (LANE, -1 if axes.lane is None else axes.lane), named
     )
-    macros = _macros(node, types)
+    macros = _macros(node, types) | _binning(node, axes)
     narrow = plan.few_rows(node, axes) or dict(node.params).get("k", 0) > plan.LARGE_K
     if settings.precision != "exact":
         macros["FLUSH_SUBNORMALS"] = "1"
@@ -82,13 +84,19 @@ def prelude(
         roots,
         SECTION.get(node.row.name) or node.row.name,
         macros,
-        [types.value, types.sum, types.index] if types.uses_index else [types.value, types.sum],
+        [
+            types.value,
+            types.sum,
+            *([types.index] if types.uses_index else []),
+            *(r.dtype for r in roots),
+        ],
         plan.tile_shape(target.registers, narrow, plan.is_dear(walk(node))),
         title,
         settings.precision != "exact",
         _parameters(program, node, numbers),
         _storage(node, numbers),
         target.vector_bytes,
+        next((numbers[id(a)] for a in node.args if isinstance(a, Table)), None),
     ).text()
     assert out.features == tuple(node.whole[a] for a in axes.features)
     return out, title, types
@@ -127,7 +135,7 @@ class _types:
     """The scalar types of a reduction in C."""
 
     def __init__(self, node: Reduce, loops: tuple[np.dtype, ...], settings: Settings, wide: bool):
-        self.value = compute_dtype(loops[-1])
+        self.value = compute_dtype(loops[-1])  # of a histogram, the dtype of its table
         self.index = INT64 if wide else INT32
         name = node.row.name
         self.uses_index = name in ("argmin", "argmax", "topk", "count_nonzero")
@@ -143,6 +151,7 @@ class _types:
             )
         elif name == "count_nonzero":
             self.sum = self.index
+        self.count = np.dtype(np.float64) if len(node.args) == 3 else INT64  # of a histogram
         k = dict(node.params).get("k")
         self.components = self._components(name, k)
 
@@ -160,6 +169,7 @@ class _types:
             "var": [s, s, s],
             "std": [s, s, s],
             "topk": [(self.value, (k or 0,)), (self.index, (k or 0,))],
+            "histogram": [(self.count, ())],
         }.get(name, [s])
 
 
@@ -195,6 +205,20 @@ def _macros(node: Reduce, types: _types) -> dict[str, str]:
     if node.row.name == "topk":
         params = dict(node.params)
         out["TOPK"], out["LARGEST"] = str(params["k"]), str(int(params.get("largest", False)))
+    return out
+
+
+def _binning(node: Reduce, axes: plan.LoopAxes) -> dict[str, str]:
+    """What the kernel of a histogram is told besides."""
+    if node.row.name != "histogram":
+        return {}
+    out = {f"BIN_BY_{dict(node.params)['how']}": "1", "COUNT": "i64"}
+    if len(node.args) == 3:
+        out["COUNT"] = "f64"
+        small = node.args[1].dtype.name == "float32"
+        out["WEIGHT"] = "f32" if small else "f64"
+    if plan.rows_apart(axes):
+        out["ROWS_APART"] = "1"
     return out
 
 

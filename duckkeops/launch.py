@@ -66,6 +66,10 @@ class Arguments:
                 constants[at] = splits
             elif kind == "size":
                 constants[at] = 1 if rest[0] < 0 else node.whole[rest[0]]
+            elif kind == "param":
+                constants[at] = dict(node.params)[rest[0]]
+            elif kind == "copies":
+                constants[at] = plan.copies(node)
             elif kind == "length":
                 n = nodes[rest[0]]
                 constants[at] = (n.whole if isinstance(n, Reduce) else n.shape)[rest[1]]
@@ -165,13 +169,37 @@ def _out(
     return _Out(shape, dtype, (*order, *range(len(have), len(shape))), result, wide)
 
 
+class _Bins(NamedTuple):
+    """The tables of a histogram: one for each block of rows, or for each row. Their last bin holds
+    what is in none.
+    """
+
+    shape: tuple[int, ...]  # (outer ..., blocks, bins + 1, copies)
+    dtype: np.dtype
+    rows: _Out | None  # where each row has its own
+
+    def finished(self, array: np.ndarray) -> np.ndarray:
+        if self.rows is not None:
+            return self.rows.finished(array)[..., :-1]
+        return array[..., :-1, :].sum(axis=(-3, -1))
+
+
+def _bins(node: Reduce, axes: plan.LoopAxes, dtype: np.dtype, blocks: int) -> _Bins:
+    size = dict(node.params)["bins"] + 1
+    if plan.rows_apart(axes):
+        rows = _out(node, axes, dtype, (size,), dtype)
+        return _Bins(rows.shape, dtype, rows)
+    outer = tuple(node.whole[a] for a in axes.outer)
+    return _Bins((*outer, blocks, size, plan.copies(node)), dtype, None)
+
+
 @dataclass(frozen=True, slots=True)
 class Launch:
     """All of a launch that repeats. It holds no arrays."""
 
     compiled: cpu.Compiled
     arguments: Arguments
-    outs: tuple[_Out, ...]
+    outs: tuple[_Out | _Bins, ...]
     written: tuple[tuple[tuple[int, ...], np.dtype], ...]  # shapes and dtypes, of all splits
     as_is: bool  # what is written is the state, in the order of the result
     axes: plan.LoopAxes
@@ -200,7 +228,8 @@ class Launch:
         if self.splits > 1:
             state = _joined(nodes[0], state)
         state = tuple([out.finished(part) for out, part in zip(self.outs, state, strict=True)])
-        return _merged(nodes[0], self.axes, state) if self.axes.merged else state
+        tables = type(self.outs[0]) is _Bins
+        return _merged(nodes[0], self.axes, state) if self.axes.merged and not tables else state
 
 
 def prepare(kernel: Any, node: Reduce, order: Sequence[Node], nodes: Sequence[Node]) -> Launch:
@@ -216,13 +245,19 @@ def prepare(kernel: Any, node: Reduce, order: Sequence[Node], nodes: Sequence[No
     splits = plan.splits(node, axes, blocks)
     place = {id(n): k for k, n in enumerate(nodes)}
     arguments = Arguments(kernel.entries, node, order, [place[id(n)] for n in order], splits)
-    outs = tuple(
-        _out(node, axes, dtype, extra, own)
-        for (dtype, extra), (_, own, _) in zip(
-            kernel.components, reductions.components(node), strict=True
+    if node.row.name == "histogram":
+        places = math.prod(node.whole[a] for a in axes.outer)
+        outs = (_bins(node, axes, kernel.components[0][0], blocks // places),)
+    else:
+        outs = tuple(
+            _out(node, axes, dtype, extra, own)
+            for (dtype, extra), (_, own, _) in zip(
+                kernel.components, reductions.components(node), strict=True
+            )
         )
+    ordered = not axes.merged and all(
+        type(out) is _Out and out.order is None and not out.wide for out in outs
     )
-    ordered = not axes.merged and all(out.order is None and not out.wide for out in outs)
     split = () if splits == 1 else (splits,)
     return Launch(
         kernel.compiled,

@@ -140,7 +140,47 @@ def splits(node: Reduce, axes: LoopAxes, blocks: int) -> int:
     columns = node.whole[axes.columns[0]]
     wanted = -(-SPLIT_BLOCKS // max(blocks, 1))
     least = max(SPLIT_COLUMNS, dict(node.params).get("k", 0))  # each part fills a top-k
+    if node.row.name == "histogram":
+        tables = max(blocks, 1) * (BLOCK_ROWS if rows_apart(axes) else 1)
+        wanted = min(wanted, HISTOGRAM_BYTES // (table_bytes(node) * tables))
     return max(1, min(wanted, columns // -(-least // behind)))
+
+
+HISTOGRAM_BYTES = 32 << 20  # of tables at a time, at most about
+COPIES = 4  # of a bin, so that neighbouring lanes do not wait for each other's stores
+MOST_COPIED = 1 << 12  # bins; of more, few are met twice in a row, and the copies leave the cache
+BLOCK_ROWS = 64  # of a row block, about
+
+
+def rows_apart(axes: LoopAxes) -> bool:
+    """Has each row a result of its own? Else those of a row block may share one."""
+    return axes.lane is not None and not axes.merged
+
+
+def copies(node: Reduce) -> int:
+    """How many copies of each bin a histogram has that all rows of a block share."""
+    return 1 if rows_apart(loop_axes(node)) or _bins(node) > MOST_COPIED else COPIES
+
+
+def table_bytes(node: Reduce) -> int:
+    """Bytes of one table of a histogram."""
+    return (_bins(node) + 1) * 8 * copies(node)
+
+
+def _bins(node: Reduce) -> int:
+    return dict(node.params)["bins"]
+
+
+def histogram_rows(node: Reduce) -> tuple[int, int | None]:
+    """How many rows, and along which axis, a histogram counts at a time.
+
+    Each row block has a table of its own, so that sums do not depend on the number of threads.
+    """
+    axes = loop_axes(node)
+    if node.row.name != "histogram" or not axes.merged or axes.lane is None:
+        return 0, None
+    outer = math.prod(node.whole[a] for a in axes.outer)
+    return BLOCK_ROWS * max(1, HISTOGRAM_BYTES // (table_bytes(node) * outer)), axes.lane
 
 
 _DEAR = (
@@ -187,6 +227,8 @@ def _step(node: Reduce) -> float:
     """Cycles of one entry of the reduction itself."""
     if node.row.name == "topk":
         return 4 * CHEAP + dict(node.params).get("k", 0) / 3  # what insertions cost, roughly
+    if node.row.name == "histogram":
+        return 3 * LOGARITHM if dict(node.params)["how"] == "search" else LOGARITHM
     if node.row.name in ("logsumexp", "softmax_sum"):
         return EXPONENTIAL + 4 * CHEAP
     return 4 * CHEAP if node.row.name in ("argmin", "argmax", "var", "std") else CHEAP

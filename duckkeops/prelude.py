@@ -29,7 +29,8 @@ class Layout:
 
     ("splits",) of the first column axis; ("size", axis) of the whole; ("length", node, axis) of an
     inner fold; ("pointer", node); ("stride", node, axis) in bytes; ("value", node, dtype) of a
-    parameter, in two entries; ("out", component).
+    parameter, in two entries; ("out", component); ("param", name) of the reduction; ("copies",) of
+    each bin of a histogram.
     """
 
     entries: tuple[tuple, ...]
@@ -73,6 +74,7 @@ class Prelude:
         scalars: dict[str, np.dtype],
         storage: dict[int, np.dtype],
         vector_bytes: int,
+        table: int | None = None,
     ):
         self.p, self.axes, self.roots, self.row, self.macros, self.title = (
             program,
@@ -88,6 +90,10 @@ class Prelude:
         self.entries: list[tuple] = [("splits",)]
         self.names = ["SPLITS"]
         self.columns = list(axes.columns)
+        if table is not None:
+            self.slot("BINS", ("param", "bins"))
+            self.slot("COPIES", ("copies",))
+            self.slot("EDGES", ("pointer", table))
         self.inner = self.columns[-1]
         self.lines: list[str] = []
         kinds = [
@@ -573,7 +579,18 @@ class Prelude:
         """
         out: list[str] = []
         values = list(zip(self.roots, self.plan.values, strict=True))
-        if len(values) == 2:  # softmax_sum: the weights first
+        if len(values) == 2 and self.row == "histogram":  # the weights first
+            root, value = values.pop(0)
+            vector = f"v{vector_suffix(root.dtype)}"
+            out += [
+                f"    {vector} w[NJ][NI];",
+                "    {",
+                *writer.tile("s", value, root.dtype, [], "        ", vector),
+                "        TILE w[q][k] = s[q][k];",
+                "    }",
+            ]
+            call = "take(nj, head, acc + {at}, v, w, index);"
+        elif len(values) == 2:  # softmax_sum: the weights first
             root, value = values.pop(0)
             out += [
                 "    vval w[NJ][NI];",

@@ -84,6 +84,7 @@ class Reduction:
     torch: tuple[str, ...] = ()  # their names under torch
     aliases: tuple[str, ...] = ()  # more method names
     nargs: int = 1
+    sizes: tuple[str, ...] = ()  # parameters that are lengths of the state: no kernel knows them
 
     def __repr__(self) -> str:
         return f"Reduction({self.name})"
@@ -622,6 +623,107 @@ def _softmax_finish(xp: Any, state: State, n: int, params: Params) -> Any:
     return state[2] / state[1]
 
 
+# -- histograms: entries, or their weights, counted in bins. The last argument is a table (`Table`)
+# that numbers the bins; what is in none of them goes to one more bin, which is dropped.
+
+HEAD = 4  # numbers of a table before the lower edges: first, scale, guard, last
+
+
+def bin_table(edges: np.ndarray, dtype: np.dtype, uniform: bool) -> np.ndarray:
+    """The table of bins between these edges, for values of a dtype.
+
+    A value is in bin k if edges[k] <= value < edges[k + 1], or value <= edges[-1] in the last one.
+    Edges that are no values of the dtype are rounded up, and the last one down, which changes no
+    comparison. Of `uniform` bins (value - first) * scale is the position, up to `guard` bins; what
+    is nearer to an edge is searched for, as all are where guard is 1.
+    """
+    low = _rounded(edges, dtype, math.inf)
+    n = len(edges) - 1
+    table = np.empty(HEAD + (1 << max(n - 1, 0).bit_length()), dtype)
+    table[HEAD:] = _greatest(dtype)
+    table[HEAD : HEAD + n] = low[:-1]
+    table[:HEAD] = 0, 0, 1, _rounded(edges[-1:], dtype, -math.inf)[0]
+    if uniform:
+        first, last = float(edges[0]), float(edges[-1])
+        scale = n / (last - first) if last > first else math.inf
+        unit, tiny, most = (float(getattr(np.finfo(dtype), n)) for n in ("eps", "tiny", "max"))
+        guard = 8 * (unit * (n + max(abs(first), abs(last)) * scale) + tiny * scale)
+        if scale < most and guard < 0.5 and n < 1 / unit:
+            table[:3] = low[0], scale, guard
+    return table
+
+
+def _rounded(edges: np.ndarray, dtype: np.dtype, towards: float) -> np.ndarray:
+    """Edges in a dtype, those that it does not hold as the next greater or less of its values."""
+    with np.errstate(over="ignore"):
+        near = edges.astype(dtype)
+    if dtype.kind != "f" or np.can_cast(edges.dtype, dtype):
+        return near
+    wrong = near < edges if towards > 0 else near > edges
+    return np.where(wrong, np.nextafter(near, dtype.type(towards)), near)
+
+
+def _histogram_types(dtypes: Dtypes, params: Params) -> tuple[Dtypes, np.dtype]:
+    (values, *weights), table = dtypes[:-1], dtypes[-1]
+    if values.kind == "c" or (weights and weights[0].kind == "c"):
+        raise DtypeError("histograms count real numbers, with real weights.")
+    if not weights:
+        return (table, table), INT64
+    small = weights[0].kind == "f" and weights[0].itemsize <= 4
+    return (table, FLOAT32 if small else FLOAT64, table), FLOAT64
+
+
+def _histogram_state(dtypes: Dtypes, params: Params) -> tuple[Component, ...]:
+    return (("count", INT64 if len(dtypes) == 2 else FLOAT64, (parameter(params, "bins"),)),)
+
+
+def _histogram_tile(xp: Any, values: tuple, index: Any, params: Params) -> State:
+    v, *weights, table = values
+    bins, rows = parameter(params, "bins"), v.shape[:-1]
+    for w in weights:
+        v, w = xp.broadcast_arrays(v, w)
+        rows, weights = v.shape[:-1], [xp.reshape(w, (-1,))]
+    flat = _bins_of(xp, xp.reshape(v, (-1,)), table, params)
+    size = bins + 1
+    count = math.prod(rows)
+    if count > 1:
+        each = xp.arange(count, dtype=flat.dtype, device=v.device) * size
+        flat = flat + xp.repeat(each, v.shape[-1])
+    total = _counted(xp, flat, weights, count * size)
+    return (xp.reshape(total, (*rows, size))[..., :bins],)
+
+
+def _bins_of(xp: Any, v: Any, table: Any, params: Params) -> Any:
+    """The bin of each value; the one after the last, of those that are in none."""
+    bins = parameter(params, "bins")
+    none = xp.asarray(bins, dtype=native(xp, INT64), device=v.device)
+    if parameter(params, "how") == "position":
+        inside = (v >= 0) & (v < bins)
+        return xp.where(inside, astype(xp, v, INT64), none)
+    low = table[HEAD : HEAD + bins]
+    safe = xp.where(_isnan(xp, v), xp.zeros_like(v), v)
+    at = astype(xp, xp.searchsorted(low, safe, side="right"), INT64) - 1
+    inside = (at >= 0) & (v <= table[HEAD - 1])
+    return xp.where(inside, at, none)
+
+
+def _counted(xp: Any, positions: Any, weights: Sequence[Any], n: int) -> Any:
+    """How often each of 0 ... n - 1 occurs, or the sum of its weights in float64."""
+    wide = [astype(xp, w, FLOAT64) for w in weights]
+    if is_numpy(xp):
+        return np.bincount(positions, *wide, minlength=n)
+    if hasattr(xp, "bincount"):
+        return xp.bincount(positions, *wide, minlength=n)
+    order = xp.argsort(positions)
+    ends = xp.searchsorted(
+        xp.take(positions, order), xp.arange(n + 1, dtype=positions.dtype, device=positions.device)
+    )
+    if not wide:
+        return astype(xp, ends[1:] - ends[:-1], INT64)
+    sums = xp.cumulative_sum(xp.take(wide[0], order), include_initial=True)
+    return xp.take(sums, ends[1:]) - xp.take(sums, ends[:-1])
+
+
 # -- lazy forms: nodes made of folds ---------------------------------------------------------------
 
 
@@ -811,6 +913,10 @@ TABLE: tuple[Reduction, ...] = (
     Reduction(
         "topk", _topk_types, _topk_state, _topk_tile, _topk_merge, _topk_finish, None,
         torch=("topk",),
+    ),
+    Reduction(
+        "histogram", _histogram_types, _histogram_state, _histogram_tile, _sum_merge, _value, None,
+        nargs=2, sizes=("bins",),
     ),
 )  # fmt: skip
 

@@ -336,7 +336,15 @@ class Writer:
             return [f"{name} = {'add' if t.fold == 'sum' else 'mul'}_{s}({name}, {vector});"]
         return [f"{name} {'+' if t.fold == 'sum' else '*'}= {vector};"]
 
-    def tile(self, name: str, value: Any, dtype: np.dtype, steps: list[Any], pad: str) -> list[str]:
+    def tile(
+        self,
+        name: str,
+        value: Any,
+        dtype: np.dtype,
+        steps: list[Any],
+        pad: str,
+        vector: str = "vval",
+    ) -> list[str]:
         """`steps`, and in the sweep of the last of them `name`[q][k] = value."""
         steps = list(steps)
         last = steps.pop() if steps and isinstance(steps[-1], Straight) else Straight([])
@@ -346,6 +354,6 @@ class Writer:
         close = [f"{name}[q][k] = {text};"]
         return [
             *self.steps(steps, pad),
-            f"{pad}vval {name}[NJ][NI];",
+            f"{pad}{vector} {name}[NJ][NI];",
             *self._straight(last.temps, pad, close),
         ]

@@ -5,7 +5,7 @@
 //   Par, Row, Cols, At         records of one-sided values; addresses of the inputs at one index of the outer axes
 //   fill_par, fill_row, fill_col_j, columns_at, column_sizes, row_count, locate, output_at
 //   pairs                      the formula of one tile, handed to the reduction's `take`
-//   Acc, Head, start, take, merge, turn, finish, store, BLOCK    the reduction (reductions.h)
+//   Acc, Head, start, attach, take, merge, turn, finish, store, BLOCK    the reduction (reductions.h)
 // `a` is the array of arguments: sizes, addresses, strides in bytes, parameters, a[SPLITS]. Work is counted in row blocks of
 // NI * V rows; where rows are few the columns of the first axis are split, and each split is a row block of its own.
 #ifndef DUCKKEOPS_PRELUDE
@@ -146,6 +146,7 @@ void reduce(const i64 *a, char *records, char *work, i64 packed, i64 first, i64 
             }
             s->cancelled = 0;
             start_head(&s->head);
+            attach(a, place, (top + g) * ROWS_A_BLOCK, &s->head);
             for (int e = 0; e < OUTPUTS; ++e) start(s->acc + e);
         }
 

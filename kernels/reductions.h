@@ -614,10 +614,119 @@ INL void take(const int nj, Head *head, Acc *acc, vval v[][NI], i64 index) {
     }
 }
 INL void merge(Head *head, Acc *acc, const Acc *later) { *acc = *later; }
+#endif
+
+// ---- histogram: how many values are in each bin, or the sum of their weights -----------------------------------------
+#ifdef REDUCE_histogram
+// Each block of rows counts in tables of its own, part of the output: [bin][copy], the last bin for what is in none. Where
+// a block shares one table, neighbouring lanes count in copies of a bin, and do not wait for each other's stores. Rows with
+// a histogram each (ROWS_APART) have a table each. BIN_BY_position: the value is its bin's number; BIN_BY_search: it is
+// searched for among the lower edges; BIN_BY_scale: its position is computed, and searched for only near an edge.
+// a[EDGES]: first, scale, guard, last, then the lower edges, as many as a power of two.
+typedef struct {
+    char unused;
+} Acc;
+typedef struct {
+    COUNT *table;
+    const VAL *edges;
+    vi32 base[NI];  // of each lane's table or copy
+    vb valid[NI];   // lanes that are rows
+    i32 bins, copies, half;
+} Head;
+enum { BLOCK = 1 << 30, HEAD_NUMBERS = 4 };
+INL void start_head(Head *head) { head->half = 0; }
+INL void attach(const i64 *a, i64 place, i64 row, Head *head) {
+    const i64 rows = row_count(a), left = rows - row, size = a[BINS] + 1;
+    head->bins = (i32)a[BINS];
+    head->copies = (i32)a[COPIES];
+    head->edges = (const VAL *)a[EDGES];
+    for (head->half = 1; head->half < head->bins; head->half *= 2) {}
+    head->half /= 2;
+#ifdef ROWS_APART
+    const i64 own = (left < NI * V ? left : NI * V) * size;
+    head->table = (COUNT *)a[OUT0] + (place * rows + row) * size;
 #else
+    const i64 own = size * a[COPIES], blocks = (rows + NI * V - 1) / (NI * V);
+    head->table = (COUNT *)a[OUT0] + (place * blocks + row / (NI * V)) * own;
+#endif
+    for (i64 m = 0; m < own; ++m) head->table[m] = 0;
+    ROWS LANES {
+        const i64 lane = k * V + l;
+        head->valid[k][l] = lane < left ? -1 : 0;
+#ifdef ROWS_APART
+        head->base[k][l] = (i32)((lane < left ? lane : left - 1) * size);
+#else
+        head->base[k][l] = l & (head->copies - 1);
+#endif
+    }
+}
+INL void start(Acc *acc) { acc->unused = 0; }
+INL void merge(Head *head, Acc *acc, const Acc *later) { (void)later; }
+INL void turn(Head *head) { (void)head; }
+INL void finish(Acc *acc) { (void)acc; }
+INL void store(const Head *head, const Acc *acc, int k, char **out, i64 stride, int n) { (void)out; }
+// The last bin whose lower edge is no greater, if the value is in one at all. NaN is not.
+INL i32 searched(const Head *head, VAL v) {
+    const VAL *const low = head->edges + HEAD_NUMBERS;
+    i32 at = 0;
+    for (i32 half = head->half; half > 0; half /= 2) at += low[at + half - 1] <= v ? half : 0;
+    at += low[at] <= v;
+    at = at < head->bins ? at : head->bins;
+    return at && v <= head->edges[3] ? at - 1 : head->bins;
+}
+LONG vi32 all_searched(const Head *head, vval v) {
+    vi32 at = {};
+    LANES at[l] = searched(head, v[l]);
+    return at;
+}
+INL vi32 bins_of(const Head *head, vval v) {
+#if defined BIN_BY_position
+    const vb inside = logical_and_b1(VAL_(greater_equal)(v, VAL_(splat)(0)), VAL_(less)(v, VAL_(splat)((VAL)head->bins)));
+    return where_i32(inside, CAT2(i32_from_, VAL)(v), splat_i32(head->bins));
+#elif defined BIN_BY_search
+    return all_searched(head, v);
+#else
+    const vval zero = VAL_(splat)(0), count = VAL_(splat)((VAL)head->bins), guard = VAL_(splat)(head->edges[2]);
+    vval at = (v - VAL_(splat)(head->edges[0])) * VAL_(splat)(head->edges[1]);
+    at = VAL_(where)(VAL_(greater)(at, zero), at, zero);
+    at = VAL_(where)(VAL_(less)(at, count), at, count);
+    const vi32 bin = CAT2(i32_from_, VAL)(at);
+    const vval part = at - CAT3(VAL, _from_, i32)(bin);
+    const vb inside = logical_and_b1(VAL_(greater_equal)(v, VAL_(splat)(head->edges[HEAD_NUMBERS])), VAL_(less_equal)(v, VAL_(splat)(head->edges[3])));
+    const vb clear = logical_and_b1(VAL_(greater)(part, guard), VAL_(less)(part, VAL_(splat)(1) - guard));
+    if (__builtin_expect(any_b1(logical_and_b1(inside, logical_not_b1(clear))), 0)) return all_searched(head, v);
+    return where_i32(inside, bin, splat_i32(head->bins));
+#endif
+}
+#ifdef WEIGHT
+INL void take(const int nj, Head *head, Acc *acc, vval v[][NI], CAT2(v, WEIGHT) w[][NI], i64 index) {
+#else
+INL void take(const int nj, Head *head, Acc *acc, vval v[][NI], i64 index) {
+#endif
+    ROWS for (int q = 0; q < nj; ++q) {
+        const vi32 bin = where_i32(head->valid[k], bins_of(head, v[q][k]), splat_i32(head->bins));
+        const vi32 at = head->base[k] + bin * splat_i32(head->copies);
+        i32 place[V] __attribute__((aligned(VB)));
+        __builtin_memcpy(place, &at, sizeof place);
+#ifdef WEIGHT
+        WEIGHT weight[V] __attribute__((aligned(VB)));
+        __builtin_memcpy(weight, &w[q][k], sizeof weight);
+        UNROLL LANES head->table[place[l]] += (COUNT)weight[l];
+#else
+        UNROLL LANES ++head->table[place[l]];
+#endif
+    }
+}
+#endif
+
+// ---- what only one reduction needs -----------------------------------------------------------------------------------
+#ifndef REDUCE_histogram
+INL void attach(const i64 *a, i64 place, i64 row, Head *head) { (void)head; }
+#ifndef REDUCE_topk
 INL void finish(Acc *acc) { (void)acc; }
 #endif
 #ifndef REDUCE_softmax_sum
 INL void start_head(Head *head) { head->unused = 0; }
 INL void turn(Head *head) { (void)head; }
+#endif
 #endif

@@ -16,7 +16,7 @@ from scipy.special import logsumexp, softmax
 from duckkeops import expr, reductions
 from duckkeops.engines import blocks
 from duckkeops.errors import DtypeError, ShapeError
-from duckkeops.expr import Input
+from duckkeops.expr import Input, Table
 from duckkeops.reductions import BY_NAME, TABLE, reduce
 
 pytestmark = pytest.mark.filterwarnings(
@@ -32,7 +32,9 @@ REFERENCE = {
     "logsumexp": logsumexp,
     "softmax_sum": lambda s, axis: (softmax(s, axis=axis) * (s + 1)).sum(axis),
     "topk": lambda x, axis: np.sort(x, axis)[..., :3],
+    "histogram": lambda x, axis: np.apply_along_axis(lambda v: np.histogram(v, EDGES)[0], axis, x),
 }
+EDGES = np.array([-1.0, 0, 0.5, 2])
 DTYPES = (
     "bool",
     "int8",
@@ -45,7 +47,7 @@ DTYPES = (
     "complex64",
     "complex128",
 )
-REAL_ONLY = ("logsumexp", "topk")
+REAL_ONLY = ("logsumexp", "topk", "histogram")
 each_row = pytest.mark.parametrize("row", TABLE, ids=lambda r: r.name)
 each_library = pytest.mark.parametrize("library", ["numpy", "torch", "array_api_strict"])
 
@@ -77,11 +79,19 @@ def as_numpy(x: Any) -> np.ndarray:
 def arguments(row: reductions.Reduction, x: Input) -> list[Any]:
     if row.nargs == 1:
         return [x]
+    if row.name == "histogram":
+        dtype = reductions.computed(x.dtype if x.dtype.kind == "f" else np.dtype(float))
+        dtype = np.dtype(np.float32) if x.dtype.name == "bfloat16" else dtype
+        table = reductions.bin_table(EDGES, dtype, False)
+        if not isinstance(x.array, np.ndarray):
+            table = importlib.import_module(type(x.array).__module__.split(".")[0]).asarray(table)
+        return [x, Table(table, dtype)]
     return [x, Input(x.array + 1, x.dtype, x.roles)]
 
 
 def options(row: reductions.Reduction) -> dict[str, Any]:
-    return {"k": 3} if row.name == "topk" else {}
+    own = {"topk": {"k": 3}, "histogram": {"how": "search", "bins": 3}}
+    return own.get(row.name, {})
 
 
 def value(
@@ -100,7 +110,7 @@ def value(
 def supported(row: reductions.Reduction, dtype: str, library: str) -> bool:
     if dtype.startswith("complex") and (row.name in REAL_ONLY or row.nargs == 2):
         return False
-    if row.nargs == 2 and dtype == "bool":
+    if row.nargs == 2 and dtype == "bool" and row.name != "histogram":
         return False
     if library == "torch":
         return dtype != "uint16"
@@ -243,9 +253,11 @@ def test_merging_is_associative(row):
     a[2, 4] = np.inf
     params = tuple(sorted(options(row).items()))
 
+    table = (reductions.bin_table(EDGES, a.dtype, False),) if row.name == "histogram" else ()
+
     def tile(first: int, last: int) -> tuple:
         loops, _ = row.types((a.dtype,) * row.nargs, params)
-        values = tuple(a[:, first:last].astype(t) for t in loops)
+        values = tuple(a[:, first:last].astype(t) for t in loops[: row.nargs - len(table)]) + table
         return row.tile(xp, values, np.arange(first, last), params)
 
     with np.errstate(all="ignore"):
@@ -324,6 +336,9 @@ def test_empty_axes(row):
         return
     if row.name == "topk":
         assert value(row, a, k=0).shape == (3, 0)
+        return
+    if row.name == "histogram":
+        np.testing.assert_array_equal(value(row, a), np.zeros((3, 3), np.int64))
         return
     with np.errstate(all="ignore"):
         want = {"logsumexp": -np.inf, "softmax_sum": np.nan}.get(row.name)

@@ -22,6 +22,12 @@ def outcome(name: str, v: LazyArray) -> list[np.ndarray]:
         "count_nonzero": lambda: [np.count_nonzero(v > 0.2, axis=axis)],
         "any": lambda: [np.any(v > 1.9, axis=axis)],
         "all": lambda: [np.all(v > 1e-7, axis=axis)],
+        "histogram": lambda: [
+            np.histogram(v, 8, (0, 2))[0],
+            np.histogram(v, 8, (0, 2), weights=np.broadcast_to(weights(v.shape[1])[:, 0], v.shape))[
+                0
+            ],
+        ],
         "prod": lambda: [np.prod(1 + v / v.shape[1], axis=axis)],
     }.get(name, lambda: [getattr(np, name)(v, axis=axis)])
     return [np.asarray(a) for a in state()]

@@ -19,7 +19,7 @@ import numpy as np
 
 from duckkeops import expr, views
 from duckkeops.errors import UnsupportedError
-from duckkeops.expr import Apply, Broadcast, Concat, Input, Node, Reduce, Scalar, Vjp
+from duckkeops.expr import Apply, Broadcast, Concat, Input, Node, Reduce, Scalar, Table, Vjp
 from duckkeops.reductions import astype, computed, native, result
 
 TILE_BYTES = 32 << 20
@@ -343,7 +343,10 @@ class _Work:
         The first of them has flat position `first`.
         """
         n = math.prod(columns.values())
-        flat = tuple(self._columns(v, ndim, columns) for v in values)
+        flat = tuple(
+            v if isinstance(a, Table) else self._columns(v, ndim, columns)
+            for a, v in zip(node.args, values, strict=True)
+        )
         index = self.xp.arange(
             first, first + n, dtype=native(self.xp, np.dtype(np.int64)), **self.where
         )
