@@ -14,7 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from duckkeops import contractions, expr, genuine, indexing, ops, shapes, sorting, statistics, views
+from duckkeops import (
+    contractions,
+    expr,
+    genuine,
+    histograms,
+    indexing,
+    ops,
+    shapes,
+    sorting,
+    statistics,
+    views,
+)
 from duckkeops.errors import DtypeError, UnsupportedError
 from duckkeops.expr import Node
 from duckkeops.indexing import written
@@ -387,6 +398,10 @@ FUNCTIONS: dict[Callable, Callable] = {
     np.allclose: statistics.allclose,
     np.array_equal: statistics.array_equal,
     np.array_equiv: statistics.array_equiv,
+    # counts
+    np.histogram: histograms.histogram,
+    np.histogram_bin_edges: histograms.histogram_bin_edges,
+    np.bincount: histograms.bincount,
     # contractions
     np.dot: contractions.dot,
     np.vdot: contractions.vdot,

@@ -24,6 +24,7 @@ ORDER = (
     "numpy_functions",
     "contractions",
     "sorting",
+    "histograms",
     "statistics",
     "shapes",
     "indexing",
