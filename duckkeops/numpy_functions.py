@@ -348,6 +348,7 @@ FUNCTIONS: dict[Callable, Callable] = {
     np.dstack: shapes.dstack,
     np.column_stack: shapes.column_stack,
     np.append: shapes.append,
+    np.block: shapes.block,
     np.split: shapes.split,
     np.array_split: shapes.array_split,
     np.hsplit: shapes.hsplit,

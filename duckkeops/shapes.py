@@ -14,7 +14,7 @@ from duckkeops import expr, ops, rewrite, views
 from duckkeops.errors import DtypeError, ShapeError, UnsupportedError
 from duckkeops.expr import FEATURE, NEUTRAL, Broadcast, Concat, Input, Node
 from duckkeops.genuine import all_entries, dense, reshaped
-from duckkeops.operands import constant, input_of, is_array, namespace_of, node_of
+from duckkeops.operands import NUMBERS, constant, input_of, is_array, namespace_of, node_of
 from duckkeops.views import ALL
 
 # -- order and number of axes ----------------------------------------------------------------------
@@ -197,7 +197,10 @@ def concatenate(
     dtype: Any = None,
     casting: str = "same_kind",
 ) -> Any:
-    """Arrays one after the other along an axis: along features for virtual arrays."""
+    """Arrays one after the other along an axis.
+
+    Virtual ones along a point axis are a block array, which is reduced block by block.
+    """
     refuse_out("concatenate", out)
     nodes = [node_of(a) for a in arrays]
     if axis is None:
@@ -211,17 +214,9 @@ def concatenate(
     roles = {n.roles[axis] for n in nodes if not n.bare} or {NEUTRAL}
     if len(nodes) == 1:
         return nodes[0]
-    if roles <= {FEATURE, NEUTRAL}:
+    if roles <= {FEATURE, NEUTRAL} or any(map(expr.is_virtual, nodes)):
         return Concat(tuple(nodes), axis, common)
     like = next(n for n in nodes if not n.bare)
-    virtual = next((n for n in nodes if expr.is_virtual(n)), None)
-    if virtual is not None:
-        raise ShapeError(
-            f"cannot concatenate virtual arrays along axis {axis}, "
-            f"a {expr.ROLE_NAMES[like.roles[axis]]} axis of d: {virtual.shape}.\n"
-            "  Concatenate the inputs before combining them, "
-            "or reduce the parts and combine the results."
-        )
     xp = namespace_of(like)
     join = np.concatenate if xp is np else xp.concat
     return Input(join([dense(n) for n in nodes], axis=axis), common, like.roles)
@@ -284,6 +279,52 @@ def column_stack(tup: Any) -> Any:
 def append(arr: Any, values: Any, axis: int | None = None) -> Any:
     """`values` after `arr` along an axis."""
     return concatenate([arr, values], axis)
+
+
+def block(arrays: Any) -> Any:
+    """A block array from nested lists: the innermost ones side by side along the last axis, each
+    level further out along the axis before.
+    """
+    depth = _depth(arrays)
+    ndim = max(depth, max(n.ndim for n in _leaves(arrays)))
+    return _block(arrays, depth, ndim)
+
+
+def _depth(arrays: Any) -> int:
+    if not isinstance(arrays, list):
+        return 0
+    if not arrays:
+        raise ValueError("List at arrays cannot be empty")
+    depths = {_depth(a) for a in arrays}
+    if len(depths) > 1:
+        raise ValueError(
+            "List depths are mismatched: the lists of numpy.block must all be nested as deep, "
+            f"and here some are nested {min(depths)} and some {max(depths)} deep."
+        )
+    return 1 + depths.pop()
+
+
+def _leaves(arrays: Any) -> list[Node]:
+    if isinstance(arrays, tuple):
+        raise TypeError(
+            "arrays is a tuple. Only lists can be used to arrange blocks, and np.block does not "
+            "allow implicit conversion from tuple to ndarray."
+        )
+    if not isinstance(arrays, list):
+        return [_one(arrays)]
+    return [n for a in arrays for n in _leaves(a)]
+
+
+def _one(x: Any) -> Node:
+    """A block: an array, or a number as an array."""
+    return node_of(np.asarray(x) if isinstance(x, NUMBERS) else x)
+
+
+def _block(arrays: Any, depth: int, ndim: int) -> Any:
+    if depth == 0 or not isinstance(arrays, list):
+        one = _one(arrays)
+        return views.expand(one, range(ndim - one.ndim)) if one.ndim < ndim else one
+    return concatenate([_block(a, depth - 1, ndim) for a in arrays], ndim - depth)
 
 
 def array_split(ary: Node, indices_or_sections: Any, axis: int = 0) -> list[Node]:
