@@ -486,7 +486,7 @@ def _castable(have: Any, want: np.dtype, casting: Any, what: str) -> None:
 
 
 def refuse_out(what: str, out: Any) -> None:
-    if out is not None and out != (None,):
+    if any(o is not None for o in (out if isinstance(out, tuple) else (out,))):
         raise UnsupportedError(
             f"numpy.{what}(out=) of a lazy array has nothing to write: the result is lazy.\n"
             "  Leave out= away, and reduce the result, as in d.sum(axis=1)."
