@@ -7,16 +7,31 @@ meet, `cuts_along` says, and the reduction is evaluated between the cuts.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
 
 from duckkeops import expr, ops, reductions, views
 from duckkeops.errors import DtypeError
-from duckkeops.expr import Apply, Broadcast, Concat, Node, Reduce, walk
+from duckkeops.expr import Concat, Node, Reduce, walk
+from duckkeops.operands import constant, input_of
+from duckkeops.rewrite import rebuild
 
 
 def slice_of(node: Reduce, axis: int, start: int, stop: int) -> Reduce:
+    """The reduction of the entries start ... stop - 1 along an axis of the whole.
+
+    A top-k of fewer than k entries has them all.
+    """
     args = tuple(_slice_node(a, axis - len(node.whole) + a.ndim, start, stop) for a in node.args)
-    return Reduce(node.row, args, node.axes, node.dtype, node.params)
+    params = node.params
+    if node.row.name == "topk" and axis in node.axes:
+        lengths = (stop - start if a == axis else node.whole[a] for a in node.axes)
+        most = math.prod(lengths)
+        params = tuple((n, min(v, most) if n == "k" else v) for n, v in params)
+    return Reduce(node.row, args, node.axes, node.dtype, params)
 
 
 def _slice_node(node: Node, axis: int, start: int, stop: int) -> Node:
@@ -30,7 +45,7 @@ def _slice_node(node: Node, axis: int, start: int, stop: int) -> Node:
 
 def cuts_along(node: Node, axis: int, memo: dict | None = None) -> frozenset[int]:
     """Where along an axis (of the whole, for a reduction) concatenated parts meet."""
-    memo = {} if memo is None else memo
+    memo = {} if memo is None else memo  # by the id of a node that is alive while this runs
     key = (id(node), axis)
     if key not in memo:
         out: set[int] = set()
@@ -52,28 +67,92 @@ def cuts_along(node: Node, axis: int, memo: dict | None = None) -> frozenset[int
     return memo[key]
 
 
+class Cut(NamedTuple):
+    """A reduction taken apart along an axis of its whole: part n begins at bounds[n]."""
+
+    axis: int
+    bounds: list[int]
+    parts: list[Reduce]
+
+
+def cut(node: Reduce) -> Cut | None:
+    """The reduction cut along the first axis along which concatenated parts meet, if there is
+    one.
+    """
+    memo: dict = {}
+    for axis in range(len(node.whole)):
+        cuts = sorted(cuts_along(node, axis, memo))
+        if cuts:
+            bounds = [0, *cuts, node.whole[axis]]
+            pieces = [slice_of(node, axis, a, b) for a, b in itertools.pairwise(bounds)]
+            return Cut(axis, bounds, pieces)
+    return None
+
+
+def blocks_of(node: Reduce) -> list[Reduce]:
+    """The reductions without concatenation that make up this one."""
+    found = cut(node := without_cut_folds(node))  # type: ignore[arg-type]
+    return [node] if found is None else [b for p in found.parts for b in blocks_of(p)]
+
+
+def lengths_along(node: Reduce, axis: int) -> list[int]:
+    """The lengths of the blocks along an axis of the whole."""
+    bounds = [0, *sorted(cuts_along(node, axis)), node.whole[axis]]
+    return [b - a for a, b in itertools.pairwise(bounds)]
+
+
+# -- picks -----------------------------------------------------------------------------------------
+
+RUNS = 8  # of entries that lie in one block; up to so many, each may be a block of its own
+
+
+def in_order(node: Node, axes: Sequence[int], picks: Sequence[np.ndarray]) -> np.ndarray | None:
+    """The order of pointwise picks in which those of one block follow each other.
+
+    None if they are in order as they are, or nearly so.
+    """
+    owner = np.zeros(len(picks[0]), np.intp)
+    for a, pick in zip(axes, picks, strict=True):
+        cuts = sorted(cuts_along(node, a))
+        owner = owner * (len(cuts) + 1) + np.searchsorted(cuts, pick, side="right")
+    return np.argsort(owner, kind="stable") if np.count_nonzero(np.diff(owner)) > RUNS else None
+
+
+def taken(node: Node, axis: int, index: np.ndarray) -> Node | None:
+    """node[index] along an axis, where that goes back and forth between blocks: a choice among the
+    blocks, entry by entry. None if it does not.
+    """
+    cuts = sorted(cuts_along(node, axis))
+    owner = np.searchsorted(cuts, index, side="right")
+    if np.count_nonzero(np.diff(owner)) <= max(RUNS, 2 * len(cuts)):
+        return None
+    out: Node | None = None
+    for n, start in enumerate((0, *cuts)):
+        mine = owner == n
+        if not mine.any():
+            continue
+        entries = [views.axis(a) for a in range(node.ndim)]
+        entries[axis] = views.axis(axis, np.where(mine, index, start))
+        piece = views.view(node, views.View(node.ndim, entries, {}))
+        shape = [-1 if a == axis else 1 for a in range(node.ndim)]
+        mask = input_of(constant(node, mine.reshape(shape)), bare=True)
+        out = piece if out is None else ops.call("where", mask, piece, out)
+    return out
+
+
+# -- folds -----------------------------------------------------------------------------------------
+
+
 def without_cut_folds(root: Node) -> Node:
     """Folds over a concatenated axis become combined folds over its parts."""
     done: dict[int, Node] = {}
     for n in walk(root):
         args = tuple(done[id(a)] for a in n.args)
-        new = n if all(a is b for a, b in zip(args, n.args, strict=True)) else _rebuilt(n, args)
+        new = rebuild(n, args)
         if isinstance(new, Reduce) and n is not root:
             new = _split_fold(new)
         done[id(n)] = new
     return done[id(root)]
-
-
-def _rebuilt(node: Node, args: tuple[Node, ...]) -> Node:
-    if isinstance(node, Apply):
-        return Apply(node.op, args, node.loop, node.dtype, node.params)
-    if isinstance(node, Reduce):
-        return Reduce(node.row, args, node.axes, node.dtype, node.params)
-    if isinstance(node, Concat):
-        return Concat(args, node.axis, node.dtype)
-    if isinstance(node, Broadcast):
-        return Broadcast(args[0], node.shape)
-    raise AssertionError(type(node))
 
 
 JOINED = {

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import itertools
 import json
 import logging
 import math
@@ -24,7 +23,7 @@ import numpy as np
 from duckkeops import cache, concatenation, expr, launch, ops, plan, reductions, source
 from duckkeops.config import Settings, current
 from duckkeops.engines import blocks, cpu
-from duckkeops.errors import CompilerNotFoundError, DtypeError, UnsupportedError
+from duckkeops.errors import CompilerNotFoundError, UnsupportedError
 from duckkeops.expr import (
     FEATURE,
     NEUTRAL,
@@ -204,21 +203,14 @@ def _cut_state(node: Reduce, xp: Any) -> tuple[Any, ...]:
     merged.
     """
     node = concatenation.without_cut_folds(node)  # type: ignore[assignment]
-    whole = len(node.whole)
-    for axis in range(whole):
-        cuts = sorted(concatenation.cuts_along(node, axis))
-        if not cuts:
-            continue
-        bounds = [0, *cuts, node.whole[axis]]
-        states = [
-            state(concatenation.slice_of(node, axis, a, b), xp)
-            for a, b in itertools.pairwise(bounds)
-        ]
-        if axis in node.axes:
-            return _merge_parts(node, axis, bounds, states, xp)
-        place = [a for a in range(whole) if a not in node.axes].index(axis)
-        return tuple(xp.concat(list(parts), axis=place) for parts in zip(*states, strict=True))
-    return state(node, xp)
+    cut = concatenation.cut(node)
+    if cut is None:
+        return state(node, xp)
+    states = [state(part, xp) for part in cut.parts]
+    if cut.axis in node.axes:
+        return _merge_parts(node, cut.axis, cut.bounds, states, xp)
+    place = [a for a in range(len(node.whole)) if a not in node.axes].index(cut.axis)
+    return tuple(xp.concat(list(parts), axis=place) for parts in zip(*states, strict=True))
 
 
 def _merge_parts(
@@ -255,10 +247,10 @@ def _merge_by_position(node: Reduce, a: tuple, b: tuple, k: int, xp: Any) -> tup
     On ties the lower position wins, whichever part it is in.
     """
     if node.row.name == "topk":
-        raise DtypeError(
-            "top-k over several axes of which a later one is concatenated is not supported.\n"
-            "  Take the top-k of each part."
-        )
+        values, index = (xp.concat(pair, axis=-1) for pair in zip(a, b, strict=True))
+        order = xp.argsort(index, axis=-1)
+        both = tuple(reductions.along(xp, c, order) for c in (values, index))
+        return node.row.merge(xp, both, tuple(c[..., :0] for c in both), node.params)
     ab, ba = node.row.merge(xp, a, b, node.params), node.row.merge(xp, b, a, node.params)
     return tuple(xp.where(ab[k] <= ba[k], x, y) for x, y in zip(ab, ba, strict=True))
 

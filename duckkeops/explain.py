@@ -31,17 +31,31 @@ def _example(node: Node) -> Reduce:
 
 
 def source_of(node: Node, generated: bool = False) -> str:
-    """The C of a reduction; `generated`: only what is not in the files of kernels/."""
-    reduce_node = evaluate.for_kernels(_example(node))
-    text = evaluate.built(
-        reduce_node, plan.loop_axes(reduce_node), expr.walk(reduce_node), current()
-    ).text
-    return source.generated(text) if generated else text
+    """The C of a reduction, of a block array that of each of its kernels; `generated`: only what is
+    not in the files of kernels/.
+    """
+    blocks = map(evaluate.for_kernels, concatenation.blocks_of(_example(node)))
+    texts = (
+        evaluate.built(b, plan.loop_axes(b), expr.walk(b), current()).text
+        for b in blocks
+        if 0 not in b.whole
+    )
+    return "\n".join(source.generated(t) if generated else t for t in dict.fromkeys(texts))
 
 
 def explain(node: Node) -> str:
     """Axes, loops, tile shape: how a reduction would be computed."""
-    root = evaluate.for_kernels(_example(node))
+    whole = _example(node)
+    blocks = concatenation.blocks_of(whole)
+    if len(blocks) > 1:
+        lengths = [concatenation.lengths_along(whole, a) for a in range(len(whole.whole))]
+        sums = (" + ".join(map(str, n)) for n in lengths if sum(n) != 1)
+        cut = " x ".join(f"({s})" if "+" in s else s for s in sums)
+        largest = max(blocks, key=lambda b: math.prod(b.whole))
+        return f"blocks     {cut}: {len(blocks)} reductions, of which the largest is\n" + explain(
+            largest
+        )
+    root = evaluate.for_kernels(blocks[0])
     axes = plan.loop_axes(root)
     kernel = evaluate.built(root, axes, expr.walk(root), current())
     target = cpu.target()

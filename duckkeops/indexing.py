@@ -15,11 +15,19 @@ from typing import Any
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
 
-from duckkeops import expr, views
+from duckkeops import concatenation, expr, views
 from duckkeops.errors import ShapeError, UnsupportedError, VirtualArrayError
 from duckkeops.expr import NEUTRAL, Input, Node
 from duckkeops.genuine import dense, permuted, reshaped
-from duckkeops.operands import describe, is_array, nbytes, units, unsupported
+from duckkeops.operands import (
+    constant,
+    describe,
+    is_array,
+    namespace_of,
+    nbytes,
+    units,
+    unsupported,
+)
 from duckkeops.rewrite import reshape
 from duckkeops.views import ALL
 
@@ -205,8 +213,9 @@ def _advanced(node: Node, items: list[tuple[Item, int]], arrays: list[int]) -> A
             None if i is None else views.axis(a, i)
         )
     dropped = {a: i for i, a in items if isinstance(i, int)}
-    out = views.view(node, views.View(node.ndim, [*before, joint, *after], dropped))
     place = len(before)
+    node, joint, back = _by_block(node, joint)
+    out = views.view(node, views.View(node.ndim, [*before, joint, *after], dropped))
     if single or expr.is_virtual(out):
         return (
             out
@@ -214,11 +223,31 @@ def _advanced(node: Node, items: list[tuple[Item, int]], arrays: list[int]) -> A
             else reshape(out, (*out.shape[:place], *shape, *out.shape[place + 1 :]))
         )
     value = dense(out)
+    if back is not None:
+        value = namespace_of(value).take(value, back, axis=place)
     return (
         value
         if len(shape) == 1
         else reshaped(value, (*value.shape[:place], *shape, *value.shape[place + 1 :]))
     )
+
+
+def _by_block(node: Node, picks: views.Entry) -> tuple[Node, views.Entry, Any]:
+    """Picks of a block array by few views: the node, the picks, and how to put the result back in
+    order, if that is needed.
+    """
+    axes, selects = picks
+    if len(axes) == 1:
+        chosen = concatenation.taken(node, axes[0], selects[0])
+        if chosen is not None:
+            return chosen, views.axis(axes[0]), None
+        return node, picks, None
+    order = concatenation.in_order(node, axes, selects)
+    if order is None:
+        return node, picks, None
+    back = np.empty_like(order)
+    back[order] = np.arange(len(order))
+    return node, (axes, tuple(s[order] for s in selects)), constant(node, back)
 
 
 def _genuine_key(key: Any) -> Any:
@@ -299,9 +328,8 @@ def take_along_axis(arr: Node, indices: Any, axis: int | None = -1) -> Any:
     ]
     rest = [a for a in range(arr.ndim) if a not in axes]
     picks = tuple(np.broadcast_to(g, lengths).reshape(-1) for g in grid)
-    out = views.view(
-        arr, views.View(arr.ndim, [(tuple(axes), picks), *(views.axis(a) for a in rest)], {})
-    )
+    one, joint, back = _by_block(arr, (tuple(axes), picks))
+    out = views.view(one, views.View(arr.ndim, [joint, *(views.axis(a) for a in rest)], {}))
     if expr.is_virtual(out):
         raise unsupported(
             "numpy.take_along_axis that leaves a virtual array",
@@ -309,7 +337,10 @@ def take_along_axis(arr: Node, indices: Any, axis: int | None = -1) -> Any:
             "Index all point axes: d[rows, columns, ...].",
         )
     order = [*axes, *rest]
-    value = reshaped(dense(out), (*lengths, *out.shape[1:]))
+    value = dense(out)
+    if back is not None:
+        value = namespace_of(value).take(value, back, axis=0)
+    value = reshaped(value, (*lengths, *out.shape[1:]))
     return permuted(value, [order.index(a) for a in range(arr.ndim)])
 
 

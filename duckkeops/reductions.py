@@ -225,7 +225,7 @@ def _is(xp: Any, x: Any, kind: str) -> bool:
     return xp.isdtype(x.dtype, kind)
 
 
-def _along(xp: Any, x: Any, order: Any) -> Any:
+def along(xp: Any, x: Any, order: Any) -> Any:
     """x[..., order], row by row."""
     if hasattr(xp, "take_along_axis"):
         return xp.take_along_axis(x, order, axis=-1)
@@ -444,7 +444,7 @@ def _extreme(greatest: bool) -> tuple[Callable, Callable]:
             identity = (_least if greatest else _greatest)(_named(v))
             return (xp.full(v.shape[:-1], identity, dtype=v.dtype, device=v.device),)
         if _is(xp, v, "complex floating"):
-            return (_along(xp, v, _first(xp, v, greatest)[..., None])[..., 0],)
+            return (along(xp, v, _first(xp, v, greatest)[..., None])[..., 0],)
         return ((xp.max if greatest else xp.min)(v, axis=-1),)
 
     def merge(xp: Any, a: State, b: State, params: Params) -> State:
@@ -467,7 +467,7 @@ def _arg_extreme(greatest: bool) -> tuple[Callable, Callable]:
     def tile(xp: Any, values: tuple, index: Any, params: Params) -> State:
         (v,) = values
         at = _first(xp, _numbers(xp, v), greatest)
-        value = _along(xp, v, at[..., None])[..., 0]
+        value = along(xp, v, at[..., None])[..., 0]
         return value, xp.reshape(xp.take(index, xp.reshape(at, (-1,)), axis=0), at.shape)
 
     def merge(xp: Any, a: State, b: State, params: Params) -> State:
@@ -495,13 +495,13 @@ def _topk_tile(xp: Any, values: tuple, index: Any, params: Params) -> State:
     (v,) = values
     order = _order(xp, v, params)
     positions = xp.reshape(xp.take(index, xp.reshape(order, (-1,)), axis=0), order.shape)
-    return _along(xp, v, order), positions
+    return along(xp, v, order), positions
 
 
 def _topk_merge(xp: Any, a: State, b: State, params: Params) -> State:
     values, index = xp.concat([a[0], b[0]], axis=-1), xp.concat([a[1], b[1]], axis=-1)
     order = _order(xp, values, params)
-    return _along(xp, values, order), _along(xp, index, order)
+    return along(xp, values, order), along(xp, index, order)
 
 
 def _order(xp: Any, v: Any, params: Params) -> Any:

@@ -697,11 +697,6 @@ REFUSED = {
         ValueError,
         "cannot reshape array of size 35 into shape (4, 4)",
     ),
-    "concatenate along points": (
-        lambda d, u: np.concatenate([d, d]),
-        ValueError,
-        "cannot concatenate virtual arrays along axis 0, a point axis of d: (7, 5).",
-    ),
     "concatenate shapes": (
         lambda d, u: np.concatenate([u, u[:3]], axis=-1),
         ValueError,
