@@ -11,6 +11,7 @@ from duckkeops.errors import (
     UnsupportedError,
     VirtualArrayError,
 )
+from duckkeops.selection import argtopk, logsumexp, softmax, topk
 
 __version__ = "0.1.0"
 
@@ -23,5 +24,9 @@ __all__ = [
     "ShapeError",
     "UnsupportedError",
     "VirtualArrayError",
+    "argtopk",
     "config",
+    "logsumexp",
+    "softmax",
+    "topk",
 ]

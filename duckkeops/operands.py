@@ -222,8 +222,14 @@ def unsupported(what: str, node: Node, remedy: str = "") -> UnsupportedError:
 
 def refuse_dense(what: str, node: Node) -> VirtualArrayError:
     """The error for something that asks a virtual array for all of its entries."""
+    remedy = ""
+    if what == "numpy.asarray(d)":  # what SciPy's own logsumexp and softmax begin with
+        remedy = (
+            "\n  duckkeops.logsumexp(d, axis=1) and duckkeops.softmax(d, axis=1) "
+            "stand for those of scipy.special."
+        )
     return VirtualArrayError(
         f"{what} needs all entries of d: {describe(node)}, "
         f"which are never stored ({units(nbytes(node))}).\n"
-        "  Reduce first, as in d.sum(axis=1), or compute all pairs with d.to_dense()."
+        "  Reduce first, as in d.sum(axis=1), or compute all pairs with d.to_dense()." + remedy
     )

@@ -597,7 +597,8 @@ def _logsumexp_merge(xp: Any, a: State, b: State, params: Params) -> State:
 
 
 def _logsumexp_finish(xp: Any, state: State, n: int, params: Params) -> Any:
-    return _reference(xp, state[0]) + xp.log(state[1])
+    with np.errstate(divide="ignore"):
+        return _reference(xp, state[0]) + xp.log(state[1])
 
 
 def _softmax_state(dtypes: Dtypes, params: Params) -> tuple[Component, ...]:

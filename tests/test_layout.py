@@ -20,6 +20,7 @@ ORDER = (
     "__main__",
     "doctor",
     "__init__",
+    "selection",
     "array",
     "numpy_functions",
     "contractions",
