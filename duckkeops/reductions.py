@@ -648,7 +648,7 @@ def bin_table(edges: np.ndarray, dtype: np.dtype, uniform: bool) -> np.ndarray:
         first, last = float(edges[0]), float(edges[-1])
         scale = n / (last - first) if last > first else math.inf
         unit, tiny, most = (float(getattr(np.finfo(dtype), n)) for n in ("eps", "tiny", "max"))
-        guard = 8 * (unit * (n + max(abs(first), abs(last)) * scale) + tiny * scale)
+        guard = 4 * (unit * (n + max(abs(first), abs(last)) * scale) + tiny * scale)
         if scale < most and guard < 0.5 and n < 1 / unit:
             table[:3] = low[0], scale, guard
     return table

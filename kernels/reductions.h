@@ -665,37 +665,70 @@ INL void merge(Head *head, Acc *acc, const Acc *later) { (void)later; }
 INL void turn(Head *head) { (void)head; }
 INL void finish(Acc *acc) { (void)acc; }
 INL void store(const Head *head, const Acc *acc, int k, char **out, i64 stride, int n) { (void)out; }
-// The last bin whose lower edge is no greater, if the value is in one at all. NaN is not.
-INL i32 searched(const Head *head, VAL v) {
+// The entries p[at].
+INL vval entries(const VAL *p, vi32 at) {
+    vval r;
+#ifdef VCMP
+    unsigned short all = ALL_LANES;
+    if (VAL_BYTES == 4) __asm__("vgatherdps (%2,%3,4), %0%{%1%}" : "=&v"(r), "+Yk"(all) : "r"(p), "v"(at) : "memory");
+    else __asm__("vgatherdpd (%2,%3,8), %0%{%1%}" : "=&v"(r), "+Yk"(all) : "r"(p), "v"(at) : "memory");
+#else
+    LANES r[l] = p[at[l]];
+#endif
+    return r;
+}
+// The last bin whose lower edge is no greater, if the value is in one at all. NaN is not. All vectors of rows take turns, as
+// each step waits for the one before.
+LONG void search(const Head *head, const vval *v, vi32 *bin) {
     const VAL *const low = head->edges + HEAD_NUMBERS;
-    i32 at = 0;
-    for (i32 half = head->half; half > 0; half /= 2) at += low[at + half - 1] <= v ? half : 0;
-    at += low[at] <= v;
-    at = at < head->bins ? at : head->bins;
-    return at && v <= head->edges[3] ? at - 1 : head->bins;
+    ROWS bin[k] = splat_i32(0);
+    for (i32 half = head->half; half > 0; half /= 2)
+        ROWS bin[k] += where_i32(VAL_(less_equal)(entries(low + half - 1, bin[k]), v[k]), splat_i32(half), splat_i32(0));
+    ROWS bin[k] += where_i32(VAL_(less_equal)(entries(low, bin[k]), v[k]), splat_i32(1), splat_i32(0));
+    ROWS {
+        const vi32 last = where_i32(less_i32(bin[k], splat_i32(head->bins)), bin[k], splat_i32(head->bins));
+        const vb inside = logical_and_b1(greater_i32(last, splat_i32(0)), VAL_(less_equal)(v[k], VAL_(splat)(head->edges[3])));
+        bin[k] = where_i32(inside, last - splat_i32(1), splat_i32(head->bins));
+    }
 }
-LONG vi32 all_searched(const Head *head, vval v) {
-    vi32 at = {};
-    LANES at[l] = searched(head, v[l]);
-    return at;
+// The same for a value between the first and the last edge, whose bin is `at` or next to it, or nearly always.
+INL i32 corrected(const Head *head, VAL v, i32 at) {
+    const VAL *const low = head->edges + HEAD_NUMBERS;
+    const i32 last = head->bins - 1;
+    at = at < last ? at : last;
+    at = at > 0 && v < low[at] ? at - 1 : at < last && v >= low[at + 1] ? at + 1 : at;
+    if (v >= low[at] && (at == last || v < low[at + 1])) return at;
+    i32 first = 0;
+    for (i32 half = head->half; half > 0; half /= 2) first += low[first + half - 1] <= v ? half : 0;
+    first += low[first] <= v;
+    return (first < head->bins ? first : head->bins) - 1;
 }
-INL vi32 bins_of(const Head *head, vval v) {
+LONG vi32 all_corrected(const Head *head, vval v, vi32 bin, vb which) {
+    LANES if (which[l]) bin[l] = corrected(head, v[l], bin[l]);
+    return bin;
+}
+INL void find(const Head *head, const vval *v, vi32 *bin) {
 #if defined BIN_BY_position
-    const vb inside = logical_and_b1(VAL_(greater_equal)(v, VAL_(splat)(0)), VAL_(less)(v, VAL_(splat)((VAL)head->bins)));
-    return where_i32(inside, CAT2(i32_from_, VAL)(v), splat_i32(head->bins));
+    ROWS {
+        const vb inside = logical_and_b1(VAL_(greater_equal)(v[k], VAL_(splat)(0)), VAL_(less)(v[k], VAL_(splat)((VAL)head->bins)));
+        bin[k] = where_i32(inside, CAT2(i32_from_, VAL)(v[k]), splat_i32(head->bins));
+    }
 #elif defined BIN_BY_search
-    return all_searched(head, v);
+    search(head, v, bin);
 #else
     const vval zero = VAL_(splat)(0), count = VAL_(splat)((VAL)head->bins), guard = VAL_(splat)(head->edges[2]);
-    vval at = (v - VAL_(splat)(head->edges[0])) * VAL_(splat)(head->edges[1]);
-    at = VAL_(where)(VAL_(greater)(at, zero), at, zero);
-    at = VAL_(where)(VAL_(less)(at, count), at, count);
-    const vi32 bin = CAT2(i32_from_, VAL)(at);
-    const vval part = at - CAT3(VAL, _from_, i32)(bin);
-    const vb inside = logical_and_b1(VAL_(greater_equal)(v, VAL_(splat)(head->edges[HEAD_NUMBERS])), VAL_(less_equal)(v, VAL_(splat)(head->edges[3])));
-    const vb clear = logical_and_b1(VAL_(greater)(part, guard), VAL_(less)(part, VAL_(splat)(1) - guard));
-    if (__builtin_expect(any_b1(logical_and_b1(inside, logical_not_b1(clear))), 0)) return all_searched(head, v);
-    return where_i32(inside, bin, splat_i32(head->bins));
+    ROWS {
+        vval at = (v[k] - VAL_(splat)(head->edges[0])) * VAL_(splat)(head->edges[1]);
+        at = VAL_(where)(VAL_(greater)(at, zero), at, zero);
+        at = VAL_(where)(VAL_(less)(at, count), at, count);
+        const vi32 whole = CAT2(i32_from_, VAL)(at);
+        const vval part = at - CAT3(VAL, _from_, i32)(whole);
+        const vb inside = logical_and_b1(VAL_(greater_equal)(v[k], VAL_(splat)(head->edges[HEAD_NUMBERS])), VAL_(less_equal)(v[k], VAL_(splat)(head->edges[3])));
+        const vb clear = logical_and_b1(VAL_(greater)(part, guard), VAL_(less)(part, VAL_(splat)(1) - guard));
+        const vb near = logical_and_b1(inside, logical_not_b1(clear));
+        bin[k] = where_i32(inside, whole, splat_i32(head->bins));
+        if (__builtin_expect(any_b1(near), 0)) bin[k] = all_corrected(head, v[k], bin[k], near);
+    }
 #endif
 }
 #ifdef WEIGHT
@@ -703,18 +736,22 @@ INL void take(const int nj, Head *head, Acc *acc, vval v[][NI], CAT2(v, WEIGHT) 
 #else
 INL void take(const int nj, Head *head, Acc *acc, vval v[][NI], i64 index) {
 #endif
-    ROWS for (int q = 0; q < nj; ++q) {
-        const vi32 bin = where_i32(head->valid[k], bins_of(head, v[q][k]), splat_i32(head->bins));
-        const vi32 at = head->base[k] + bin * splat_i32(head->copies);
-        i32 place[V] __attribute__((aligned(VB)));
-        __builtin_memcpy(place, &at, sizeof place);
+    for (int q = 0; q < nj; ++q) {
+        vi32 bin[NI];
+        find(head, v[q], bin);
+        ROWS {
+            const vi32 found = where_i32(head->valid[k], bin[k], splat_i32(head->bins));
+            const vi32 at = head->base[k] + found * splat_i32(head->copies);
+            i32 place[V] __attribute__((aligned(VB)));
+            __builtin_memcpy(place, &at, sizeof place);
 #ifdef WEIGHT
-        WEIGHT weight[V] __attribute__((aligned(VB)));
-        __builtin_memcpy(weight, &w[q][k], sizeof weight);
-        UNROLL LANES head->table[place[l]] += (COUNT)weight[l];
+            WEIGHT weight[V] __attribute__((aligned(VB)));
+            __builtin_memcpy(weight, &w[q][k], sizeof weight);
+            UNROLL LANES head->table[place[l]] += (COUNT)weight[l];
 #else
-        UNROLL LANES ++head->table[place[l]];
+            UNROLL LANES ++head->table[place[l]];
 #endif
+        }
     }
 }
 #endif
