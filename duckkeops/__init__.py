@@ -1,5 +1,6 @@
 """duckkeops: ordinary array code on pairwise arrays that are far too large to store."""
 
+from duckkeops import array_api
 from duckkeops.array import LazyArray
 from duckkeops.config import config
 from duckkeops.errors import (
@@ -23,5 +24,6 @@ __all__ = [
     "ShapeError",
     "UnsupportedError",
     "VirtualArrayError",
+    "array_api",
     "config",
 ]
