@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -225,6 +226,13 @@ class LazyArray:
 
     def __dlpack_device__(self) -> Any:
         return all_entries("from_dlpack(d)", self._node).__dlpack_device__()
+
+    def __array_namespace__(self, /, *, api_version: str | None = None) -> Any:
+        """The array-API namespace of lazy arrays, `duckkeops.array_api`.
+
+        Its functions take lazy and genuine arrays, and give lazy ones.
+        """
+        return sys.modules["duckkeops.array_api"].namespace(self, api_version)
 
     def __bool__(self) -> bool:
         return bool(all_entries("bool(d)", self._node))
