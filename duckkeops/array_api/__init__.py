@@ -37,7 +37,7 @@ def members(home: Callable[[], Any], module: str) -> dict[str, Any]:
     return {
         **functions.functions(functions.FUNCTIONS, module),
         **functions.creation(home, module),
-        **functions.DTYPES,
+        **{name: dtype.type for name, dtype in functions.DTYPES.items()},  # as numpy.float32
         "result_type": functions.result_type,
         "can_cast": functions.can_cast,
         "isdtype": functions.isdtype,

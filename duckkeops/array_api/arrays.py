@@ -20,7 +20,7 @@ import numpy as np
 from duckkeops import evaluate, expr, indexing, numpy_functions, ops, sorting
 from duckkeops.array import BINARY, COMPARE, UNARY, LazyArray, NumpyLazyArray
 from duckkeops.errors import RoleError, ShapeError, UnsupportedError, VirtualArrayError
-from duckkeops.expr import Input, Node, Scalar
+from duckkeops.expr import Broadcast, Input, Node, Scalar
 from duckkeops.genuine import all_entries, settled
 from duckkeops.operands import (
     NUMBERS,
@@ -62,6 +62,10 @@ class Array(NumpyLazyArray):
     def to_device(self, device: Any, /, stream: Any = None) -> Array:
         """The same array, its inputs on `device`."""
         return wrap_node(moved(self._node, device, stream))
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        result = super().__array_ufunc__(ufunc, method, *inputs, **kwargs)
+        return wrap(result) if method == "__call__" and result is not NotImplemented else result
 
     # -- entries
 
@@ -179,6 +183,8 @@ def is_pairwise(node: Node) -> bool:
     What takes no more memory than they do is computed when it is asked for, as the scores of a few
     components or a covariance are.
     """
+    if type(node) is Broadcast:  # the library repeats an array without a copy, too
+        return is_pairwise(node.args[0])
     if not expr.is_virtual(node):
         return False
     inputs = {id(n.array): nbytes(n) for n in expr.walk(node) if type(n) is Input}
@@ -187,6 +193,10 @@ def is_pairwise(node: Node) -> bool:
 
 def entries_of(what: str, node: Node) -> Any:
     """All entries as a genuine array, or the refusal in the name of `what`."""
+    if type(node) is Broadcast and not is_pairwise(node):
+        entries = entries_of(what, node.args[0])
+        xp = np if isinstance(entries, np.ndarray) else library_of(entries)
+        return xp.broadcast_to(entries, node.shape)
     if expr.is_virtual(node) and not is_pairwise(node):
         return evaluate.to_dense(settled(node))
     return all_entries(what, node)
@@ -382,8 +392,11 @@ def numpy_library() -> Any:
 
 def theirs(xp: Any, value: Any) -> Any:
     """Arguments with the dtypes of the library `xp` for NumPy's."""
-    if isinstance(value, np.dtype) and xp.__name__ != "array_api_compat.numpy":
-        return getattr(xp, value.name)
+    named = isinstance(value, np.dtype) or (
+        isinstance(value, type) and issubclass(value, np.generic)
+    )
+    if named and xp.__name__ != "array_api_compat.numpy":
+        return getattr(xp, np.dtype(value).name)
     if type(value) is dict:
         return {k: theirs(xp, v) for k, v in value.items()}
     return tuple(theirs(xp, v) for v in value) if type(value) is tuple else value
@@ -397,7 +410,14 @@ def by_library(path: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     xp = library_of(next((a for a in arrays if not isinstance(a, np.generic)), np.empty(0)))
     function = functools.reduce(getattr, path.split("."), xp)
     with np.errstate(all="ignore"):
+        if path == "expm1" and isinstance(args[0], np.ndarray) and args[0].dtype.kind == "c":
+            return _complex_expm1(args[0])
         return function(*theirs(xp, args), **theirs(xp, kwargs))
+
+
+def _complex_expm1(z: np.ndarray) -> np.ndarray:
+    """NumPy's own gives NaN for infinite real parts, where C99 and the standard say otherwise."""
+    return np.where(np.isfinite(z.real), np.expm1(z), np.exp(z) - 1)
 
 
 def moved(node: Node, device: Any, stream: Any = None) -> Node:
@@ -489,9 +509,13 @@ def _entrywise(
     try:
         recorded = record(path, _opened_joint(args), opened(kwargs))
     except RoleError:
-        if virtual or not _one_has_all(nodes, (args, kwargs)):
+        if virtual:
             raise
-        return wrap(compute(path, args, kwargs))
+        if _one_has_all(nodes, (args, kwargs)):
+            return wrap(compute(path, args, kwargs))
+        if not all(n.bare for n in nodes):
+            raise
+        recorded = record(path, _one_opened(args), opened(kwargs))
     if virtual or not isinstance(recorded, Node) or expr.is_virtual(recorded):
         return wrap(recorded)
     if math.prod(recorded.shape) > max(map(_size, nodes), default=0):
@@ -504,6 +528,14 @@ def _opened_joint(args: Sequence[Any]) -> list[Any]:
     if len(args) == 1 and isinstance(args[0], tuple | list):  # concat, stack
         return [bare_among(args[0])]
     return bare_among(args)
+
+
+def _one_opened(args: Sequence[Any]) -> list[Any]:
+    """As `opened` for the operand with most axes; the others' axes have the roles that it says."""
+    if len(args) == 1 and isinstance(args[0], tuple | list):
+        return [_one_opened(args[0])]
+    most = max(range(len(args)), key=lambda k: getattr(args[k], "ndim", 0))
+    return [opened(a) if k == most else _kept(a) for k, a in enumerate(args)]
 
 
 def _size(node: Node) -> int:
