@@ -29,7 +29,7 @@ ROOT = Path(__file__).parent.parent
 M, N, D = 17, 15, 3
 rng = np.random.default_rng(0)
 X, Y = rng.normal(size=(M, D)), rng.normal(size=(N, D))
-B = rng.normal(size=(N, 2))
+B, COST = rng.normal(size=(N, 2)), rng.random((M, N))
 
 # -- names, signatures, dtypes ---------------------------------------------------------------------
 
@@ -496,6 +496,9 @@ def test_conversions_of_genuine_arrays():
         float(xp.asarray(1j))
     with pytest.raises(ValueError, match="NumPy's arrays are on the device 'cpu'"):
         a.to_device("cuda")
+    with pytest.raises(ValueError, match="Move the inputs before you combine them"):
+        virtual().to_device("cuda")
+    assert virtual().to_device("cpu").shape == (M, N) == LazyArray(COST).to_device("cpu").shape
     np.testing.assert_array_equal(np.from_dlpack(xp.asarray(X)), X)
     close(xp.from_dlpack(xp.asarray(X)), X)
     assert repr(a) == "Array([[1.5]], dtype=float64)"

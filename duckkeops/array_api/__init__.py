@@ -10,7 +10,7 @@ and otherwise the result of the inputs' own library, held by the Array.
 >>> x = xp.linspace(0, 1, 5)
 >>> k = xp.exp(-((x[:, None] - x[None, :]) ** 2))  # virtual
 >>> xp.round(xp.sum(k, axis=1) * 100)
-Array([323., 369., 386., 369., 323.], dtype=float64)
+Array([366., 423., 444., 423., 366.], dtype=float64)
 """
 
 import functools

@@ -20,12 +20,11 @@ import numpy as np
 from duckkeops import evaluate, expr, indexing, numpy_functions, ops, sorting
 from duckkeops.array import BINARY, COMPARE, UNARY, LazyArray, NumpyLazyArray
 from duckkeops.errors import RoleError, ShapeError, UnsupportedError, VirtualArrayError
-from duckkeops.expr import Broadcast, Input, Node, Scalar
+from duckkeops.expr import Broadcast, Input, Node
 from duckkeops.genuine import all_entries, settled
 from duckkeops.operands import (
     NUMBERS,
     describe,
-    device_of,
     input_of,
     is_array,
     leading_input,
@@ -58,10 +57,6 @@ class Array(NumpyLazyArray):
             return super().__repr__()
         entries = np.array2string(np.asarray(self), separator=", ", prefix="Array(")
         return f"Array({entries}, dtype={self.dtype.name})"
-
-    def to_device(self, device: Any, /, stream: Any = None) -> Array:
-        """The same array, its inputs on `device`."""
-        return wrap_node(moved(self._node, device, stream))
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
         result = super().__array_ufunc__(ufunc, method, *inputs, **kwargs)
@@ -392,14 +387,17 @@ def numpy_library() -> Any:
 
 def theirs(xp: Any, value: Any) -> Any:
     """Arguments with the dtypes of the library `xp` for NumPy's."""
-    named = isinstance(value, np.dtype) or (
-        isinstance(value, type) and issubclass(value, np.generic)
-    )
-    if named and xp.__name__ != "array_api_compat.numpy":
-        return getattr(xp, np.dtype(value).name)
+    if _is_dtype(value):
+        ours = xp.__name__ == "array_api_compat.numpy"
+        return value if ours else getattr(xp, np.dtype(value).name)
     if type(value) is dict:
         return {k: theirs(xp, v) for k, v in value.items()}
     return tuple(theirs(xp, v) for v in value) if type(value) is tuple else value
+
+
+def _is_dtype(value: Any) -> bool:
+    scalar = isinstance(value, type) and issubclass(value, np.generic)
+    return scalar or isinstance(value, np.dtype)
 
 
 def by_library(path: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
@@ -417,33 +415,16 @@ def by_library(path: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
 
 def _complex_expm1(z: np.ndarray) -> np.ndarray:
     """NumPy's own gives NaN for infinite real parts, where C99 and the standard say otherwise."""
-    return np.where(np.isfinite(z.real), np.expm1(z), np.exp(z) - 1)
-
-
-def moved(node: Node, device: Any, stream: Any = None) -> Node:
-    """The expression with its inputs on `device`."""
-    if type(node) is Scalar or device_of(node) == device:
-        return node
-    if type(node) is not Input:
-        raise ValueError(
-            f"to_device({device!r}): move the inputs before you combine them, "
-            f"as in LazyArray(x.to_device({device!r}))."
-        )
-    if isinstance(node.array, np.ndarray):
-        raise ValueError(f"NumPy's arrays are on the device 'cpu', and not on {device!r}.")
-    return Input(node.array.to_device(device, stream=stream), node.dtype, node.roles, node.bare)
+    return np.where(np.isfinite(np.real(z)), np.expm1(z), np.exp(z) - 1)
 
 
 # -- the kinds of functions ------------------------------------------------------------------------
 
 
-def numpy_function(path: str) -> Any:
-    return functools.reduce(getattr, path.split("."), np)
-
-
 def by_numpy(path: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """What we answer to NumPy's function of this name: a node, or a genuine array."""
-    function = numpy_function(path)
+    here: Any = np
+    function = functools.reduce(getattr, path.split("."), here)
     if isinstance(function, np.ufunc):
         return numpy_functions.ufunc(function, "__call__", tuple(args), kwargs)
     return numpy_functions.function(function, tuple(args), kwargs)
@@ -648,7 +629,7 @@ def _in_place(name: str, kind: Callable = joint) -> Callable:
 def _closed(name: str, method: Callable) -> Callable:
     @functools.wraps(method)
     def closed(self: Array, *args: Any, **kwargs: Any) -> Any:
-        return wrap(method(self, *args, **kwargs))
+        return wrap(method(wrap_node(opened(self)), *args, **kwargs))
 
     return closed
 
@@ -658,18 +639,18 @@ def _add(name: str, function: Callable) -> None:
     setattr(Array, name, function)
 
 
-_OUT = {"to_dense", "source", "explain", "estimate", "item", "tolist"}
+# what gives no array, or is the same for all lazy arrays
+_OUT = {"to_device", "to_dense", "source", "explain", "estimate", "item", "tolist"}
 
 
 def _add_operators() -> None:
-    numpys = {"abs": "abs", "negative": "negative", "positive": "positive"}
     for short, name in (BINARY | COMPARE | {"pow": "pow"}).items():
         _add(f"__{short}__", _binary(name))
         if short not in COMPARE:
             _add(f"__r{short}__", _binary(name, swapped=True))
             _add(f"__i{short}__", _in_place(name))
     for short, name in UNARY.items():
-        _add(f"__{short}__", _unary(numpys.get(name, name)))
+        _add(f"__{short}__", _unary(name))
     _add("__matmul__", _binary("matmul", kind=product))
     _add("__rmatmul__", _binary("matmul", swapped=True, kind=product))
     _add("__imatmul__", _in_place("matmul", kind=product))

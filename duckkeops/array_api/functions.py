@@ -402,7 +402,7 @@ def _checked_dtype(value: Any) -> Any:
     return value
 
 
-def _of_lazy(x: LazyArray, dtype: Any, device: Any, copy: bool | None) -> Array:
+def _of_lazy(x: LazyArray, dtype: Any, device: Any, copy: bool | None) -> Any:
     if dtype is not None and np.dtype(dtype) != x.dtype:
         if copy is False:
             raise ValueError(
