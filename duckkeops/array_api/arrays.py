@@ -55,7 +55,9 @@ class Array(NumpyLazyArray):
     def __repr__(self) -> str:
         if expr.is_virtual(self._node):
             return super().__repr__()
-        entries = np.array2string(np.asarray(self), separator=", ", prefix="Array(")
+        entries = self._entries("repr(d)")
+        if isinstance(entries, np.ndarray):
+            entries = np.array2string(entries, separator=", ", prefix="Array(")
         return f"Array({entries}, dtype={self.dtype.name})"
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:

@@ -127,6 +127,27 @@ def cast(path: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     return joint(path, (x, dtype), {})
 
 
+def grids(path: str, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Array]:
+    """meshgrid: vectors repeated, without a copy."""
+    indexing = kwargs.get("indexing", "xy")
+    vectors = [wrap(x) for x in args]
+    if indexing not in ("xy", "ij") or any(x.ndim > 1 for x in vectors):
+        raise ValueError(
+            f"meshgrid takes vectors, and indexing 'xy' or 'ij'; it got shapes "
+            f"{[x.shape for x in vectors]} and {indexing!r}."
+        )
+    places = list(range(len(vectors)))
+    if indexing == "xy" and len(vectors) > 1:
+        places[:2] = 1, 0
+    lengths = [x.size for x in vectors]
+    shape = tuple(lengths[places[k]] for k in range(len(vectors)))
+    out = []
+    for x, place in zip(vectors, places, strict=True):
+        alone = tuple(x.size if k == place else 1 for k in range(len(vectors)))
+        out.append(view("broadcast_to", (view("reshape", (x, alone), {}), shape), {}))
+    return out
+
+
 # -- the table -------------------------------------------------------------------------------------
 
 ONE: Callable = lambda x, /: None  # noqa: E731
@@ -190,7 +211,7 @@ FUNCTIONS: tuple[Row, ...] = (
     Row("triu", lambda x, /, *, k=0: None, whole),
     Row("take", lambda x, indices, /, *, axis=None: None, whole),
     Row("take_along_axis", lambda x, indices, /, *, axis=-1: None, whole),
-    Row("meshgrid", lambda *arrays, indexing="xy": None, whole),
+    Row("meshgrid", lambda *arrays, indexing="xy": None, grids),
     # constants
     *(Row(f"{name}_like", lambda x, /, *, dtype=None, device=None: None, filled_like)
       for name in ("empty", "ones", "zeros")),
