@@ -5,6 +5,13 @@ scikit-learn with array-API dispatch) runs on lazy arrays unchanged. Its functio
 genuine arrays of the same library and numbers, and give `Array`s: lazy where the result is virtual,
 and otherwise the result of the inputs' own library, held by the Array.
 
+A virtual Array refuses what needs all of its entries, as every lazy array does, unless they take no
+more memory than the inputs. An Array that is not virtual can be written to; of a virtual one
+`a[mask] = value` makes a new expression. Lazy arrays over another library, such as
+array-api-strict, have a namespace of their own (`of_library`), whose new arrays are that library's.
+array-api-compat refuses to name one namespace for lazy arrays and arrays of NumPy together, as it
+does for any two libraries; `asarray` makes Arrays of the latter.
+
 >>> import duckkeops
 >>> from duckkeops import array_api as xp
 >>> x = xp.linspace(0, 1, 5)
