@@ -373,6 +373,7 @@ def close_to_numpy(ours, theirs):
 def test_grids_of_vectors_take_no_memory():
     x, y = xp.arange(200_000), xp.linspace(0.0, 1.0, 100_000)
     rows, columns = xp.meshgrid(x, y, indexing="ij")
+    assert type(xp.meshgrid(x, y)) is tuple
     assert rows.shape == columns.shape == (200_000, 100_000)
     assert int(rows[7, 9]) == 7 and float(columns[7, -1]) == 1.0
     for indexing in ("xy", "ij"):
@@ -500,6 +501,7 @@ def test_one_value_under_a_mask_of_a_virtual_array():
         lambda d: 1 in d,
         lambda d: d[d > 2],
         xp.from_dlpack,
+        lambda d: xp.empty((M, N)).__setitem__(..., d),
     ],
 )
 def test_virtual_arrays_refuse_what_needs_all_entries(ask):

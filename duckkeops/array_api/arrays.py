@@ -137,7 +137,7 @@ class Array(NumpyLazyArray):
         if isinstance(entries, np.ndarray) and not entries.flags.writeable:
             self._node = _leaf(entries.copy(), self._node.roles, self._node.bare)
             entries = self._node.array  # type: ignore[attr-defined]
-        entries[_genuine_key(key, entries)] = _fitting(value, entries, "a[key] = d")
+        entries[_genuine_key(key, entries)] = genuine(value, "a[key] = d")
 
     def _chosen(self, mask: Any, value: Any) -> Array:
         """This virtual array with one value where a mask holds; the refusal of any other key."""
@@ -168,7 +168,7 @@ def _genuine_key(key: Any, entries: Any) -> Any:
     """A key for the genuine array `entries`: lazy arrays computed, NumPy's made its library's."""
     if isinstance(key, tuple):
         return tuple(_genuine_key(k, entries) for k in key)
-    key = _fitting(key, entries, "a[d]")
+    key = genuine(key, "a[d]")
     if isinstance(key, np.ndarray) and not isinstance(entries, np.ndarray):
         return library_of(entries).asarray(key, device=entries.device)
     return key
@@ -197,13 +197,6 @@ def entries_of(what: str, node: Node) -> Any:
     if expr.is_virtual(node) and not is_pairwise(node):
         return evaluate.to_dense(settled(node))
     return all_entries(what, node)
-
-
-def _fitting(value: Any, entries: Any, what: str) -> Any:
-    """A value or mask for a genuine array: of a virtual one all entries, if they are no more."""
-    if isinstance(value, LazyArray) and math.prod(value.shape) <= math.prod(entries.shape):
-        return evaluate.to_dense(settled(value._node))
-    return genuine(value, what)
 
 
 # -- between Arrays, nodes and genuine arrays ------------------------------------------------------

@@ -127,7 +127,7 @@ def cast(path: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     return joint(path, (x, dtype), {})
 
 
-def grids(path: str, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Array]:
+def grids(path: str, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Array, ...]:
     """meshgrid: vectors repeated, without a copy."""
     indexing = kwargs.get("indexing", "xy")
     vectors = [wrap(x) for x in args]
@@ -145,7 +145,7 @@ def grids(path: str, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Array]
     for x, place in zip(vectors, places, strict=True):
         alone = tuple(x.size if k == place else 1 for k in range(len(vectors)))
         out.append(view("broadcast_to", (view("reshape", (x, alone), {}), shape), {}))
-    return out
+    return tuple(out)
 
 
 # -- the table -------------------------------------------------------------------------------------
