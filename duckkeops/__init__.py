@@ -1,5 +1,6 @@
 """duckkeops: ordinary array code on pairwise arrays that are far too large to store."""
 
+from duckkeops import array_api
 from duckkeops.array import LazyArray
 from duckkeops.config import config
 from duckkeops.errors import (
@@ -25,6 +26,7 @@ __all__ = [
     "UnsupportedError",
     "VirtualArrayError",
     "argtopk",
+    "array_api",
     "config",
     "logsumexp",
     "softmax",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -200,6 +201,24 @@ class LazyArray:
         """
         return explain.estimate(settle(self._node, None))
 
+    def to_device(self, device: Any, /, stream: Any = None) -> LazyArray:
+        """The same array with its input on `device`; of an expression only where it lies already.
+
+        Raises ValueError for another device of an expression, or of NumPy's arrays.
+        """
+        if self.device == device:
+            return self
+        node = self._node
+        if not isinstance(node, expr.Input):
+            raise ValueError(
+                f"to_device({device!r}): d: {describe(node)} is an expression of inputs on "
+                f"{self.device!r}.\n  Move the inputs before you combine them."
+            )
+        if isinstance(node.array, np.ndarray):
+            raise ValueError(f"NumPy's arrays are on the device 'cpu', and not on {device!r}.")
+        array = node.array.to_device(device, stream=stream)
+        return _wrap(type(self), expr.Input(array, node.dtype, node.roles, node.bare))
+
     # -- all entries
 
     def to_dense(self, max_bytes: int = GIB) -> Any:
@@ -226,6 +245,13 @@ class LazyArray:
 
     def __dlpack_device__(self) -> Any:
         return all_entries("from_dlpack(d)", self._node).__dlpack_device__()
+
+    def __array_namespace__(self, /, *, api_version: str | None = None) -> Any:
+        """The array-API namespace of lazy arrays, `duckkeops.array_api`.
+
+        Its functions take lazy and genuine arrays, and give lazy ones.
+        """
+        return sys.modules["duckkeops.array_api"].namespace(self, api_version)
 
     def __bool__(self) -> bool:
         return bool(all_entries("bool(d)", self._node))
