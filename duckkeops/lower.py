@@ -24,7 +24,37 @@ from duckkeops import functions as fn
 from duckkeops.symbolic import Elem, Fold, Memo, Program
 
 LANE = "i"
-LONG = 48  # features from which |x - y|^2 is |x|^2 + |y|^2 - 2 x.y
+PRODUCTS = 8  # features from which |x - y|^2 is |x|^2 + |y|^2 - 2 x.y of what is off a centre
+LONG = 48  # the same where there is no centre
+# Products are taken of pairs with |x - y|^2 > |x|^2 * t: up to so many features, t. By the triangle
+# inequality |x|^2 + |y|^2 is then at most 32, 23 or 16 times |x - y|^2: less of it may cancel where
+# the sums have more features, and so more rounding.
+NEAR = ((10, sympy.Rational(1, 12)), (15, sympy.Rational(1, 8)), (np.inf, sympy.Rational(1, 5)))
+# Below, the squares of the coordinates are not precise, or are 0.
+LEAST = {"float32": sympy.Rational(1, 2**90), "float64": sympy.Rational(1, 2**960)}
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A fold of (x - y)^2, x of a row and y of a column, also as products.
+
+    It is end + (start + sum(left * right)); unless it is greater than `least` too many digits have
+    cancelled. `kept`: y is a field of the record, else it is read from memory.
+    """
+
+    x: Any
+    y: Any
+    left: Any
+    right: Any
+    start: Any
+    end: Any
+    least: Any
+    kept: bool
+
+    @property
+    def operands(self) -> set[Any]:
+        """The symbols whose values the kernel keeps."""
+        return set(vars(self).values()) - {self.kept} - (set() if self.kept else {self.y})
 
 
 @dataclass(eq=False)
@@ -41,12 +71,15 @@ class Temp:
     fold: str = ""
     over: tuple[str, ...] = ()
     body_dtype: np.dtype | None = None
-    gap: tuple[Any, Any, Any, Any] | None = None  # x, y, |x|^2, |y|^2 of a fold of (x - y)^2
+    gap: Gap | None = None
+    sampled: bool = False  # the value is a centre of expr, over the columns
 
     @property
     def operands(self) -> set[Any]:
         """The symbols that it is computed from."""
-        return self.expr.free_symbols | set(self.gap or ())
+        if self.gap:
+            return self.gap.operands
+        return set() if self.sampled else self.expr.free_symbols
 
     @property
     def loops(self) -> frozenset[str]:
@@ -63,7 +96,11 @@ class Root:
 
 
 class Lower:
-    """Turns expressions into Temps. `fast`: exponentials may fold log2(e) into a factor."""
+    """Turns expressions into Temps.
+
+    `fast`: exponentials may fold log2(e) into a factor, and squared distances be products.
+    `converted`: inputs that lie in memory in another dtype.
+    """
 
     def __init__(
         self,
@@ -72,16 +109,19 @@ class Lower:
         columns: tuple[str, ...],
         outer: Iterable[str],
         fast: bool,
+        converted: Iterable[str] = (),
     ):
-        self.p, self.lane, self.columns, self.outer, self.fast = (
+        self.p, self.lane, self.columns, self.outer, self.fast, self.converted = (
             program,
             lane,
             columns,
             frozenset(outer),
             fast,
+            frozenset(converted),
         )
         self.temps: list[Temp] = []
         self.by_sym: dict[Any, Temp] = {}
+        self.centred: dict[Any, tuple[Elem, Elem]] = {}  # y - centre: the two
         self._memo = Memo(self._visit)
         self._numbered: dict[Any, Elem] = {}
 
@@ -213,16 +253,18 @@ class Lower:
         out = self(what.expr, dtype)
         return self._literal(out, dtype) if out.is_number else out
 
-    def _gap(self, what: Fold, body: Any, dtype: np.dtype) -> tuple[Any, Any, Any, Any] | None:
-        """x, y, |x|^2 and |y|^2 where the fold is a long sum of (x - y)^2 of a row and a column.
+    def _gap(self, what: Fold, body: Any, dtype: np.dtype) -> Gap | None:
+        """The products that give a sum of (x - y)^2 of a row and a column.
 
         A product takes half the instructions of a difference and its square where both run on the
         same ports. The kernel looks for cancellation, and takes the differences where it finds it.
+        Where y is an input both sides are first made relative to a centre of y, as less cancels.
         """
         square = self.by_sym.get(body)
         if not self.fast or what.op != "sum" or square is None or dtype.kind != "f":
             return None
-        if len(what.over) != 1 or (self.p.sizes[what.over[0]] or 0) < LONG:
+        size = self.p.sizes[what.over[0]] or 0
+        if len(what.over) != 1 or size < PRODUCTS:
             return None
         roots = set(square.expr.free_symbols)
         if square.expr.args not in [(a, a) for a in roots] + [(a, 2) for a in roots]:
@@ -233,24 +275,56 @@ class Lower:
         terms = {c: a for a, c in map(_term, difference.expr.args)}
         if set(terms) != {1, -1}:
             return None
-        sides = sorted(terms.values(), key=lambda a: self.scope(self.idx(a)) != "row")
-        loops = [self.idx(a) - set(what.over) for a in sides]
-        if [self.scope(i) for i in loops] != ["row", self.columns[-1]]:
+        x, y = sorted(terms.values(), key=lambda a: self.scope(self.idx(a)) != "row")
+        loops = [self.idx(a) - set(what.over) for a in (x, y)]
+        if loops != [{self.lane}, {self.columns[-1]}]:
             return None
-        if any(not isinstance(a, Elem) or self.dtype(a) != dtype for a in sides):
+        if any(not isinstance(a, Elem) or self.dtype(a) != dtype for a in (x, y)):
             return None
+        centred = y not in self.by_sym
+        if not centred and size < LONG:
+            return None
+        from_x, right = (self._off_centre(a, y, dtype) if centred else a for a in (x, y))
+        left = self._product([sympy.Integer(-2), from_x], dtype)
         xx, yy = (
             self._new(
-                self.temp(sympy.Mul(a, a, evaluate=False), dtype),
+                self._product([a, a], dtype),
                 dtype,
                 i,
                 fold="sum",
                 over=what.over,
                 body_dtype=dtype,
             )
-            for a, i in zip(sides, loops, strict=True)
+            for a, i in zip((left, right), loops, strict=True)
         )
-        return sides[0], sides[1], xx, yy
+        # infinite before sums of such squares are; xx is four times |x|^2
+        high_x = self._product([sympy.Integer(4), xx], dtype)
+        high_y = self._product([sympy.Integer(16), yy], dtype)
+        t = next(t for most, t in NEAR if size <= most)
+        far = self._product([t / 16, high_x], dtype)
+        nan = self.temp(_sum(high_y, sympy.Mul(-1, high_y, evaluate=False)), dtype)
+        return Gap(
+            x,
+            y,
+            left,
+            right,
+            self.temp(_sum(yy, nan), dtype),
+            self._product([sympy.Rational(1, 4), xx], dtype),
+            self.temp(_sum(far, LEAST[dtype.name]), dtype),
+            not centred or y.base in self.converted,
+        )
+
+    def _off_centre(self, a: Any, y: Any, dtype: np.dtype) -> Any:
+        """a, less the centre of the columns y."""
+        key = ("centre", y)
+        if key not in self._numbered:
+            idx = self.idx(y) - set(self.columns)
+            self._numbered[key] = self._new(y, dtype, idx, sampled=True)
+        centre = self._numbered[key]
+        out = self.temp(_sum(a, sympy.Mul(-1, centre, evaluate=False)), dtype)
+        if a == y:
+            self.centred[out] = y, centre
+        return out
 
     def _literal(self, number: Any, dtype: np.dtype) -> Elem:
         key = (number, dtype)
@@ -426,6 +500,11 @@ class Lower:
         return self.temp(sympy.exp(x, evaluate=False), dtype)
 
 
+def _sum(a: Any, b: Any) -> Any:
+    """a + b as it is written."""
+    return sympy.Add(a, b, evaluate=False)
+
+
 def _term(a: Any) -> tuple[Any, Any]:
     """A term without its coefficient, and that."""
     c, core = a.as_coeff_Mul()
@@ -553,6 +632,10 @@ class Scheduler:
         self.needed[own][a] = None
         for b in sorted(temp.operands, key=str):
             self._need(b, own)
+        if temp.sampled:
+            self.direct[temp.expr] = None
+        if temp.gap and not temp.gap.kept:
+            self.direct[temp.gap.y] = None
 
     def _sorted(self, operands: Iterable[Any]) -> list[Any]:
         rank = {t.sym: n for n, t in enumerate(self.lower.temps)}
@@ -645,10 +728,11 @@ class Scheduler:
         groups: dict[tuple, list[Temp]] = {}
         for t in temps:
             stored = bool(self.features(t.idx))
-            groups.setdefault((stored, self.features(t.idx) if stored else t.over), []).append(t)
+            loops = self.features(t.idx) if stored else t.over
+            groups.setdefault((stored, loops, t.sym if t.gap else None), []).append(t)
         return [
             self._nest(ts, loops, "store" if stored else "fold", scope, frozenset())
-            for (stored, loops), ts in groups.items()
+            for (stored, loops, _), ts in groups.items()
         ]
 
     def _nest(

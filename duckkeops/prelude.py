@@ -85,7 +85,12 @@ class Prelude:
             title,
         )
         self.scalars, self.storage, self.vector_bytes = scalars, storage, vector_bytes
-        self.lower = Lower(program, LANE, tuple(axes.columns), axes.outer, fast)
+        converted = [
+            base
+            for base, (number, _) in program.inputs.items()
+            if storage.get(number) != program.types[base]
+        ]
+        self.lower = Lower(program, LANE, tuple(axes.columns), axes.outer, fast, converted)
         self.plan = Scheduler(self.lower, roots)
         self.entries: list[tuple] = [("splits",)]
         self.names = ["SPLITS"]
@@ -221,6 +226,8 @@ class Prelude:
                 return f"splat_{t}(p->{self.field(a)})"
             if own == "row":
                 return f"r{'[k].' if scope == 'pair' else '->'}{self.field(a)}"
+            if scope == own == "row" and a not in self.lower.by_sym:
+                return f"r->{self.field(a)}"  # filled before the statements
             if scope == own:
                 return (
                     self.name(a)
@@ -253,11 +260,7 @@ class Prelude:
         return f"splat_{t}({self._scalar(stored, address)})"
 
     def _scalar(self, stored: str, address: str) -> str:
-        return (
-            f"load_{stored}({address})"
-            if stored in ("f16", "bf16")
-            else f"*(const {stored} *)({address})"
-        )
+        return f"load_{stored}({address})"
 
     def parameter(self, a: Elem) -> str:
         number, _ = self.p.inputs[a.base]
@@ -275,7 +278,7 @@ class Prelude:
     # -- statements --------------------------------------------------------------------------------
 
     def text(self) -> Kernel:
-        body: list[str] = []
+        body = [line for t in self._used() if t.sampled for line in self._centre(t)]
         for name in ("par", *self.columns, "row"):
             body += self._fill(name)
         body += self._pairs()
@@ -480,7 +483,7 @@ class Prelude:
                 local.append(f"{pad}{store(self.field(a), self.name(a), dtype)}")
                 continue
             if len(features) == 1 and self._is_copied(a, dtype, scope):
-                local.append(f"{pad}{self._copy(a, scope, features[0])}")
+                local.append(f"{pad}{self._copy(a, scope, features[0], self.name(a))}")
                 continue
             for c in features:
                 local.append(f"{pad}for (int {c} = 0; {c} < {self.p.sizes[c]}; ++{c})")
@@ -492,6 +495,15 @@ class Prelude:
         out += [*local, *(declared for declared, _ in arrays), *steps]
         for a, dtype, features in table.fields:
             if a in self.lower.by_sym:
+                y, centre = self.lower.centred.get(a, (None, None))
+                if y is not None and self._is_copied(y, dtype, scope):
+                    out.append(f"    {self._copy(y, scope, features[0], self.name(a))}")
+                    out.append(
+                        f"    off_centre_{suffix(dtype)}(c_{scope}->{self.name(a)}, "
+                        f"sizeof(struct Col_{scope}), p->{self.name(centre)}, "
+                        f"{self.p.sizes[features[0]]}, n);"
+                    )
+                    continue
                 pad = "    "
                 for c in features:
                     out.append(f"{pad}for (int {c} = 0; {c} < {self.p.sizes[c]}; ++{c})")
@@ -506,7 +518,7 @@ class Prelude:
         stored = suffix(self.storage[self.p.inputs[a.base][0]])
         return stored == suffix(dtype) and scope in a.idx
 
-    def _copy(self, a: Elem, scope: str, feature: str) -> str:
+    def _copy(self, a: Elem, scope: str, feature: str, field: str) -> str:
         """Copy the features of some columns, column by column as they lie in memory."""
         number, where = self.p.inputs[a.base]
         column, inner = (
@@ -515,7 +527,7 @@ class Prelude:
         )
         source = self.address(a, {scope: "first", feature: ""})
         return (
-            f"copy_{suffix(self.p.types[a.base])}(c_{scope}->{self.name(a)}, "
+            f"copy_{suffix(self.p.types[a.base])}(c_{scope}->{field}, "
             f"sizeof(struct Col_{scope}), {source}, {column}, {inner}, "
             f"{self.p.sizes[feature]}, n);"
         )
@@ -557,12 +569,14 @@ class Prelude:
         out = [
             "INL void pairs(const int nj, const i64 *a, const struct At *at, const struct Par *p, "
             "const struct Row *r, const i64 *i,",
-            "               const int *n, int *cancelled, const struct Cols *cols, const i64 *c, "
-            "i64 index, Head *head, Acc *acc) {",
+            "               const int *n, const int cancels, const struct Cols *cols, "
+            "const i64 *c, i64 index, Head *head, Acc *acc) {",
         ]
         for m, name in enumerate(self.columns):
             out.append(f"    const struct Col_{name} *c_{name} = cols->{name} + c[{m}];")
         writer = Writer(self, "pair", roots=self.plan.values)
+        gaps = [line for nest in writer.gaps() for line in writer.differences(nest)]
+        out = [*gaps, *self._cancels(writer), *out]
         table = self.plan.scopes["pair"]
         arrays = [self._array(t, "[NJ][NI]", self.rows * self.cols) for t in table.arrays]
         out += [declared for declared, _ in arrays]
@@ -571,6 +585,66 @@ class Prelude:
             out += writer.steps(table.steps, "    ")
         out += self._take(writer, together)
         return [*out, *(freed for _, freed in arrays if freed), "}", ""]
+
+    def tile_function(self, name: str, result: str, body: list[str]) -> list[str]:
+        """A function of one tile that is not inlined; `call_tile` calls it."""
+        args = (
+            "const i64 *a, const struct At *at, const struct Row *r, const struct Cols *cols, "
+            "const i64 *c"
+        )
+        (m,) = [n for n, name in enumerate(self.columns) if name == self.inner]
+        return [
+            f"INL void {name}_of(const int nj, {args}, {result}) {{",
+            f"    const struct Col_{self.inner} *c_{self.inner} = cols->{self.inner} + c[{m}];",
+            *body,
+            "}",
+            f"static __attribute__((noinline)) void {name}(int nj, {args}, {result}) {{",
+            f"    if (nj == NJ) {name}_of(NJ, a, at, r, cols, c, out);",
+            f"    else {name}_of(1, a, at, r, cols, c, out);",
+            "}",
+            "",
+        ]
+
+    def call_tile(self, name: str, out: str) -> str:
+        return f"{name}(nj, a, at, r, cols, c, {out});"
+
+    def _cancels(self, writer: Writer) -> list[str]:
+        """The function that says if a squared distance of one column cancels."""
+        if not writer.gaps():
+            return []
+        out = [
+            "#define CANCELS 1",
+            "static int cancels_at(const struct Row *r, const struct Cols *cols, i64 column) {",
+            f"    const struct Col_{self.inner} *c_{self.inner} = cols->{self.inner} + column;",
+            "    const int nj = 1;",
+            "    int any = 0;",
+        ]
+        for nest in writer.gaps():
+            (t,) = nest.temps
+            out += [
+                "    {",
+                f"        v{vector_suffix(t.dtype)} {self.name(t.sym)}[1][NI];",
+                *writer.products(nest, "        "),
+                "        any |= near;",
+                "    }",
+            ]
+        return [*out, "    return any;", "}", ""]
+
+    def _centre(self, t: Temp) -> list[str]:
+        """The function that looks at some columns of an input for the centre of one feature."""
+        (c,), s = self.plan.features(t.idx), suffix(t.dtype)
+        number, _ = self.p.inputs[t.expr.base]
+        address = self.address(t.expr, {self.inner: "m*columns/n"})
+        return [
+            f"static {s} {self.name(t.sym)}_at(const i64 *a, const struct At *at, int {c}) {{",
+            f"    const i64 columns = {self.length(self.inner)}, n = columns < 32 ? columns : 32;",
+            f"    {s} some[32];",
+            "    for (i64 m = 0; m < n; ++m) "
+            f"some[m] = ({s}){self._scalar(suffix(self.storage[number]), address)};",
+            f"    return centre_{s}(some, (int)n);",
+            "}",
+            "",
+        ]
 
     def _take(self, writer: Writer, together: list[Any]) -> list[str]:
         """Hand the values of the tile to the reduction.

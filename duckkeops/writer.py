@@ -8,14 +8,12 @@ from typing import Any
 import numpy as np
 import sympy
 
-from duckkeops.lower import Nest, Straight, Temp
+from duckkeops.lower import Gap, Nest, Straight, Temp
 from duckkeops.printer import suffix, vector_suffix
 
 UNROLL_UP_TO = 4  # features; beyond it full unrolling makes gcc spill
 BLOCK = 64  # features that are summed on their own, where there are many
 INLINE_DEPTH = 3  # operations in each other that are printed in place
-# Of a squared distance: below, the squares of the coordinates are not precise, or are 0.
-LEAST = {"float32": "0x1p-90f", "float64": "0x1p-960"}
 
 
 class Writer:
@@ -117,6 +115,9 @@ class Writer:
         return out
 
     def _value(self, t: Temp) -> str:
+        if t.sampled:
+            (c,) = self.plan.features(t.idx)
+            return f"splat_{suffix(t.dtype)}({self.o.name(t.sym)}_at(a, at, {c}))"
         loop = self.o._loop(t)
         text = self.printer.text(t.expr, loop)
         if t.expr.is_number:
@@ -154,52 +155,85 @@ class Writer:
         ]
 
     def _nest(self, nest: Nest, pad: str) -> list[str]:
-        gap = nest.temps[0].gap
-        if self.pair and gap and len(nest.temps) == 1 and nest.kind == "fold":
-            return self._squared_distance(nest, gap, pad)
+        if self.pair and nest.temps[0].gap:
+            return self._squared_distance(nest, nest.temps[0].gap, pad)
         return self._loops(nest, pad)
 
-    def _squared_distance(self, nest: Nest, gap: tuple, pad: str) -> list[str]:
-        """|x|^2 + |y|^2 - 2 x.y, and |x - y|^2 where that cancels more than four bits, or where the
-        squares leave the range of the dtype.
+    def gaps(self) -> list[Nest]:
+        """The squared distances that are products where nothing cancels."""
+        steps = [s for s in self.plan.scopes["pair"].steps if isinstance(s, Nest)]
+        return [nest for nest in steps if nest.temps[0].gap]
 
-        A row block that has met many such tiles stays with the differences.
+    def products(self, nest: Nest, pad: str) -> list[str]:
+        """A squared distance as products; `near`: do too many digits of any of them cancel, or do
+        the squares leave the range of the dtype?
         """
-        (t,) = nest.temps
-        s, name = suffix(t.dtype), self.o.name(t.sym)
-        x, y, xx, yy = (self.o.read(a, "pair") for a in gap)
-        vector = f"v{vector_suffix(t.dtype)}"
-        ((_, _, start),) = self._accumulators(t)
-        (d,) = nest.loops
+        (t,), (d,) = nest.temps, nest.loops
+        assert t.gap is not None
+        name, s = self.o.name(t.sym), suffix(t.dtype)
+        fields = (t.gap.left, t.gap.right, t.gap.start, t.gap.end, t.gap.least)
+        left, right, start, end, least = (self.o.read(a, "pair") for a in fields)
         loop = f"for (int {d} = 0; {d} < {self.o.length(d)}; ++{d})"
         return [
-            f"{pad}{vector} {name}[NJ][NI];",
-            f"{pad}int near = *cancelled >= 32;",
-            f"{pad}if (__builtin_expect(!near, 1)) {{",
-            f"{pad}    TILE {name}[q][k] = {start};",
-            *self._in_blocks(nest, [f"    {loop} TILE {name}[q][k] += {x}*{y};"], pad),
-            f"{pad}    vb far = splat_b1(1);",
-            f"{pad}    TILE {{",
-            f"{pad}        const {vector} norms = {xx} + {yy};",
-            f"{pad}        {name}[q][k] = norms - 2*{name}[q][k];",
-            f"{pad}        const {vector} least = norms/16 + {LEAST[t.dtype.name]};",
-            f"{pad}        far = logical_and_b1(far, greater_{s}({name}[q][k], least));",
-            f"{pad}    }}",
-            f"{pad}    near = any_b1(logical_not_b1(far));",
-            f"{pad}    *cancelled += near;",
+            f"{pad}TILE {name}[q][k] = {start};",
+            *self._in_blocks(nest, [f"{loop} TILE {name}[q][k] += {left}*{right};"], pad),
+            f"{pad}far_{s} far[NI];",
+            f"{pad}ROWS far[k] = all_far_{s}();",
+            f"{pad}TILE {{",
+            f"{pad}    {name}[q][k] += {end};",
+            f"{pad}    far[k] = also_far_{s}(far[k], {name}[q][k], {least});",
             f"{pad}}}",
-            f"{pad}if (__builtin_expect(near, 0)) {{",
-            f"{pad}    TILE {name}[q][k] = {start};",
-            *self._in_blocks(
-                nest,
-                [
-                    f"    {loop} TILE {{",
-                    f"        const {vector} gap = {x} - {y};",
-                    f"        {name}[q][k] += gap*gap;",
-                    "    }",
-                ],
-                pad,
-            ),
+            f"{pad}const int near = !far_tile_{s}(far);",
+        ]
+
+    def differences(self, nest: Nest) -> list[str]:
+        """The function of a tile that computes a squared distance as it is written.
+
+        It is a call, as a second loop over the features costs the first one its registers.
+        """
+        (t,), (d,) = nest.temps, nest.loops
+        assert t.gap is not None
+        name, vector = self.o.name(t.sym), f"v{vector_suffix(t.dtype)}"
+        x, y = (self.o.read(a, "pair") for a in (t.gap.x, t.gap.y))
+        ((_, _, start),) = self._accumulators(t)
+        lines = [
+            f"for (int {d} = 0; {d} < {self.o.length(d)}; ++{d}) TILE {{",
+            f"    const {vector} gap = {x} - {y};",
+            f"    {name}[q][k] += gap*gap;",
+            "}",
+        ]
+        body = [
+            f"    {vector} {name}[NJ][NI];",
+            f"    TILE {name}[q][k] = {start};",
+            *self._in_blocks(nest, lines, "    "),
+            f"    TILE out[q][k] = {name}[q][k];",
+        ]
+        return self.o.tile_function(f"{name}_differences", f"{vector} out[][NI]", body)
+
+    def _squared_distance(self, nest: Nest, gap: Gap, pad: str) -> list[str]:
+        """Products, and |x - y|^2 where they are near.
+
+        So the value of a pair does not depend on its tile: equal columns are equally far. But a row
+        block most of whose pairs are near takes the differences only.
+        """
+        (t,) = nest.temps
+        s, name, least = suffix(t.dtype), self.o.name(t.sym), self.o.read(gap.least, "pair")
+        vector = f"v{vector_suffix(t.dtype)}"
+        call = self.o.call_tile(f"{name}_differences", "differences")
+        where = f"where_{s}(greater_{s}({name}[q][k], {least}), {name}[q][k], differences[q][k])"
+        return [
+            f"{pad}{vector} {name}[NJ][NI];",
+            f"{pad}if (__builtin_expect(cancels, 0)) {{",
+            f"{pad}    {vector} differences[NJ][NI];",
+            f"{pad}    {call}",
+            f"{pad}    TILE {name}[q][k] = differences[q][k];",
+            f"{pad}}} else {{",
+            *self.products(nest, pad + "    "),
+            f"{pad}    if (__builtin_expect(near, 0)) {{",
+            f"{pad}        {vector} differences[NJ][NI];",
+            f"{pad}        {call}",
+            f"{pad}        TILE {name}[q][k] = {where};",
+            f"{pad}    }}",
             f"{pad}}}",
         ]
 

@@ -63,7 +63,7 @@ static void fill_row(const i64 *a, const struct At *at, const struct Par *p, i64
 }
 
 INL void pairs(const int nj, const i64 *a, const struct At *at, const struct Par *p, const struct Row *r, const i64 *i,
-               const int *n, int *cancelled, const struct Cols *cols, const i64 *c, i64 index, Head *head, Acc *acc) {
+               const int *n, const int cancels, const struct Cols *cols, const i64 *c, i64 index, Head *head, Acc *acc) {
     const struct Col_j *c_j = cols->j + c[0];
     vf32 t2[NJ][NI];
     TILE t2[q][k] = splat_f32(0);

@@ -19,7 +19,7 @@ struct State {
     Acc acc[OUTPUTS];
     i64 i[NI];  // first rows of the vectors
     int n[NI];  // valid rows of each vector; the others repeat the last one
-    int cancelled;  // tiles in which a squared distance lost digits
+    int cancels;  // do squared distances mostly lose digits as products?
 };
 enum {
     ROWS_A_BLOCK = NI * V,
@@ -83,6 +83,24 @@ void pack(const i64 *a, char *records) {
     fill_columns(a, &at, par, 0, sizes[0], &cols);
 }
 
+// Are products in vain as squared distances of these rows and the columns first .. last - 1? By a few of their tiles.
+INL int mostly_cancels(const struct Row *r, const struct Cols *cols, i64 first, i64 last) {
+    int found = 0;
+#ifdef CANCELS
+    const i64 tiles = (last - first) / NJ, looks = tiles < 8 * 32 ? tiles / 32 : 8;
+    for (i64 m = 0; m < looks; ++m) {
+        const i64 j = first + (2 * m + 1) * tiles / (2 * looks) * NJ;
+        int near = 0;
+        for (int q = 0; q < NJ; ++q) near |= cancels_at(r, cols, j + q);
+        found += near;
+    }
+    return 4 * found > looks;
+#else
+    (void)r, (void)cols, (void)first, (void)last;
+    return found;
+#endif
+}
+
 // All columns j .. end - 1 of the last axis, for one row block. Sums are taken over BLOCK columns first.
 INL void sweep(const i64 *a, const struct At *at, const struct Par *par, const struct Cols *cols, i64 *c, i64 index, i64 j,
                i64 end, struct State *s, Acc *part) {
@@ -96,11 +114,11 @@ INL void sweep(const i64 *a, const struct At *at, const struct Par *par, const s
             for (int e = 0; e < OUTPUTS; ++e) start(part + e);
         for (; j + NJ <= stop; j += NJ) {
             c[COLUMN_AXES - 1] = j;
-            pairs(NJ, a, at, par, s->r, s->i, s->n, &s->cancelled, cols, c, index + j, &s->head, acc);
+            pairs(NJ, a, at, par, s->r, s->i, s->n, s->cancels, cols, c, index + j, &s->head, acc);
         }
         for (; j < stop; ++j) {
             c[COLUMN_AXES - 1] = j;
-            pairs(1, a, at, par, s->r, s->i, s->n, &s->cancelled, cols, c, index + j, &s->head, acc);
+            pairs(1, a, at, par, s->r, s->i, s->n, s->cancels, cols, c, index + j, &s->head, acc);
         }
         if (apart) {
             for (int e = 0; e < OUTPUTS; ++e) merge(&s->head, s->acc + e, part + e);
@@ -136,6 +154,7 @@ void reduce(const i64 *a, char *records, char *work, i64 packed, i64 first, i64 
             if (!packed) fill_columns(a, &at, par, begin, end, &cols);
             here = place;
         }
+        const i64 from = COLUMN_AXES > 1 ? 0 : begin, to = COLUMN_AXES > 1 ? sizes[COLUMN_AXES - 1] : end;
         for (int g = 0; g < group; ++g) {
             struct State *const s = states + g;
             for (int k = 0; k < NI; ++k) {
@@ -144,7 +163,7 @@ void reduce(const i64 *a, char *records, char *work, i64 packed, i64 first, i64 
                 s->n[k] = left >= V ? V : left > 0 ? (int)left : 1;
                 fill_row(a, &at, par, s->i[k], s->n[k], s->r + k);
             }
-            s->cancelled = 0;
+            s->cancels = mostly_cancels(s->r, &cols, from, to);
             start_head(&s->head);
             attach(a, place, (top + g) * ROWS_A_BLOCK, &s->head);
             for (int e = 0; e < OUTPUTS; ++e) start(s->acc + e);
@@ -152,7 +171,6 @@ void reduce(const i64 *a, char *records, char *work, i64 packed, i64 first, i64 
 
         const u64 before = flush_subnormals();
         i64 c[COLUMN_AXES] = {COLUMN_AXES > 1 ? begin : 0}, index = COLUMN_AXES > 1 ? begin * behind : 0;
-        const i64 from = COLUMN_AXES > 1 ? 0 : begin, to = COLUMN_AXES > 1 ? sizes[COLUMN_AXES - 1] : end;
         for (int axis = COLUMN_AXES > 1 && begin == end ? -1 : 0; axis >= 0;) {
             for (i64 j = from; j < to; j += PANEL)
                 for (int g = 0; g < group; ++g)

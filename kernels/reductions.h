@@ -105,6 +105,70 @@ INL int any_greater(const int nj, vval v[][NI], int k, vval best) {
 }
 #endif
 
+// Squared distances as products (writer.py): all lanes of all vectors of a tile are to be greater than the least value that is
+// precise. One masked compare a vector where there are mask registers.
+#define FAR_MASK(T, p)                                                                              \
+    typedef u16 far_##T;                                                                            \
+    INL far_##T all_far_##T(void) { return (u16)((1 << V) - 1); }                                   \
+    INL far_##T also_far_##T(far_##T m, v##T v, v##T least) {                                       \
+        far_##T both;                                                                               \
+        __asm__("vcmp" p " $30, %3, %2, %0%{%1%}" : "=Yk"(both) : "Yk"(m), "v"(v), "v"(least));     \
+        return both;                                                                                \
+    }                                                                                               \
+    INL int far_tile_##T(far_##T m[NI]) {                                                           \
+        UNROLL for (int k = 1; k < NI; ++k) m[0] &= m[k];                                           \
+        return m[0] == all_far_##T();                                                               \
+    }
+#define FAR_LANES(T, I, U, _)                                                                                              \
+    typedef vb far_##T;                                                                                                    \
+    INL far_##T all_far_##T(void) { return splat_b1(1); }                                                                  \
+    INL far_##T also_far_##T(far_##T m, v##T v, v##T least) { return logical_and_b1(m, greater_##T(v, least)); }           \
+    INL int far_tile_##T(far_##T m[NI]) {                                                                                  \
+        UNROLL for (int k = 1; k < NI; ++k) m[0] = logical_and_b1(m[0], m[k]);                                             \
+        return !any_b1(logical_not_b1(m[0]));                                                                              \
+    }
+// A point amid the n numbers y, near their mean: 0 has few digits in common with it. Of few digits itself where they lie apart,
+// so that what is integral stays exact and ties stay ties.
+#define CENTRE(T, coarse)                                                            \
+    INL T centre_##T(const T *y, int n) {                                            \
+        T sum = 0, low = INFINITE(T), high = -INFINITE(T);                           \
+        for (int m = 0; m < n; ++m) {                                                \
+            if (!(y[m] - y[m] == 0)) continue; /* NaN or infinite */                 \
+            sum += y[m] * ((T)1 / (T)n);                                             \
+            low = y[m] < low ? y[m] : low;                                           \
+            high = y[m] > high ? y[m] : high;                                        \
+        }                                                                            \
+        if (low == high) return low;                                                 \
+        const T unit = (high - low) * (T)(coarse), centre = (sum + unit) - unit;     \
+        return centre - centre == 0 ? centre : 0;                                    \
+    }
+#define OFF_CENTRE(T, I, U, _) /* n columns of a record, `stride` bytes apart */                        \
+    INL void off_centre_##T(T *columns, i64 stride, const T *centre, int features, int n) {             \
+        for (int m = 0; m < n; ++m) {                                                                   \
+            T *const y = (T *)((char *)columns + m * stride);                                           \
+            int d = 0;                                                                                  \
+            for (; d + V <= features; d += V) *(loose_##T *)(y + d) -= *(const loose_##T *)(centre + d); \
+            for (; d < features; ++d) y[d] -= centre[d];                                                \
+        }                                                                                               \
+    }
+EACH_FLOAT(OFF_CENTRE, )
+#if VB / V >= 4
+CENTRE(f32, 0x1p21)  // to a quarter of the range: the last digits of 2^23 are ones
+#if FILLS(4 * V) == 5 && V >= 8
+FAR_MASK(f32, "ps")
+#else
+FLOAT32(FAR_LANES, )
+#endif
+#endif
+#if VB / V >= 8
+CENTRE(f64, 0x1p50)
+#if FILLS(8 * V) == 5 && V >= 8
+FAR_MASK(f64, "pd")
+#else
+FLOAT64(FAR_LANES, )
+#endif
+#endif
+
 // ---- sum, mean, prod, count_nonzero ----------------------------------------------------------------------------------
 #if defined REDUCE_sum || defined REDUCE_mean || defined REDUCE_prod || defined REDUCE_count_nonzero
 typedef struct {
