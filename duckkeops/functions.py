@@ -40,6 +40,8 @@ from sympy import (
 )
 from sympy.core.function import ArgumentIndexError, Function
 
+from duckkeops.errors import UnsupportedError
+
 ZERO, ONE, HALF = Integer(0), Integer(1), Rational(1, 2)
 
 
@@ -309,6 +311,7 @@ power = function(
     ),
 )
 exp2 = function("exp2", lambda x: log(2) * exp2(x), nonnegative=True)
+exp10 = function("exp10", lambda x: log(10) * exp10(x), nonnegative=True)
 expm1 = function("expm1", lambda x: exp(x))
 log1p = function("log1p", lambda x: 1 / (1 + x))
 log2 = function("log2", lambda x: 1 / (log(2) * x))
@@ -336,9 +339,12 @@ erf = function("erf", lambda x: 2 / sqrt(pi) * exp(-(x**2)))
 erfc = function("erfc", lambda x: -2 / sqrt(pi) * exp(-(x**2)))
 erfcx = function("erfcx", lambda x: 2 * x * erfcx(x) - 2 / sqrt(pi))  # exp(x**2) erfc(x)
 erfinv = function("erfinv", lambda x: sqrt(pi) / 2 * exp(erfinv(x) ** 2))
+erfcinv = function("erfcinv", lambda x: -sqrt(pi) / 2 * exp(erfcinv(x) ** 2))
 expit = function("expit", lambda x: expit(x) * expit(-x), nonnegative=True)
 logit = function("logit", lambda x: 1 / (x * (1 - x)))
 log_sigmoid = function("log_sigmoid", lambda x: expit(-x))
+gamma = function("gamma", lambda x: gamma(x) * digamma(x))
+rgamma = function("rgamma", lambda x: -rgamma(x) * digamma(x))  # 1 / gamma
 lgamma = function("lgamma", lambda x: digamma(x))
 digamma = function("digamma", lambda x: polygamma(ONE, x))
 polygamma = function("polygamma", lambda n, x: ZERO, lambda n, x: polygamma(n + 1, x))
@@ -346,6 +352,43 @@ i0 = function("i0", lambda x: i1(x))
 i1 = function("i1", lambda x: where(equal(x, ZERO), HALF, i0(x) - i1(x) / x))
 i0e = function("i0e", lambda x: i1e(x) - sign(x) * i0e(x))
 i1e = function("i1e", lambda x: where(equal(x, ZERO), HALF, i0e(x) - i1e(x) * (sign(x) + 1 / x)))
+k0 = function("k0", lambda x: -k1(x), nonnegative=True)
+k1 = function("k1", lambda x: -k0(x) - k1(x) / x, nonnegative=True)
+k0e = function("k0e", lambda x: k0e(x) - k1e(x), nonnegative=True)
+k1e = function("k1e", lambda x: k1e(x) - k0e(x) - k1e(x) / x, nonnegative=True)
+j0 = function("j0", lambda x: -j1(x))
+j1 = function("j1", lambda x: where(equal(x, ZERO), HALF, j0(x) - j1(x) / x))
+y0 = function("y0", lambda x: -y1(x))
+y1 = function("y1", lambda x: y0(x) - y1(x) / x)
+
+
+def by_order(name: str) -> Callable:
+    """Bessel functions have no derivative by their order that is one of them."""
+
+    def partial(v: Any, x: Any) -> Any:
+        raise UnsupportedError(
+            f"{name}(v, x) has no derivative by its order v.\n"
+            "  Its derivative by x is known: keep v out of what you differentiate by."
+        )
+
+    return partial
+
+
+iv = function("iv", by_order("iv"), lambda v, x: (iv(v - 1, x) + iv(v + 1, x)) / 2)
+kv = function(
+    "kv", by_order("kv"), lambda v, x: -(kv(v - 1, x) + kv(v + 1, x)) / 2, nonnegative=True
+)
+ive = function(
+    "ive",
+    by_order("ive"),
+    lambda v, x: (ive(v - 1, x) + ive(v + 1, x)) / 2 - sign(x) * ive(v, x),
+)
+kve = function(
+    "kve",
+    by_order("kve"),
+    lambda v, x: kve(v, x) - (kve(v - 1, x) + kve(v + 1, x)) / 2,
+    nonnegative=True,
+)
 xlogy = function(
     "xlogy",
     lambda x, y: where(logical_and(equal(x, ZERO), less_equal(y, ZERO)), ZERO, log(y)),
@@ -357,8 +400,50 @@ xlog1py = function(
     lambda x, y: x / (1 + y),
 )
 entr = function("entr", lambda x: -log(x) - 1)
+rel_entr = function("rel_entr", lambda x, y: log(x) - log(y) + 1, lambda x, y: -x / y)
+kl_div = function("kl_div", lambda x, y: log(x) - log(y), lambda x, y: 1 - x / y)
+huber = function(
+    "huber",
+    lambda d, r: where(less_equal(abs(r), d), ZERO, abs(r) - d),
+    lambda d, r: where(less_equal(abs(r), d), r, d * sign(r)),
+)
+pseudo_huber = function(
+    "pseudo_huber",
+    lambda d, r: d * (hypot(ONE, r / d) - 1) ** 2 / hypot(ONE, r / d),
+    lambda d, r: r / hypot(ONE, r / d),
+)
+boxcox = function(
+    "boxcox",
+    lambda x, p: power(x, p - 1),
+    lambda x, p: where(equal(p, ZERO), log(x) ** 2 / 2, (power(x, p) * log(x) - boxcox(x, p)) / p),
+)
+boxcox1p = function(
+    "boxcox1p",
+    lambda x, p: power(1 + x, p - 1),
+    lambda x, p: where(
+        equal(p, ZERO), log1p(x) ** 2 / 2, (power(1 + x, p) * log1p(x) - boxcox1p(x, p)) / p
+    ),
+)
+
+
+def _by_power(x: Any, p: Any) -> Any:
+    """The derivative of log1p(p x) / p by p."""
+    return where(equal(p, ZERO), -(x**2) / 2, (x / (1 + p * x) - log1p(p * x) / p) / p)
+
+
+inv_boxcox = function(
+    "inv_boxcox",
+    lambda x, p: inv_boxcox(x, p) / (1 + p * x),
+    lambda x, p: inv_boxcox(x, p) * _by_power(x, p),
+)
+inv_boxcox1p = function(
+    "inv_boxcox1p",
+    lambda x, p: (1 + inv_boxcox1p(x, p)) / (1 + p * x),
+    lambda x, p: (1 + inv_boxcox1p(x, p)) * _by_power(x, p),
+)
 ndtr = function("ndtr", lambda x: exp(-(x**2) / 2) / sqrt(2 * pi), nonnegative=True)
 log_ndtr = function("log_ndtr", lambda x: sqrt(2 / pi) / erfcx(-x / sqrt(2)))
+ndtri = function("ndtri", lambda p: sqrt(2 * pi) * exp(ndtri(p) ** 2 / 2))
 
 
 # -- what derivatives and lowering bring in --------------------------------------------------------

@@ -366,6 +366,7 @@ def _cast_dense(xp: Any, x: Any, name: str) -> Any:
 CLIP = np._core.umath.clip  # type: ignore[attr-defined]  # what ndarray.clip hands to __array_ufunc__
 POSITIVE, UNIT, ABOVE_ONE = (0.1, 3), (-0.9, 0.9), (1.1, 3)
 INTEGERS = (-8, 8)
+ORDERS = ((0, 3), (0.1, 8))  # of Bessel functions, and their arguments
 
 CAST = Op("cast", lambda S, x, name: S.cast_to(x, name), types=same, dense=_cast_dense, nargs=1)
 
@@ -388,7 +389,7 @@ TABLE: tuple[Op, ...] = (
     Op("square", lambda S, x: x**2, np.square, "square"),
     Op("sqrt", lambda S, x: S.sqrt(x), np.sqrt, "sqrt", domain=POSITIVE),
     Op("cbrt", lambda S, x: S.cbrt(x), np.cbrt, domain=POSITIVE,
-       compose=lambda xp, x: xp.sign(x) * xp.pow(xp.abs(x), xp.ones_like(x) / 3)),
+       compose=lambda xp, x: xp.sign(x) * xp.pow(xp.abs(x), xp.ones_like(x) / 3), scipy="cbrt"),
     Op("rsqrt", lambda S, x: 1 / S.sqrt(x), None, "rsqrt", types=np.sqrt, domain=POSITIVE, compose=lambda xp, x: 1 / xp.sqrt(x)),
     Op("reciprocal", lambda S, x: 1 / x, np.reciprocal, "reciprocal", domain=POSITIVE, instead=(("iu", "integer_reciprocal"),)),
     Op("integer_reciprocal", lambda S, x: S.integer_reciprocal(x), None, types=integers, domain=(1, 5),
@@ -398,12 +399,13 @@ TABLE: tuple[Op, ...] = (
        compose=lambda xp, a, b, w: xp.where(xp.abs(w) < 0.5, a + w * (b - a), b - (b - a) * (1 - w))),
     # exponentials and logarithms
     Op("exp", lambda S, x: S.exp(x), np.exp, "exp"),
-    Op("exp2", lambda S, x: S.exp2(x), np.exp2, "exp2", compose=lambda xp, x: xp.pow(2 * xp.ones_like(x), x)),
-    Op("expm1", lambda S, x: S.expm1(x), np.expm1, "expm1"),
+    Op("exp2", lambda S, x: S.exp2(x), np.exp2, "exp2", compose=lambda xp, x: xp.pow(2 * xp.ones_like(x), x), scipy="exp2"),
+    Op("exp10", lambda S, x: S.exp10(x), None, types=real_floating, scipy="exp10", compose=lambda xp, x: xp.pow(10 * xp.ones_like(x), x)),
+    Op("expm1", lambda S, x: S.expm1(x), np.expm1, "expm1", scipy="expm1"),
     Op("log", lambda S, x: S.log(x), np.log, "log", domain=POSITIVE),
     Op("log2", lambda S, x: S.log2(x), np.log2, "log2", domain=POSITIVE),
     Op("log10", lambda S, x: S.log10(x), np.log10, "log10", domain=POSITIVE),
-    Op("log1p", lambda S, x: S.log1p(x), np.log1p, "log1p", domain=(-0.9, 3)),
+    Op("log1p", lambda S, x: S.log1p(x), np.log1p, "log1p", domain=(-0.9, 3), scipy="log1p"),
     Op("logaddexp", lambda S, x, y: S.logaddexp(x, y), np.logaddexp, "logaddexp"),
     Op("logaddexp2", lambda S, x, y: S.logaddexp2(x, y), np.logaddexp2, "logaddexp2",
        compose=lambda xp, x, y: xp.logaddexp(x * math.log(2), y * math.log(2)) / math.log(2)),
@@ -449,7 +451,7 @@ TABLE: tuple[Op, ...] = (
     Op("floor", lambda S, x: S.floor(x), np.floor, "floor"),
     Op("ceil", lambda S, x: S.ceil(x), np.ceil, "ceil"),
     Op("trunc", lambda S, x: S.trunc(x), np.trunc, "trunc", aliases=(np.fix, "fix")),
-    Op("rint", lambda S, x: S.rint(x), np.rint, "round", compose=lambda xp, x: xp.round(x)),
+    Op("rint", lambda S, x: S.rint(x), np.rint, "round", compose=lambda xp, x: xp.round(x), scipy="round"),
     Op("frac", lambda S, x: x - S.trunc(x), None, "frac", types=real_same, compose=lambda xp, x: x - xp.trunc(x)),
     Op("modf_fraction", lambda S, x: S.modf_fraction(x), None, types=np.modf,
        compose=lambda xp, x: xp.copysign(xp.where(xp.isinf(x), xp.zeros_like(x), x - xp.trunc(x)), x)),
@@ -499,19 +501,43 @@ TABLE: tuple[Op, ...] = (
     Op("erfc", lambda S, x: S.erfc(x), None, "special.erfc", types=real_floating, scipy="erfc"),
     Op("erfcx", lambda S, x: S.erfcx(x), None, "special.erfcx", types=real_floating, scipy="erfcx"),
     Op("erfinv", lambda S, x: S.erfinv(x), None, "special.erfinv", types=real_floating, domain=UNIT, scipy="erfinv"),
+    Op("erfcinv", lambda S, x: S.erfcinv(x), None, types=real_floating, domain=(0.01, 1.9), scipy="erfcinv"),
     Op("expit", lambda S, x: S.expit(x), None, "special.expit", types=real_floating, scipy="expit", aliases=("sigmoid",)),
     Op("logit", lambda S, x: S.logit(x), None, "special.logit", types=real_floating, domain=(0.1, 0.9), scipy="logit"),
+    Op("gamma", lambda S, x: S.gamma(x), None, types=real_floating, domain=POSITIVE, scipy="gamma"),
+    Op("rgamma", lambda S, x: S.rgamma(x), None, types=real_floating, domain=POSITIVE, scipy="rgamma"),
     Op("lgamma", lambda S, x: S.lgamma(x), None, "special.gammaln", types=real_floating, domain=POSITIVE, scipy="gammaln", aliases=("gammaln",)),
     Op("digamma", lambda S, x: S.digamma(x), None, "special.digamma", types=real_floating, domain=POSITIVE, scipy="digamma", aliases=("psi",)),
     Op("i0", lambda S, x: S.i0(x), np.i0, "special.i0", types=real_times_pi, scipy="i0"),
     Op("i0e", lambda S, x: S.i0e(x), None, "special.i0e", types=real_floating, scipy="i0e"),
     Op("i1", lambda S, x: S.i1(x), None, "special.i1", types=real_floating, scipy="i1"),
     Op("i1e", lambda S, x: S.i1e(x), None, "special.i1e", types=real_floating, scipy="i1e"),
+    Op("iv", lambda S, v, x: S.iv(v, x), None, types=real_floating, domain=ORDERS, scipy="iv"),
+    Op("ive", lambda S, v, x: S.ive(v, x), None, types=real_floating, domain=ORDERS, scipy="ive"),
+    Op("kv", lambda S, v, x: S.kv(v, x), None, types=real_floating, domain=ORDERS, scipy="kv"),
+    Op("kve", lambda S, v, x: S.kve(v, x), None, types=real_floating, domain=ORDERS, scipy="kve"),
+    Op("k0", lambda S, x: S.k0(x), None, "special.modified_bessel_k0", types=real_floating, domain=POSITIVE, scipy="k0"),
+    Op("k0e", lambda S, x: S.k0e(x), None, "special.scaled_modified_bessel_k0", types=real_floating, domain=POSITIVE, scipy="k0e"),
+    Op("k1", lambda S, x: S.k1(x), None, "special.modified_bessel_k1", types=real_floating, domain=POSITIVE, scipy="k1"),
+    Op("k1e", lambda S, x: S.k1e(x), None, "special.scaled_modified_bessel_k1", types=real_floating, domain=POSITIVE, scipy="k1e"),
+    Op("j0", lambda S, x: S.j0(x), None, types=real_floating, domain=(-9, 9), scipy="j0"),
+    Op("j1", lambda S, x: S.j1(x), None, types=real_floating, domain=(-9, 9), scipy="j1"),
+    Op("y0", lambda S, x: S.y0(x), None, types=real_floating, domain=(0.1, 9), scipy="y0"),
+    Op("y1", lambda S, x: S.y1(x), None, types=real_floating, domain=(0.1, 9), scipy="y1"),
     Op("xlogy", lambda S, x, y: S.xlogy(x, y), None, "special.xlogy", types=real_floating, domain=((-2, 2), POSITIVE), scipy="xlogy"),
     Op("xlog1py", lambda S, x, y: S.xlog1py(x, y), None, "special.xlog1py", types=real_floating, domain=((-2, 2), POSITIVE), scipy="xlog1py"),
     Op("entr", lambda S, x: S.entr(x), None, "special.entr", types=real_floating, domain=POSITIVE, scipy="entr"),
+    Op("rel_entr", lambda S, x, y: S.rel_entr(x, y), None, types=real_floating, domain=POSITIVE, scipy="rel_entr"),
+    Op("kl_div", lambda S, x, y: S.kl_div(x, y), None, types=real_floating, domain=POSITIVE, scipy="kl_div", dense=lambda xp, x, y: _kl_div(xp, x, y)),
+    Op("huber", lambda S, delta, r: S.huber(delta, r), None, types=real_floating, domain=(POSITIVE, (-4, 4)), scipy="huber"),
+    Op("pseudo_huber", lambda S, delta, r: S.pseudo_huber(delta, r), None, types=real_floating, domain=(POSITIVE, (-4, 4)), scipy="pseudo_huber"),
+    Op("boxcox", lambda S, x, p: S.boxcox(x, p), None, types=real_floating, domain=(POSITIVE, (-2, 2)), scipy="boxcox"),
+    Op("boxcox1p", lambda S, x, p: S.boxcox1p(x, p), None, types=real_floating, domain=(POSITIVE, (-2, 2)), scipy="boxcox1p"),
+    Op("inv_boxcox", lambda S, x, p: S.inv_boxcox(x, p), None, types=real_floating, domain=(POSITIVE, (0.1, 2)), scipy="inv_boxcox"),
+    Op("inv_boxcox1p", lambda S, x, p: S.inv_boxcox1p(x, p), None, types=real_floating, domain=(POSITIVE, (0.1, 2)), scipy="inv_boxcox1p"),
     Op("ndtr", lambda S, x: S.ndtr(x), None, "special.ndtr", types=real_floating, scipy="ndtr"),
     Op("log_ndtr", lambda S, x: S.log_ndtr(x), None, "special.log_ndtr", types=real_floating, scipy="log_ndtr"),
+    Op("ndtri", lambda S, p: S.ndtri(p), None, "special.ndtri", types=real_floating, domain=(0.01, 0.99), scipy="ndtri"),
     # activations; parameters are arguments, so that a new slope does not recompile
     Op("log_sigmoid", lambda S, x: S.log_sigmoid(x), None, "nn.functional.logsigmoid", types=real_floating, scipy="log_expit",
        aliases=("logsigmoid",), compose=lambda xp, x: -xp.logaddexp(-x, xp.zeros_like(x))),
@@ -559,6 +585,13 @@ def _frexp(xp: Any, x: Any) -> Any:
     if type(x).__module__.startswith("torch"):
         return sys.modules["torch"].frexp(x)
     raise UnsupportedError(f"{type(x).__module__} has no frexp.")
+
+
+def _kl_div(xp: Any, x: Any, y: Any) -> Any:
+    """Not torch.kl_div, which is another function."""
+    if isinstance(x, (np.ndarray, np.generic)):
+        return _dense(ROWS["kl_div"], xp, x, y)
+    return _dense(ROWS["xlogy"], xp, x, x / y) - x + y
 
 
 def _ndtr(xp: Any, x: Any) -> Any:

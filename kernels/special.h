@@ -239,3 +239,458 @@ INL vf64 bessel1_far_f64(vf64 u) {
 }
 FLOAT64(BESSEL, )
 #endif
+
+// -- modified Bessel functions of any real order ------------------------------------------------------------------------
+
+// K: both K_m and x K_(m+1), times e^x, for |m| <= 1/2: Temme's series up to 1; beyond, the integral of
+// exp(-x (cosh t - 1)) cosh(m t) over t >= 0 by the trapezoidal rule, which errs by e^-REACH with POINTS points up to
+// x (cosh t - 1) = REACH. The recurrence upwards leads to the order. I from K and the ratio of two I's, a continued
+// fraction, or by the asymptotic series where x is large beside the order. Debye's expansions take orders above 60.
+#define ORDERS(T, I, U, TERMS, POINTS, REACH, LARGE, SERIES) \
+  LONG void temme_##T(v##T x, v##T m, v##T *k0, v##T *k1) { \
+    v##T half = (T)0.5 * x, low, high = log_pair_##T(half, &low), e, p = product_##T(m, -high, &e), one = splat_##T(1); \
+    e -= m * low; \
+    v##T grown = exp_sum_##T(p, e, one), shrunk = exp_sum_##T(-p, -e, one), z = half * half; \
+    v##T g1 = temme_gamma1_##T(m * m), g2 = temme_gamma2_##T(m * m), above = one / (g2 - m * g1), below = one / (g2 + m * g1); \
+    v##T s = choose_##T((v##I)(p == (v##T){}), one, sinh_##T(p) / p); \
+    v##T f = above * below * ((T)0.5 * (grown + shrunk) * g1 - s * high * g2); \
+    v##T up = (T)0.5 * grown * above, down = (T)0.5 * shrunk * below, c = one, sum = f, next = up; \
+    for (int k = 1; k < TERMS; ++k) { \
+      v##T left = (T)1 / ((T)k - m), right = (T)1 / ((T)k + m); \
+      f = ((T)k * f + up + down) * (left * right); \
+      up *= left, down *= right, c *= z * ((T)1 / (T)k); \
+      sum += c * f, next += c * (up - (T)k * f); \
+    } \
+    v##T scale = exp_##T(x); \
+    *k0 = sum * scale, *k1 = (T)2 * next * scale; } \
+  LONG void steps_of_k_##T(v##T x, v##T m, v##T *k0, v##T *k1) { \
+    v##T u = splat_##T((T)(REACH)) / x, reach = log1p_##T(u + sqrt_##T(u * (u + (T)2))), h = reach * ((T)1 / (POINTS)); \
+    v##T one = splat_##T(1), ahead = exp_##T(h), back = one / ahead, ma = exp_##T(m * h), mb = one / ma; \
+    v##T g = ahead * ma, gb = back * mb, a = one, b = one, c = one, d = one, sum = one, next = one; \
+    for (int k = 1; k <= POINTS; ++k) { \
+      v##T s = sinh_##T(h * (T)(0.5 * k)), w = exp_##T((T)-2 * x * s * s); \
+      a *= ma, b *= mb, c *= g, d *= gb; \
+      sum += w * (a + b), next += w * (c + d); \
+    } \
+    *k0 = (T)0.5 * h * sum, *k1 = (T)0.5 * h * x * next; } \
+  LONG v##T uniform_##T(v##T v, v##T x, int growing, int scaled) { /* Debye: I or K; scaled: by e^-x or e^x */ \
+    v##T r = (T)1 / v, z = x * r, s = hypot_##T(z, splat_##T(1)), p = (T)1 / s; \
+    v##T e = v * ((scaled ? (T)1 / (z + s) : s) - asinh_##T((T)1 / z)), sum = debye_##T(p, growing ? r : -r); \
+    return growing ? exp_##T(e) * sqrt_##T((T)0.15915494309189533577 * p * r) * sum \
+                   : exp_##T(-e) * sqrt_##T((T)1.57079632679489661923 * p * r) * sum; } \
+  INL v##I beyond_##T(v##T v) { return (v##I)(v > (T)60); } \
+  LONG v##T orders_of_k_##T(v##T v, v##T x, v##T *next) { /* e^x K_v(x) and e^x x K_(v+1)(x), 0 <= v <= 60, 0 < x */ \
+    v##T n = rint_##T(v), m = v - n, k0 = {}, k1 = {}, one = splat_##T(1); \
+    v##I near = (v##I)(x < one); \
+    if (any_bits_##I(~near)) steps_of_k_##T(lesser_of_##T(splat_##T((T)1e20), greater_of_##T(one, x)), m, &k0, &k1); \
+    if (any_bits_##I(near)) { \
+      v##T s0, s1; temme_##T(lesser_of_##T(one, x), m, &s0, &s1); \
+      k0 = choose_##T(near, s0, k0), k1 = choose_##T(near, s1, k1); \
+    } \
+    v##T order = m, k = (v##T){}; \
+    while (any_less_##T(k, n)) { \
+      v##I on = (v##I)(k < n); \
+      k += (T)1, order += (T)1; \
+      v##T up = k1 / x; \
+      k1 = choose_##T(on, x * k0 + (T)2 * order * up, k1), k0 = choose_##T(on, up, k0); \
+    } \
+    *next = k1; \
+    return choose_##T((v##I)(x != x) | (v##I)(v != v), x + v, k0); } \
+  LONG v##T order_of_k_##T(v##T v, v##T x, int scaled) { \
+    v##T a = abs_##T(v), inf = splat_##T(INFINITE(T)), next, k = {}; \
+    v##I far = beyond_##T(a), odd = (v##I)(x < (v##T){}) | (v##I)(a == inf); \
+    if (any_bits_##I(~far)) { \
+      k = orders_of_k_##T(choose_##T(far, (v##T){}, a), x, &next); \
+      k = choose_##T((v##I)(x > splat_##T((T)1e20)), sqrt_##T((T)1.57079632679489661923 / x), k); \
+      if (!scaled) k = choose_##T((v##I)(k == inf), k, exp_sum_##T(-x, (v##T){}, k)); \
+    } \
+    if (any_bits_##I(far)) k = choose_##T(far, uniform_##T(a, x, 0, scaled), k); \
+    if (scaled) odd |= (v##I)(x == inf); \
+    else k = choose_##T((v##I)(x == inf), (v##T){}, k); \
+    k = choose_##T(odd | (v##I)(v != v), splat_##T(UNDEFINED(T)), k); \
+    return choose_##T((v##I)(x == (v##T){}), inf, k); } \
+  INL v##T kve_##T(v##T v, v##T x) { return order_of_k_##T(v, x, 1); } \
+  INL v##T kv_##T(v##T v, v##T x) { return order_of_k_##T(v, x, 0); } \
+  LONG v##T order_of_i_##T(v##T v, v##T x, int scaled) { \
+    v##T a = abs_##T(v), y = abs_##T(x), zero = {}, one = splat_##T(1), inf = splat_##T(INFINITE(T)), next, i = {}; \
+    v##I far = beyond_##T(a), large = (v##I)(y > greater_of_##T(a * a, splat_##T((T)(LARGE)))) & ~far; \
+    v##I whole = (v##I)(rint_##T(v) == v), left = (v##I)(v < zero) & ~whole; \
+    if (any_bits_##I(~far)) { \
+      v##T b = choose_##T(large | far, one, y), c = choose_##T(far, zero, a), k = orders_of_k_##T(c, b, &next), r = zero, over = (T)2 / b; \
+      for (v##T j = ceil_##T(sqrt_##T((T)(REACH) * b)) + (T)(TERMS); any_less_##T(zero, j); j -= (T)1) \
+        r = choose_##T((v##I)(j > zero), one / ((c + j) * over + r), r); \
+      i = one / (next + y * (r * k)); \
+      if (any_bits_##I(large)) { \
+        v##T t = one, sum = one, w = (T)-0.125 / y, square = (T)4 * a * a; \
+        for (int k = 1; k <= SERIES; ++k) { \
+          t *= (square - (T)((2 * k - 1) * (2 * k - 1))) * w * (T)(1.0 / k); \
+          sum += t; \
+        } \
+        i = choose_##T(large, sum * sqrt_##T((T)0.15915494309189533577 / y), i); \
+      } \
+      if (!scaled) i = exp_sum_##T(y, zero, i); \
+    } \
+    if (any_bits_##I(far)) i = choose_##T(far, uniform_##T(a, y, 1, scaled), i); \
+    i = choose_##T((v##I)(y == zero), choose_##T((v##I)(a == zero), one, zero), i); \
+    if (any_bits_##I(left)) { /* I of minus an order; the sine carries the sign */ \
+      v##T c, s = sin_cos_##T((T)3.14159265358979323846 * (a - (T)2 * rint_##T((T)0.5 * a)), &c); \
+      v##T k = order_of_k_##T(a, y, 0); \
+      if (scaled) k *= exp_##T(-y); \
+      i = choose_##T(left, i + (T)0.63661977236758134308 * s * k, i); \
+    } \
+    v##I odd = whole & (v##I)(rint_##T(v * (T)0.5) != v * (T)0.5); \
+    i = choose_##T(odd & (v##I)(x < zero), -i, i); \
+    v##I undefined = ((v##I)(x < zero) & ~whole) | (v##I)(y == inf) | (v##I)(a == inf) | (v##I)(x != x) | (v##I)(v != v); \
+    return choose_##T(undefined, splat_##T(UNDEFINED(T)), i); } \
+  INL v##T ive_##T(v##T v, v##T x) { return order_of_i_##T(v, x, 1); } \
+  INL v##T iv_##T(v##T v, v##T x) { return order_of_i_##T(v, x, 0); } \
+  LONG v##T k0e_##T(v##T x) { \
+    v##T z = x * x, near = (k0_near_##T(z) - log_##T((T)0.5 * x) * i0_small_##T(z)) * exp_##T(x); \
+    return bessel_k_##T(x, near, k0_far_##T((T)4 / x - (T)1)); } \
+  LONG v##T k1e_##T(v##T x) { \
+    v##T z = x * x, near = ((T)1 / x + x * (k1_near_##T(z) + log_##T((T)0.5 * x) * i1_small_##T(z))) * exp_##T(x); \
+    return bessel_k_##T(x, near, k1_far_##T((T)4 / x - (T)1)); } \
+  LONG v##T k0_##T(v##T x) { \
+    v##T z = x * x, near = k0_near_##T(z) - log_##T((T)0.5 * x) * i0_small_##T(z); \
+    return bessel_k_##T(x, near, exp_sum_##T(-x, (v##T){}, k0_far_##T((T)4 / x - (T)1))); } \
+  LONG v##T k1_##T(v##T x) { \
+    v##T z = x * x, near = (T)1 / x + x * (k1_near_##T(z) + log_##T((T)0.5 * x) * i1_small_##T(z)); \
+    return bessel_k_##T(x, near, exp_sum_##T(-x, (v##T){}, k1_far_##T((T)4 / x - (T)1))); }
+#define BESSEL_K(T, I, U, _) \
+  INL v##T bessel_k_##T(v##T x, v##T near, v##T far) { /* far: times the root of x */ \
+    v##T y = choose_##T((v##I)(x <= (T)2), near, far / sqrt_##T(x)), zero = {}; \
+    y = choose_##T((v##I)(x == zero), splat_##T(INFINITE(T)), y); \
+    return choose_##T((v##I)(x < zero), splat_##T(UNDEFINED(T)), y); }
+EACH_FLOAT(BESSEL_K, )
+#if VB / V >= 4
+INL vf32 temme_gamma1_f32(vf32 z) {
+  return ((-0.007107919349f * z + 0.04218022399f) * z + 0.04200351379f) * z - 0.5772156718f;
+}
+INL vf32 temme_gamma2_f32(vf32 z) {
+  return (((-0.001085471114f * z - 0.00963938121f) * z + 0.1665401648f) * z - 0.6558781201f) * z + 1.0f;
+}
+INL vf32 k0_near_f32(vf32 z) {
+  return ((((1.267343791e-7f * z + 1.01637167e-5f) * z + 0.000545294925f) * z + 0.01441840651f) * z + 0.1056961177f)
+           * z - 0.5772156668f;
+}
+INL vf32 k1_near_f32(vf32 z) {
+  return ((((-1.092645358e-8f * z - 1.085515053e-6f) * z - 7.493815107e-5f) * z - 0.002837104724f)
+           * z - 0.04204902344f) * z + 0.03860783259f;
+}
+INL vf32 i0_small_f32(vf32 z) {
+  return ((((7.368968754e-8f * z + 6.754930219e-6f) * z + 0.0004340835859f) * z + 0.01562494752f) * z + 0.250000018f)
+           * z + 0.999999999f;
+}
+INL vf32 i1_small_f32(vf32 z) {
+  return ((((6.06887874e-9f * z + 6.76269468e-7f) * z + 5.425743059e-5f) * z + 0.002604162946f) * z + 0.06250000128f)
+           * z + 0.4999999999f;
+}
+INL vf32 k0_far_f32(vf32 u) {
+  return (((((((1.051685669e-6f * u - 2.977620741e-6f) * u + 6.749838404e-6f) * u - 2.409717983e-5f)
+           * u + 9.96332931e-5f) * u - 0.0004799523801f) * u + 0.00303288628f) * u - 0.0310714479f) * u + 1.218595339f;
+}
+INL vf32 k1_far_f32(vf32 u) {
+  return (((((((-1.270621055e-6f * u + 3.668394118e-6f) * u - 8.664350231e-6f) * u + 3.208398722e-5f)
+           * u - 0.0001396757154f) * u + 0.0007359423212f) * u - 0.005566723382f) * u + 0.1033497212f)
+           * u + 1.36315189f;
+}
+INL vf32 debye_f32(vf32 p, vf32 r) { // the sum of u_k(p) r^k
+  vf32 w = p * p, q = p * r;
+  return (f32)1 + q * ((-0.208333333f * w + 0.125f)
+           + q * (((0.334201389f * w - 0.401041667f) * w + 0.0703125f)
+           + q * (((-1.0258126f * w + 1.84646267f) * w - 0.891210938f) * w + 0.0732421875f)));
+}
+ORDERS(f32, i32, u32, 7, 8, 19, 16, 12)
+#endif
+#if VB / V >= 8
+INL vf64 temme_gamma1_f64(vf64 z) {
+  return ((((((-4.939580133523849467e-9 * z - 1.133504548062679282e-6) * z + 0.00002013495568503960125)
+           * z + 0.0002152416622946765442) * z - 0.007218943245911071781) * z + 0.04219773455552083909)
+           * z + 0.04200263503409551524) * z - 0.5772156649015328612;
+}
+INL vf64 temme_gamma2_f64(vf64 z) {
+  return ((((((-2.005708936151091808e-7 * z - 1.252558357365913228e-6) * z + 0.0001280507200101469413)
+           * z - 0.001165167643197373684) * z - 0.009621971524607897738) * z + 0.1665386113821892919)
+           * z - 0.6558780715202526642) * z + 0.9999999999999999976;
+}
+INL vf64 k0_near_f64(vf64 z) {
+  return ((((((((6.872289021185453903e-17 * z + 2.006206868945931869e-14) * z + 4.843339927583048411e-12)
+           * z + 8.819879035027937602e-10) * z + 1.157035101253537448e-7) * z + 0.00001021401413519615871)
+           * z + 0.0005451899602573268788) * z + 0.01441850523591340242) * z + 0.1056960837746168026)
+           * z - 0.577215664901532861;
+}
+INL vf64 k1_near_f64(vf64 z) {
+  return (((((((-1.206717572770342032e-15 * z - 3.116206564683606006e-13) * z - 6.540386133127711854e-11)
+           * z - 1.011290493472014958e-8) * z - 1.089218260061801146e-6) * z - 0.00007493042905506754104)
+           * z - 0.002837111983765247279) * z - 0.04204902094365391443) * z + 0.03860783245076642335;
+}
+INL vf64 i0_small_f64(vf64 z) {
+  return ((((((((3.045242653561326605e-17 * z + 9.373259435491811238e-15) * z + 2.402867578777821699e-12)
+           * z + 4.709501086185396932e-10) * z + 6.78168405793189024e-8) * z + 6.78168402745439545e-6)
+           * z + 0.0004340277777779769061) * z + 0.01562499999999993775) * z + 0.2500000000000000075)
+           * z + 0.9999999999999999998;
+}
+INL vf64 i1_small_f64(vf64 z) {
+  return (((((((5.481464855453059414e-16 * z + 1.499736217903020631e-13) * z + 3.36401251806667214e-11)
+           * z + 5.651401420587637287e-9) * z + 6.781684054619206063e-7) * z + 0.00005425347222013272529)
+           * z + 0.002604166666667481197) * z + 0.06249999999999987779) * z + 0.500000000000000003;
+}
+INL vf64 k0_far_f64(vf64 u) {
+  return ((((((((((((((((((((((-6.183509185741940971e-11 * u + 1.080629014951829558e-10)
+           * u + 1.797798189995487666e-10) * u - 3.053902086800156525e-10) * u - 4.506683106759898186e-10)
+           * u + 7.977983533091814662e-10) * u + 3.233433692180318706e-11) * u + 6.837018659348516865e-11)
+           * u - 1.800677352339200447e-9) * u + 3.79119270361584617e-9) * u - 7.361827508028251873e-9)
+           * u + 1.705667460533467234e-8) * u - 4.131061283701577625e-8) * u + 1.029512037649523917e-7)
+           * u - 2.689135887009184373e-7) * u + 7.427807838466459761e-7) * u - 2.191176753940171633e-6)
+           * u + 7.002245564109627356e-6) * u - 0.00002473520464665273994) * u + 0.00009956054742546008604)
+           * u - 0.0004797690567629980955) * u + 0.003032891810275193423) * u - 0.03107146182488955413)
+           * u + 1.218595338513390534;
+}
+INL vf64 k1_far_f64(vf64 u) {
+  return ((((((((((((((((((((((6.737161738498079163e-11 * u - 1.180119103453553708e-10)
+           * u - 1.948680720152237764e-10) * u + 3.315391829142187702e-10) * u + 4.921710202548385979e-10)
+           * u - 8.740019154894708888e-10) * u - 2.104015257574648841e-11) * u - 1.058443028929702587e-10)
+           * u + 2.034622046871117517e-9) * u - 4.313336112817399492e-9) * u + 8.491143224102360125e-9)
+           * u - 1.982745796636716369e-8) * u + 4.843094038201199141e-8) * u - 1.220284967173792847e-7)
+           * u + 3.229887386264042268e-7) * u - 9.067094776630645521e-7) * u + 2.730040312895641872e-6)
+           * u - 8.961207299463647068e-6) * u + 0.0000328438656505786186) * u - 0.0001395902195683085621)
+           * u + 0.0007357241549046456869) * u - 0.005566729880074450677) * u + 0.103349737753865268)
+           * u + 1.363151890371341971;
+}
+INL vf64 debye_f64(vf64 p, vf64 r) { // the sum of u_k(p) r^k
+  vf64 w = p * p, q = p * r;
+  return (f64)1 + q * ((-0.20833333333333334 * w + 0.125)
+           + q * (((0.3342013888888889 * w - 0.4010416666666667) * w + 0.0703125)
+           + q * ((((-1.0258125964506173 * w + 1.8464626736111112) * w - 0.8912109375) * w + 0.0732421875)
+           + q * (((((4.669584423426247 * w - 11.207002616222994) * w + 8.78912353515625) * w - 2.3640869140625) * w + 0.112152099609375)
+           + q * ((((((-28.212072558200244 * w + 84.63621767460073) * w - 91.81824154324002) * w + 42.53499874538846) * w - 7.368794359479632) * w + 0.22710800170898438)
+           + q * ((((((212.57013003921713 * w - 765.2524681411817) * w + 1059.9904525279999) * w - 699.5796273761325) * w + 218.1905117442116) * w - 26.491430486951554) * w + 0.5725014209747314))))));
+}
+ORDERS(f64, i64, u64, 13, 18, 41, 36, 26)
+#endif
+
+// -- the gamma function, and inverses of the complement of the error function --------------------------------------------
+
+#define GAMMA(T, I, U, large, steps, most) \
+  LONG v##T gamma_##T(v##T x) { /* as lgamma; Stirling's formula by two halves of the power */ \
+    v##T a = abs_##T(x), one = splat_##T(1), zero = {}, y = a, p = one; \
+    v##I far = (v##I)(a >= (T)(large)), below = (v##I)(a < (T)1.5), least = (v##I)(a < (T)0.5), left = (v##I)x < (v##I){}; \
+    for (int k = 0; k < steps - 2; ++k) { \
+      v##I up = (v##I)(y >= (T)2.5); \
+      y = choose_##T(up, y - (T)1, y), p = choose_##T(up, p * y, p); \
+    } \
+    v##T t = choose_##T(least, a, choose_##T(below, a - (T)1, y - (T)2)), e = exp_##T(t * lgamma_poly_##T(t)); \
+    v##T value = choose_##T(below, e / choose_##T(least, a * (a + (T)1), a), e * p); \
+    if (any_bits_##I(far)) { \
+      v##T b = lesser_of_##T(splat_##T((T)(most)), a), r = one / b, half = power_##T(b, (T)0.5 * b - (T)0.25); \
+      v##T stirling = (half * (T)2.50662827463100050242) * exp_sum_##T(-b, r * stirling_poly_##T(r * r), one) * half; \
+      value = choose_##T(far, stirling, value); \
+    } \
+    value = choose_##T((v##I)(a > (T)(most)), splat_##T(INFINITE(T)), value); \
+    if (any_bits_##I(left)) { \
+      v##T n = rint_##T(a), d = a - n, c, s = sin_cos_##T(d * (T)3.14159265358979323846, &c); \
+      s = choose_##T((v##I)(rint_##T(n * (T)0.5) == n * (T)0.5), -s, s); \
+      v##T other = (T)3.14159265358979323846 / (a * s) / value; \
+      other = choose_##T((v##I)(d == zero) | ~(v##I)(a < splat_##T(INFINITE(T))), splat_##T(UNDEFINED(T)), other); \
+      value = choose_##T(left, other, value); \
+    } \
+    value = choose_##T((v##I)(x == zero), copysign_##T(splat_##T(INFINITE(T)), x), value); \
+    return choose_##T((v##I)(x != x), x, value); } \
+  INL v##T rgamma_##T(v##T x) { \
+    v##I pole = (v##I)(x < (v##T){}) & (v##I)(rint_##T(x) == x); \
+    v##T near = choose_##T((v##I)(abs_##T(x) < (T)1e-20), x, (T)1 / gamma_##T(x)); \
+    return choose_##T(pole, (v##T){}, near); } \
+  LONG v##T upper_quantile_##T(v##T p) { /* z with ndtr(-z) = p below 0.1: Halley's steps for the logarithms */ \
+    v##T log = log_##T(p), s = sqrt_##T((T)-2 * log); \
+    v##T z = s - ((T)2.515517 + s * ((T)0.802853 + s * (T)0.010328)) / ((T)1 + s * ((T)1.432788 + s * ((T)0.189269 + s * (T)0.001308))); \
+    for (int k = 0; k < (sizeof(T) == 4 ? 1 : 2); ++k) { \
+      v##T m = mills_##T(z), e, q = product_##T(z, z, &e), slope = (T)0.39894228040143267794 / m; \
+      v##T step = ((log_##T(m) - (T)0.5 * e) - ((T)0.5 * q + log)) / slope; \
+      z += step / ((T)1 + (T)0.5 * step * (slope - z)); \
+    } \
+    return choose_##T((v##I)(p == (v##T){}), splat_##T(INFINITE(T)), z); } \
+  LONG v##T erfcinv_##T(v##T y) { \
+    v##T low = lesser_of_##T(y, (T)2 - y), z = erfinv_##T((T)1 - y); \
+    v##I tail = (v##I)(low < (T)0.2); \
+    if (any_bits_##I(tail)) \
+      z = choose_##T(tail, copysign_##T((T)0.70710678118654752440 * upper_quantile_##T((T)0.5 * low), (T)1 - y), z); \
+    return choose_##T((v##I)(low >= (v##T){}), z, splat_##T(UNDEFINED(T))); } \
+  LONG v##T ndtri_##T(v##T p) { \
+    v##T low = lesser_of_##T(p, (T)1 - p), z = (T)1.41421356237309504880 * erfinv_##T((T)2 * p - (T)1); \
+    v##I tail = (v##I)(low < (T)0.1); \
+    if (any_bits_##I(tail)) z = choose_##T(tail, copysign_##T(upper_quantile_##T(low), p - (T)0.5), z); \
+    return choose_##T((v##I)(low >= (v##T){}), z, splat_##T(UNDEFINED(T))); }
+#if VB / V >= 4
+GAMMA(f32, i32, u32, 4.5, 5, 35.1)
+#endif
+#if VB / V >= 8
+GAMMA(f64, i64, u64, 8, 8, 171.7)
+#endif
+
+// -- relative entropies, losses, and the transformations of Box and Cox --------------------------------------------------
+
+#define LOSSES(T, I, U, _) \
+  INL v##T exp10_##T(v##T x) { \
+    v##T log10 = splat_##T((T)2.30258509299404568402), e, p = product_##T(x, log10, &e); \
+    e += x * (T)(sizeof(T) == 4 ? -3.1975436344e-8 : -2.1707562233822493508e-16); \
+    return exp_sum_##T(p, choose_##T((v##I)(abs_##T(x) < (T)400), e, (v##T){}), splat_##T(1)); } \
+  LONG v##T rel_entr_##T(v##T x, v##T y) { \
+    v##T zero = {}, ratio = x / y; \
+    v##I near = (v##I)(ratio > (T)0.5) & (v##I)(ratio < (T)2), in = (v##I)(ratio > zero) & (v##I)(ratio < splat_##T(INFINITE(T))); \
+    v##T log = choose_##T(near, log1p_##T((x - y) / y), choose_##T(in, log_##T(ratio), log_##T(x) - log_##T(y))); \
+    v##T r = choose_##T((v##I)(x > zero) & (v##I)(y > zero), x * log, splat_##T(INFINITE(T))); \
+    r = choose_##T((v##I)(x == zero) & (v##I)(y >= zero), zero, r); \
+    return choose_##T((v##I)(x != x) | (v##I)(y != y), x + y, r); } \
+  INL v##T kl_div_##T(v##T x, v##T y) { \
+    v##T r = rel_entr_##T(x, y); \
+    v##I outside = (v##I)(r == splat_##T(INFINITE(T))) & ~((v##I)(x > (v##T){}) & (v##I)(y > (v##T){})); \
+    return choose_##T(outside, r, r - x + y); } \
+  INL v##T huber_##T(v##T d, v##T r) { \
+    v##T a = abs_##T(r), y = choose_##T((v##I)(a <= d), (T)0.5 * r * r, d * (a - (T)0.5 * d)); \
+    return choose_##T((v##I)(d < (v##T){}), splat_##T(INFINITE(T)), y); } \
+  INL v##T pseudo_huber_##T(v##T d, v##T r) { \
+    v##T one = splat_##T(1), zero = {}, y = r * (r / (one + hypot_##T(one, r / d))); \
+    y = choose_##T((v##I)(d == zero) | (v##I)(r == zero), zero, y); \
+    y = choose_##T((v##I)(d > zero) & (v##I)(d < abs_##T(r)) & (v##I)(abs_##T(r) == splat_##T(INFINITE(T))), abs_##T(r), y); \
+    return choose_##T((v##I)(d < zero), splat_##T(INFINITE(T)), y); } \
+  INL v##T power_transform_##T(v##T log, v##T p) { /* (e^(p log) - 1) / p */ \
+    v##T y = expm1_##T(p * log) / p; \
+    return choose_##T((v##I)(abs_##T(p) < (T)1e-19), log, y); } \
+  LONG v##T boxcox_##T(v##T x, v##T p) { return power_transform_##T(log_##T(x), p); } \
+  LONG v##T boxcox1p_##T(v##T x, v##T p) { return power_transform_##T(log1p_##T(x), p); } \
+  LONG v##T inv_boxcox_##T(v##T x, v##T p) { \
+    return exp_##T(choose_##T((v##I)(p == (v##T){}), x, log1p_##T(p * x) / p)); } \
+  LONG v##T inv_boxcox1p_##T(v##T x, v##T p) { \
+    v##T q = p * x; \
+    return expm1_##T(choose_##T((v##I)(p == (v##T){}) | (v##I)(abs_##T(q) < (T)1e-30), x, log1p_##T(q) / p)); }
+EACH_FLOAT(LOSSES, )
+
+// -- Bessel functions of orders 0 and 1: polynomials in x^2 up to 5, amplitude and phase in 25 / x^2 beyond ---------------
+
+// The squares of the zeros below 5 are kept in two parts, so that J keeps its digits near them
+#define CYLINDERS(T, I, U, z0, z0_low, z1, z2, z2_low) \
+  INL v##T j0_inner_##T(v##T z) { return ((z - (T)(z0)) - (T)(z0_low)) * (z - (T)(z1)) * j0_near_##T(z); } \
+  INL v##T j1_inner_##T(v##T x, v##T z) { return x * ((z - (T)(z2)) - (T)(z2_low)) * j1_near_##T(z); } \
+  INL v##T waves_##T(v##T a, v##T *other) { /* sin + cos and sin - cos, over the root of pi a */ \
+    v##T c, s, r = (T)0.56418958354775628695 / sqrt_##T(a); \
+    if (is_far_##T(a)) s = sin_##T(a), c = cos_##T(a); else s = sin_cos_##T(a, &c); \
+    *other = (s - c) * r; return (s + c) * r; } \
+  LONG v##T j0_##T(v##T x) { \
+    v##T a = abs_##T(x), b = (T)1 / greater_of_##T(splat_##T(5), a), w = (T)25 * b * b, m, p = waves_##T(a, &m); \
+    return choose_##T((v##I)(a <= (T)5), j0_inner_##T(a * a), p * j0_p_##T(w) - m * (j0_q_##T(w) * b)); } \
+  LONG v##T j1_##T(v##T x) { \
+    v##T a = abs_##T(x), b = (T)1 / greater_of_##T(splat_##T(5), a), w = (T)25 * b * b, m, p = waves_##T(a, &m); \
+    v##T far = m * j1_p_##T(w) + p * (j1_q_##T(w) * b); \
+    far = choose_##T((v##I)(x < (v##T){}), -far, far); \
+    return choose_##T((v##I)(a <= (T)5), j1_inner_##T(x, a * a), far); } \
+  INL v##T right_of_0_##T(v##T x, v##T y) { \
+    y = choose_##T((v##I)(x == (v##T){}), splat_##T(-INFINITE(T)), y); \
+    return choose_##T((v##I)(x < (v##T){}), splat_##T(UNDEFINED(T)), y); } \
+  LONG v##T y0_##T(v##T x) { \
+    v##T b = (T)1 / greater_of_##T(splat_##T(5), x), w = (T)25 * b * b, m, p = waves_##T(x, &m), z = x * x; \
+    v##T near = y0_near_##T(z) + (T)0.63661977236758134308 * log_##T(x) * j0_inner_##T(z); \
+    return right_of_0_##T(x, choose_##T((v##I)(x <= (T)5), near, m * j0_p_##T(w) + p * (j0_q_##T(w) * b))); } \
+  LONG v##T y1_##T(v##T x) { \
+    v##T b = (T)1 / greater_of_##T(splat_##T(5), x), w = (T)25 * b * b, m, p = waves_##T(x, &m), z = x * x; \
+    v##T near = x * y1_near_##T(z) + (T)0.63661977236758134308 * (log_##T(x) * j1_inner_##T(x, z) - (T)1 / x); \
+    return right_of_0_##T(x, choose_##T((v##I)(x <= (T)5), near, m * (j1_q_##T(w) * b) - p * j1_p_##T(w))); }
+#if VB / V >= 4
+INL vf32 j0_near_f32(vf32 z) {
+  return ((((((-2.054843428e-17f * z + 8.181075453e-15f) * z - 2.088310317e-12f) * z + 3.935270063e-10f)
+           * z - 5.317851117e-8f) * z + 4.784355045e-6f) * z - 0.0002512023528f) * z + 0.005674693325f;
+}
+INL vf32 j1_near_f32(vf32 z) {
+  return ((((((3.781738215e-16f * z - 1.38060005e-13f) * z + 3.144389674e-11f) * z - 5.187158978e-9f)
+           * z + 6.019867552e-7f) * z - 4.541499229e-5f) * z + 0.001937384728f) * z - 0.03405537391f;
+}
+INL vf32 y0_near_f32(vf32 z) {
+  return (((((((-1.175646121e-14f * z + 3.914587173e-12f) * z - 7.636832916e-10f) * z + 1.035032561e-7f)
+           * z - 9.494307124e-6f) * z + 0.0005385992957f) * z - 0.01607395985f) * z + 0.1776060092f)
+           * z - 0.07380429393f;
+}
+INL vf32 y1_near_f32(vf32 z) {
+  return (((((((-6.919157249e-16f * z + 2.530601499e-13f) * z - 5.618740209e-11f) * z + 8.927629261e-9f)
+           * z - 9.926376206e-7f) * z + 7.16425114e-5f) * z - 0.002955304909f) * z + 0.05434868776f)
+           * z - 0.1960570906f;
+}
+INL vf32 j0_p_f32(vf32 w) {
+  return (((5.001975045e-6f * w - 3.022407968e-5f) * w + 0.0001774870318f) * w - 0.002812271924f) * w + 0.9999999955f;
+}
+INL vf32 j0_q_f32(vf32 w) {
+  return ((((6.775780759e-6f * w - 3.324447685e-5f) * w + 9.939045006e-5f) * w - 0.0003611163417f)
+           * w + 0.002929507263f) * w - 0.1249999975f;
+}
+INL vf32 j1_p_f32(vf32 w) {
+  return (((-5.816086227e-6f * w + 3.607551442e-5f) * w - 0.0002285031889f) * w + 0.004687242057f) * w + 1.000000005f;
+}
+INL vf32 j1_q_f32(vf32 w) {
+  return ((((-7.616921718e-6f * w + 3.770819201e-5f) * w - 0.0001152543373f) * w + 0.0004416298354f)
+           * w - 0.004101363241f) * w + 0.3749999973f;
+}
+CYLINDERS(f32, i32, u32, 5.783185958862305, 4.084479833675995e-09, 30.471261978149414, 14.681970596313477, 4.581041669471978e-08)
+#endif
+#if VB / V >= 8
+INL vf64 j0_near_f64(vf64 z) {
+  return ((((((((((-3.027341846156214643e-28 * z + 2.422940453295707887e-25) * z - 1.404841990728844667e-22)
+           * z + 6.727688394207858876e-20) * z - 2.650497766961034844e-17) * z + 8.413184775762445893e-15)
+           * z - 2.093121408406898368e-12) * z + 3.935827378974691375e-10) * z - 5.317886335202576046e-8)
+           * z + 4.784356140904162459e-6) * z - 0.0002512023541494339441) * z + 0.005674693325155616431;
+}
+INL vf64 j1_near_f64(vf64 z) {
+  return ((((((((((7.961220275215586311e-27 * z - 5.974709444910393006e-24) * z + 3.198200356008024375e-21)
+           * z - 1.401330579836753591e-18) * z + 5.008652190605828193e-16) * z - 1.428217431381942564e-13)
+           * z + 3.15424006912758471e-11) * z - 5.188298753339338696e-9) * z + 6.019939527899010968e-7)
+           * z - 0.00004541501468060369381) * z + 0.001937384754414390837) * z - 0.03405537391318949128;
+}
+INL vf64 y0_near_f64(vf64 z) {
+  return ((((((((((((6.413092053703545407e-28 * z - 5.199612456749734256e-25) * z + 2.981549017175649944e-22)
+           * z - 1.403703917158711471e-19) * z + 5.431026436959050861e-17) * z - 1.693271024590859579e-14)
+           * z + 4.143565686352434253e-12) * z - 7.693079897346314013e-10) * z + 1.03584760334568441e-7)
+           * z - 9.495005205216202615e-6) * z + 0.0005386026668616449655) * z - 0.01607396802593841587)
+           * z + 0.1776060168690671383) * z - 0.07380429510868722504;
+}
+INL vf64 y1_near_f64(vf64 z) {
+  return (((((((((((-1.647630300242421974e-26 * z + 1.231795603210743198e-23) * z - 6.464417018781225602e-21)
+           * z + 2.761313688259138502e-18) * z - 9.591428301574317426e-16) * z + 2.649480782034181248e-13)
+           * z - 5.648024489809428368e-11) * z + 8.931879617689349218e-9) * z - 9.926740619295254097e-7)
+           * z + 0.00007164268749971131492) * z - 0.002955305336079801535) * z + 0.05434868816051022967)
+           * z - 0.1960570906462389473;
+}
+INL vf64 j0_p_f64(vf64 w) {
+  return (((((((((((((((((3.33302690003747104e-7 * w - 3.288967134819931891e-6) * w + 0.00001506896052688806118)
+           * w - 0.00004261572059884380393) * w + 0.00008348192189567802433) * w - 0.000120655959197183724)
+           * w + 0.0001341073818994520718) * w - 0.0001184762093777634173) * w + 0.00008602777461384439953)
+           * w - 0.00005364767421005692308) * w + 0.00003073813135401545683) * w - 0.00001795675315294266542)
+           * w + 0.00001226819428982864512) * w - 0.00001125065455996237493) * w + 0.00001554865311868273988)
+           * w - 0.00003664005769312682051) * w + 0.0001794433587067537021) * w - 0.002812499999994563668)
+           * w + 0.9999999999999999925;
+}
+INL vf64 j0_q_f64(vf64 w) {
+  return ((((((((((((((((((3.916317162530118192e-6 * w - 0.00004043086611904561835) * w + 0.0001942715581669309622)
+           * w - 0.0005774908608279189033) * w + 0.0011911816671675671) * w - 0.001814001151668175598)
+           * w + 0.002121260475258139594) * w - 0.001960293718995835514) * w + 0.001468166266656349326)
+           * w - 0.0009166155965075629751) * w + 0.0004962269603687396413) * w - 0.0002479207617459614976)
+           * w + 0.000125877274909717697) * w - 0.00007368546061647058371) * w + 0.00005637228179407546751)
+           * w - 0.00006240966092030129516) * w + 0.0001105744098169813193) * w - 0.0003633728000115943922)
+           * w + 0.002929687499980020669) * w - 0.1249999999999999751;
+}
+INL vf64 j1_p_f64(vf64 w) {
+  return (((((((((((((((((-3.526435841840197515e-7 * w + 3.480287213398479725e-6) * w - 0.0000159482391447650423)
+           * w + 0.00004511230035941193817) * w - 0.00008839850906624819049) * w + 0.0001278134160067573057)
+           * w - 0.0001421447585239966431) * w + 0.0001256852561968776192) * w - 0.00009138663560651765972)
+           * w + 0.00005711807260641590837) * w - 0.00003285321763545124753) * w + 0.0000193193473291949244)
+           * w - 0.00001334091017492312146) * w + 0.00001243571151230785416) * w - 0.00001762187773911343739)
+           * w + 0.00004330189060404909998) * w - 0.0002307128899203652338) * w + 0.004687499999994267227)
+           * w + 1.000000000000000008;
+}
+INL vf64 j1_q_f64(vf64 w) {
+  return ((((((((((((((((((-4.130029242996877204e-6 * w + 0.00004264147657487567174) * w - 0.0002049193189978740938)
+           * w + 0.0006092390253512748127) * w - 0.00125692616264459633) * w + 0.001914643118420354325)
+           * w - 0.002239788060281671962) * w + 0.002070932521063853607) * w - 0.001552263800855629006)
+           * w + 0.0009703265706834528895) * w - 0.0005263767453036345921) * w + 0.0002638915112567475352)
+           * w - 0.0001347621229706039924) * w + 0.00007961289104220996434) * w - 0.00006174483083207974536)
+           * w + 0.00006975227339240557421) * w - 0.0001275858729085626039) * w + 0.0004441223115904942637)
+           * w - 0.004101562499978993087) * w + 0.3749999999999999739;
+}
+CYLINDERS(f64, i64, u64, 5.783185962946784, 4.123247343506204e-16, 30.471262343662087, 14.681970642123893, -9.858177825793294e-17)
+#endif

@@ -110,8 +110,23 @@ UNARY = {  # name: (NumPy or SciPy, mpmath, points)
     "i1": (special.i1, lambda x: mp.besseli(1, x), np.linspace(-80, 80, 61)),
     "i0e": (special.i0e, lambda x: mp.besseli(0, x) * mp.exp(-abs(x)), np.linspace(-80, 80, 61)),
     "i1e": (special.i1e, lambda x: mp.besseli(1, x) * mp.exp(-abs(x)), np.linspace(-80, 80, 61)),
+    "exp10": (special.exp10, lambda x: mp.mpf(10) ** x, np.linspace(-37, 38, 76)),
     "entr": (special.entr, lambda x: -x * mp.log(x), np.geomspace(1e-30, 1e30, 41)),
     "sinc": (np.sinc, lambda x: mp.sincpi(x), np.linspace(-20.3, 20.3, 90)),
+}
+
+
+def scaled(order):
+    return lambda x: mp.besselk(order, x) * mp.exp(x)
+
+
+FAMILY = {  # name: (mpmath, points); within 1e-6 or 1e-14
+    "gamma": (mp.gamma, np.concatenate([np.linspace(-9.7, 34.9, 151), np.geomspace(1e-6, 1, 40)])),
+    "rgamma": (mp.rgamma, np.concatenate([np.linspace(-9.7, 34, 150), np.geomspace(1e-6, 1, 40)])),
+    "k0": (lambda x: mp.besselk(0, x), np.geomspace(1e-6, 80, 190)),
+    "k1": (lambda x: mp.besselk(1, x), np.geomspace(1e-6, 80, 190)),
+    "k0e": (scaled(0), np.geomspace(1e-6, 1e5, 190)),
+    "k1e": (scaled(1), np.geomspace(1e-6, 1e5, 190)),
 }
 ROUGH = {"lgamma", "digamma", "sinc", "logit", "entr"}  # near a zero: relative to max(|f|, 1)
 POLES = {"lgamma", "digamma", "logit", "entr"}
@@ -146,6 +161,19 @@ SMOOTH_BINARY = {
     "xlogy": special.xlogy,
     "xlog1py": special.xlog1py,
 }
+ORDERS = ("kv", "kve", "iv", "ive")
+TRANSFORMS = {
+    "rel_entr": special.rel_entr,
+    "kl_div": special.kl_div,
+    "huber": special.huber,
+    "pseudo_huber": special.pseudo_huber,
+    "boxcox": special.boxcox,
+    "boxcox1p": special.boxcox1p,
+    "inv_boxcox": special.inv_boxcox,
+    "inv_boxcox1p": special.inv_boxcox1p,
+}
+WAVES = ("j0", "j1", "y0", "y1")
+QUANTILES = ("erfcinv", "ndtri")
 EXACT_BINARY = {
     **of_numpy(f"{ORDER} {EXTREMES} copysign nextafter fmod remainder floor_divide heaviside"),
     "clamp_min": np.maximum,
@@ -245,7 +273,8 @@ def any_sources(t):
 
 
 def float_sources(t):
-    one, two = (*UNARY, *EXACT_UNARY), (*SMOOTH_BINARY, *EXACT_BINARY, "polygamma", "softshrink")
+    one = (*UNARY, *FAMILY, *EXACT_UNARY, *WAVES, *QUANTILES)
+    two = (*SMOOTH_BINARY, *EXACT_BINARY, *ORDERS, *TRANSFORMS, "polygamma", "softshrink")
     names = [
         *zip(one, itertools.repeat(1)),
         *zip(two, itertools.repeat(2)),
@@ -617,6 +646,136 @@ def test_polygamma(floats):
                 got,
                 want,
             )
+
+
+@functools.cache
+def of_order(name):
+    """Orders in [0, 60], arguments in (0, 700], and mpmath's values."""
+    rng = np.random.default_rng(5)
+    v = np.repeat(np.float32([0, 0.25, 0.5, 1, 1.5, 2.5, 3.75, 7.25, 12.5, 20, 44.25]), 16)
+    x = np.exp(rng.uniform(np.log(1e-3), np.log(700), len(v))).astype(np.float32)
+    bessel = mp.besselk if name[0] == "k" else mp.besseli
+    sign = {"kv": 0, "iv": 0, "kve": 1, "ive": -1}[name]
+    exact = [
+        bessel(mp.mpf(float(a)), mp.mpf(float(b))) * mp.exp(sign * mp.mpf(float(b)))
+        for a, b in zip(v, x, strict=True)
+    ]
+    return v, x, np.array([float(min(e, mp.mpf("1e307"))) for e in exact])
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_bessel_functions_of_any_order(floats, name):
+    library, dtypes = floats
+    v, x, want = of_order(name)
+    for dtype in dtypes:
+        info = np.finfo(dtype)
+        ok = (want > 4 * info.tiny) & (want < info.max / 4)
+        got = run(library, name, v.astype(dtype), x.astype(dtype))[ok]
+        close = 1e-6 if dtype.itemsize == 4 else 4e-15
+        np.testing.assert_allclose(got, want[ok], rtol=close, atol=0)
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_bessel_functions_of_large_order(floats, name):
+    library, dtypes = floats
+    v, x = (a.ravel() for a in np.meshgrid([60.5, 100.0, 320.0], [20.0, 90.0, 300.0, 650.0]))
+    want = getattr(special, name)(v, x)
+    for dtype in dtypes:
+        info = np.finfo(dtype)
+        ok = (want > 4 * info.tiny) & (want < info.max / 4)
+        got = run(library, name, v.astype(dtype), x.astype(dtype))[ok]
+        np.testing.assert_allclose(got, want[ok], rtol=1e-4 if dtype.itemsize == 4 else 2e-13)
+
+
+SIDES = np.array([0.0, 1e-300, -1.0, np.inf, -np.inf, np.nan, 5.0])
+
+
+@pytest.mark.parametrize("name", ORDERS)
+@pytest.mark.parametrize("order", [0, 1, 2, 0.5, -0.5, -1, -2, 100, np.nan])
+def test_bessel_functions_off_their_domain(everything, name, order):
+    """As SciPy, but for kv(nan, 0), and what SciPy loses: ive(-0.5, 0) is infinite."""
+    v = np.full(len(SIDES), float(order))
+    want = getattr(special, name)(v, SIDES)
+    known = (SIDES == 0) & ((name == "ive") & (order == -0.5))
+    known |= (SIDES == 1e-300) & (name == "iv")  # SciPy: 0
+    got = run(everything, name, v, SIDES)
+    np.testing.assert_allclose(got[~known], want[~known], rtol=1e-13)
+
+
+@functools.cache
+def of_family(name, dtype):
+    exact, points = FAMILY[name]
+    x = points.astype(dtype)
+    return x, np.array([float(exact(mp.mpf(float(v)))) for v in x])
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_gamma_and_bessel_functions(floats, name):
+    library, dtypes = floats
+    for dtype in dtypes:
+        x, want = of_family(name, dtype.name)
+        close = 1e-6 if dtype.itemsize == 4 else 1e-14
+        np.testing.assert_allclose(run(library, name, x), want, rtol=close, atol=0)
+        ends = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, -1, -2, 2e5, 1e-30], dtype)
+        want = getattr(special, name)(ends)
+        got = run(library, name, ends)
+        np.testing.assert_allclose(got, want, rtol=close, atol=0)
+        np.testing.assert_array_equal(np.signbit(got[:2]), np.signbit(want[:2]))
+
+
+@pytest.mark.parametrize("name", WAVES)
+def test_waves(floats, name):
+    """Within 8 units of the last place of the larger of |f| and 1, and SciPy's at the ends."""
+    library, dtypes = floats
+    exact = {"j": mp.besselj, "y": mp.bessely}[name[0]]
+    points = np.concatenate([np.linspace(0.01, 30, 130), np.linspace(40, 900, 20)])
+    for dtype in dtypes:
+        x = points.astype(dtype)
+        want = np.array([float(exact(int(name[1]), mp.mpf(float(a)))) for a in x])
+        error = np.abs(run(library, name, x) - want) / np.maximum(np.abs(want), 1)
+        assert error.max() <= 8 * np.finfo(dtype).eps
+        ends = np.array([0, np.inf, -np.inf, np.nan, -2, 1e-30], dtype)
+        np.testing.assert_allclose(
+            run(library, name, ends), getattr(special, name)(ends), rtol=1e-6
+        )
+
+
+@pytest.mark.parametrize("name", QUANTILES)
+def test_quantiles(floats, name):
+    library, dtypes = floats
+    for dtype in dtypes:
+        low = np.geomspace(float(np.finfo(dtype).tiny), 0.5, 120)
+        top = 2 if name == "erfcinv" else 1
+        x = np.concatenate([low, np.linspace(0.5, 0.99 * top, 40)]).astype(dtype)
+        want = getattr(special, name)(x.astype(np.float64))
+        np.testing.assert_allclose(
+            run(library, name, x), want, rtol=4 * np.finfo(dtype).eps, atol=1e-300
+        )
+        ends = np.array([0, top, -0.1, top + 0.5, np.nan, np.inf, -np.inf], dtype)
+        np.testing.assert_array_equal(run(library, name, ends), getattr(special, name)(ends))
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_transforms(floats, name):
+    """Entropies, losses and power transformations: inside, and at the ends, as SciPy."""
+    library, dtypes = floats
+    rng = np.random.default_rng(3)
+    inside = rng.uniform(0.05, 6, (2, 300))
+    ends = [0.0, np.inf, -np.inf, np.nan, -1.0, 1.0, 0.5, 3.0]
+    for dtype in dtypes:
+        x, y = inside.astype(dtype)
+        want = TRANSFORMS[name](x.astype(np.float64), y.astype(np.float64))
+        got = run(library, name, x, y)
+        eps = np.finfo(dtype).eps
+        size = np.maximum(np.abs(want), x + y if name == "kl_div" else 0)
+        assert np.max(np.abs(got - want) / size) <= 12 * eps
+        x, y = (np.ascontiguousarray(a.ravel(), dtype) for a in np.meshgrid(ends, ends))
+        with np.errstate(all="ignore"):
+            want = TRANSFORMS[name](x.astype(np.float64), y.astype(np.float64)).astype(dtype)
+        got = run(library, name, x, y)
+        if name == "pseudo_huber":  # SciPy: NaN where delta is infinite
+            got, want = got[np.isfinite(x)], want[np.isfinite(x)]
+        np.testing.assert_allclose(got, want, rtol=12 * eps, atol=eps)
 
 
 def test_any(floats):
