@@ -520,7 +520,9 @@ def _called(func: np.ufunc, inputs: tuple, kwargs: dict[str, Any]) -> Any:
         return PAIRS[func](*(node_of(a) for a in inputs))
     if out is not None and any(isinstance(o, np.ndarray) for o in out):
         raise _in_place(func, inputs)
-    op = ops.BY_FUNCTION.get(func) or _of_scipy(func)
+    op = ops.BY_FUNCTION.get(func)
+    if op is None and (op := _of_scipy(func)) is not None:
+        inputs = _as_scipy(func, inputs)
     return (
         elsewhere_ufunc(func, "__call__", inputs, kwargs)
         if op is None
@@ -536,6 +538,27 @@ def _of_scipy(func: np.ufunc) -> ops.Op | None:
     return next(
         (op for op in ops.TABLE if op.scipy and getattr(special, op.scipy, None) is func), None
     )
+
+
+def _as_scipy(func: np.ufunc, inputs: tuple) -> list[Node]:
+    """The arguments in the dtypes that this ufunc of scipy.special computes in."""
+    nodes = [node_of(a) for a in inputs]
+    dtypes = tuple(np.dtype(bool) if n.dtype is bool else n.dtype for n in nodes)
+    if any(getattr(t, "name", "") == "bfloat16" for t in dtypes):
+        return nodes
+    try:
+        loop = func.resolve_dtypes((*dtypes, None))[: func.nin]
+    except TypeError as error:
+        raise DtypeError(f"scipy.special.{func.__name__}: {error}") from None
+    if any(t.kind == "c" for t in loop):
+        raise DtypeError(
+            f"scipy.special.{func.__name__} of complex numbers has no pairwise form.\n"
+            "  Take real numbers: d.real, d.imag or abs(d)."
+        )
+    return [
+        ops.cast(n, t) if isinstance(n.dtype, np.dtype) else n
+        for n, t in zip(nodes, loop, strict=True)
+    ]
 
 
 def _in_place(func: np.ufunc, inputs: tuple) -> UnsupportedError:
@@ -591,5 +614,12 @@ def elsewhere_ufunc(func: np.ufunc, method: str, inputs: tuple, kwargs: dict[str
     virtual = next((n for n in nodes if expr.is_virtual(n)), None)
     if virtual is not None or method == "at":
         name = func.__name__ if method == "__call__" else f"{func.__name__}.{method}"
-        raise unsupported(f"numpy.{name}", virtual if virtual is not None else nodes[0])
+        library = "numpy" if getattr(np, func.__name__, None) is func else _home(func)
+        raise unsupported(f"{library}.{name}", virtual if virtual is not None else nodes[0])
     return getattr(func, method)(*_computed(inputs), **_computed(kwargs))
+
+
+def _home(func: np.ufunc) -> str:
+    """The library of a ufunc that is not NumPy's, as messages name it."""
+    special = sys.modules.get("scipy.special")
+    return "scipy.special" if getattr(special, func.__name__, None) is func else "numpy"
