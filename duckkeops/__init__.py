@@ -1,11 +1,12 @@
 """duckkeops: ordinary array code on pairwise arrays that are far too large to store."""
 
-from duckkeops import array_api
+from duckkeops import array_api, linalg
 from duckkeops.array import LazyArray
 from duckkeops.config import config
 from duckkeops.errors import (
     CompileError,
     CompilerNotFoundError,
+    ConvergenceError,
     DtypeError,
     RoleError,
     ShapeError,
@@ -19,6 +20,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CompileError",
     "CompilerNotFoundError",
+    "ConvergenceError",
     "DtypeError",
     "LazyArray",
     "RoleError",
@@ -28,6 +30,7 @@ __all__ = [
     "argtopk",
     "array_api",
     "config",
+    "linalg",
     "logsumexp",
     "softmax",
     "topk",

@@ -27,3 +27,17 @@ class CompileError(RuntimeError):
 
 class CompilerNotFoundError(RuntimeError):
     """No C compiler was found, and the C engine was asked for by name."""
+
+
+class ConvergenceError(RuntimeError):
+    """An iteration ended before its tolerance was reached.
+
+    `x` is the best solution so far, `residual` the norms of its residuals, `iterations` their
+    number.
+    """
+
+    def __init__(
+        self, message: str, x: object = None, residual: object = None, iterations: int = 0
+    ):
+        super().__init__(message)
+        self.x, self.residual, self.iterations = x, residual, iterations

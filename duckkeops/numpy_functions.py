@@ -254,7 +254,10 @@ _TOPK = (
     "Take the smallest entries with numpy.sort(d, axis=1)[:, :k], "
     "or compute all pairs with d.to_dense()."
 )
-_SOLVE = "Solve with an iterative method, as scipy.sparse.linalg.cg(d, b), which only needs d @ b."
+_SOLVE = (
+    "Solve with an iterative method, duckkeops.linalg.solve(d, b) or scipy.sparse.linalg.cg(d, b), "
+    "which only needs d @ b."
+)
 _EIGEN = (
     "Eigenvalues and singular values come from scipy.sparse.linalg.eigsh(d) and svds(d), "
     "which only need d @ b."
@@ -540,9 +543,9 @@ def _of_scipy(func: np.ufunc) -> ops.Op | None:
     )
 
 
-def _as_scipy(func: np.ufunc, inputs: tuple) -> list[Node]:
+def _as_scipy(func: np.ufunc, inputs: tuple) -> tuple[Node, ...]:
     """The arguments in the dtypes that this ufunc of scipy.special computes in."""
-    nodes = [node_of(a) for a in inputs]
+    nodes = tuple(node_of(a) for a in inputs)
     dtypes = tuple(np.dtype(bool) if n.dtype is bool else n.dtype for n in nodes)
     if any(getattr(t, "name", "") == "bfloat16" for t in dtypes):
         return nodes
@@ -555,10 +558,10 @@ def _as_scipy(func: np.ufunc, inputs: tuple) -> list[Node]:
             f"scipy.special.{func.__name__} of complex numbers has no pairwise form.\n"
             "  Take real numbers: d.real, d.imag or abs(d)."
         )
-    return [
+    return tuple(
         ops.cast(n, t) if isinstance(n.dtype, np.dtype) else n
         for n, t in zip(nodes, loop, strict=True)
-    ]
+    )
 
 
 def _in_place(func: np.ufunc, inputs: tuple) -> UnsupportedError:

@@ -20,6 +20,7 @@ ORDER = (
     "__main__",
     "doctor",
     "__init__",
+    "linalg",
     "selection",
     "array_api/__init__",
     "array_api/linalg",
