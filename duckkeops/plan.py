@@ -184,8 +184,8 @@ def histogram_rows(node: Reduce) -> tuple[int, int | None]:
 
 
 _DEAR = (
-    (DIVISION, "divide reciprocal sqrt rsqrt softsign"),
-    (EXPONENTIAL, "exp exp2 expm1 expit silu elu_alpha celu_alpha selu_scale"),
+    (DIVISION, "divide reciprocal sqrt rsqrt softsign pseudo_huber"),
+    (EXPONENTIAL, "exp exp2 exp10 expm1 expit silu elu_alpha celu_alpha selu_scale"),
     (
         LOGARITHM,
         "log log2 log10 log1p logaddexp logaddexp2 xlogy xlog1py entr logit log_sigmoid mish "
@@ -195,8 +195,10 @@ _DEAR = (
     (
         SPECIAL,
         "erfc erfcx erfinv lgamma digamma i0 i0e i1 i1e ndtr log_ndtr remainder fmod "
-        "floor_divide nextafter frexp_mantissa frexp_exponent",
+        "floor_divide nextafter frexp_mantissa frexp_exponent erfcinv ndtri gamma rgamma "
+        "k0 k0e k1 k1e j0 j1 y0 y1 rel_entr kl_div boxcox boxcox1p inv_boxcox inv_boxcox1p",
     ),
+    (6 * SPECIAL, "iv ive kv kve"),
 )
 COSTS = {name: cost for cost, names in _DEAR for name in names.split()}
 
