@@ -17,7 +17,7 @@ from duckkeops.progress import Progress
 
 REPLACE_EVERY = 50  # iterations between two residuals computed anew
 DRIFT = 0.3  # of a residual from the recurrence's, beyond which the directions begin anew
-SHOWN_FROM = 0.05  # of the way, in digits: how long it takes is not known before
+SHOWN_FROM = 0.2  # of the way, in digits: how long it takes is not known before
 RANK = 100  # of preconditioner="nystrom"
 
 
