@@ -501,6 +501,44 @@ def pow(x: Any, y: Any) -> Any:
     return power(x, y)
 
 
+WRITTEN_ORDERS = 8  # up to here, K of a whole or half order is written out
+
+
+def order(general: Any, zero: Any, one: Any, half: Callable | None = None) -> Callable:
+    """A Bessel function of (v, x), by faster ones where v is a constant.
+
+    `half(n, x)` is K of order n + 1/2, for those of which the recurrence upwards is stable.
+    """
+
+    def form(v: Any, x: Any) -> Any:
+        if not isinstance(v, Rational) or v.q > 2 or v**2 > (WRITTEN_ORDERS**2 if half else 1):
+            return general(v, x)
+        n = sympy.Abs(v)
+        if half and v.q == 2:
+            return half(n - HALF, x)
+        if v.q == 2:
+            return general(v, x)
+        low, high = zero(x), one(x)
+        for m in range(1, n):
+            low, high = high, low + 2 * m * (1 / x) * high
+        return high if n else low
+
+    return form
+
+
+def _kve_of_half(n: Any, x: Any) -> Any:
+    """exp(x) K of order n + 1/2: the root of pi / (2 x), times a polynomial in 1 / x."""
+    polynomial = ZERO
+    for k in range(n, -1, -1):
+        c = sympy.factorial(n + k) / (sympy.factorial(k) * sympy.factorial(n - k) * 2**k)
+        polynomial = polynomial * (1 / x) + c
+    return sqrt(pi / 2) * polynomial / sqrt(x)
+
+
+def _kv_of_half(n: Any, x: Any) -> Any:
+    return _kve_of_half(n, x) * exp(-x)
+
+
 def cast_to(x: Any, name: str) -> Any:
     return cast(x, Symbol(name))
 
@@ -535,6 +573,10 @@ S = SimpleNamespace(
         )
     },
     pow=pow,
+    iv_of=order(iv, i0, i1),
+    ive_of=order(ive, i0e, i1e),
+    kv_of=order(kv, k0, k1, _kv_of_half),
+    kve_of=order(kve, k0e, k1e, _kve_of_half),
     cast_to=cast_to,
     pi=pi,
     half=HALF,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import special
 
-from duckkeops import LazyArray, ops
+from duckkeops import LazyArray, config, ops
 from duckkeops.errors import DtypeError, UnsupportedError
 
 X = np.random.default_rng(0).uniform(0.3, 2, 9)
@@ -62,6 +62,37 @@ def test_matern_kernels_of_half_orders():
         t = np.sqrt(2 * v) * dense
         want = np.polyval(polynomial, t) * np.exp(-t)
         np.testing.assert_allclose(kernel.to_dense(), want, rtol=1e-13)
+
+
+@pytest.mark.parametrize("name", ["kv", "kve", "iv", "ive"])
+@pytest.mark.parametrize("order", [0, 1, -1, 0.5, -0.5, 2.5, -3.5, 7.5, 8.5, 2, 5, 8, 9, 0.75])
+def test_constant_orders(name, order):
+    """Whole and half orders have formulas of their own."""
+    f = getattr(special, name)
+    for dtype, close in (("float32", 2e-6), ("float64", 1e-13)):
+        lazy, dense = pairs(dtype)
+        with config(engine="cpu"):
+            got = f(order, lazy).min(axis=1)
+        assert got.dtype == dtype
+        want = f(order, dense.astype(np.float64)).min(axis=1)
+        np.testing.assert_allclose(got, want, rtol=close)
+    ends = LazyArray(np.array([0.0, 1e-200, -1, np.nan]))[:, None] + LazyArray(np.zeros(2))[None]
+    with config(engine="cpu"), np.errstate(all="ignore"):
+        got = f(order, ends).min(axis=1)
+        want = f(order, np.array([0.0, 1e-200, -1, np.nan]))
+    if name == "ive" and order < 0:  # SciPy: NaN where x is 0 or tiny
+        got, want = got[2:], want[2:]
+    if name == "iv" and order == -3.5:  # SciPy: positive at 0
+        got, want = got[1:], want[1:]
+    np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-150)
+
+
+def test_constant_orders_need_no_general_function():
+    x = LazyArray(X)
+    d = abs(x[:, None] - x[None, :])
+    for order in (0, 1, 2, 0.5, 2.5, 1.7, 8.5, 9):
+        loop = special.kv(order, d).source().split("void pairs(")[1].split("\n}\n")[0]
+        assert ("kv_f64(" in loop) == (order in (1.7, 8.5, 9))
 
 
 def test_complex_numbers_are_refused():
