@@ -18,6 +18,7 @@ import numpy as np
 from duckkeops import (
     contractions,
     display,
+    elementwise,
     evaluate,
     explain,
     expr,
@@ -39,6 +40,7 @@ from duckkeops.operands import (
     device_of,
     input_of,
     is_array,
+    leading_input,
     library,
     nbytes,
     node_of,
@@ -398,6 +400,9 @@ def _wrapped(cls: type, result: Any) -> Any:
     return result
 
 
+elementwise.set_wrap(lambda node: _wrap(_family(leading_input(node).array), node))
+
+
 def _opened(value: Any) -> Any:
     """Arguments with a node for every lazy array, in tuples, lists and dictionaries too."""
     if isinstance(value, LazyArray):
@@ -560,12 +565,12 @@ class NumpyLazyArray(LazyArray):
     @property
     def real(self) -> LazyArray:
         """The real parts."""
-        return _wrap(type(self), numpy_functions.real(self._node))
+        return _wrap(type(self), elementwise.real(self._node))
 
     @property
     def imag(self) -> LazyArray:
         """The imaginary parts; 0 for real arrays."""
-        return _wrap(type(self), numpy_functions.imag(self._node))
+        return _wrap(type(self), elementwise.imag(self._node))
 
     @property
     def flat(self) -> Any:
@@ -593,9 +598,7 @@ class NumpyLazyArray(LazyArray):
 
     def where(self, condition: Any, other: Any) -> LazyArray:
         """The entries where the condition holds, else those of `other`."""
-        return _wrap(
-            type(self), numpy_functions.where(_opened(condition), self._node, _opened(other))
-        )
+        return _wrap(type(self), elementwise.where(_opened(condition), self._node, _opened(other)))
 
     def argtopk(self, k: int, axis: int = -1, largest: bool = True, **options: Any) -> Any:
         """The positions of the k greatest (or least) entries along an axis.
@@ -712,11 +715,11 @@ METHODS: dict[str, Callable] = {
     "inner": contractions.inner,
     "matmul": contractions.matmul,
     "tensordot": contractions.tensordot,
-    "copy": numpy_functions.copy,
-    "clip": numpy_functions.clip,
-    "round": numpy_functions.round_,
-    "nan_to_num": numpy_functions.nan_to_num,
-    "isclose": numpy_functions.isclose,
+    "copy": elementwise.copy,
+    "clip": elementwise.clip,
+    "round": elementwise.round_,
+    "nan_to_num": elementwise.nan_to_num,
+    "isclose": elementwise.isclose,
     "permute_dims": shapes.transpose,
 }
 ELSEWHERE = (
@@ -762,7 +765,7 @@ def _row_method(op: ops.Op) -> Callable:
         if alone and not others and not options:
             return _wrap(type(self), ops.unary(op, self._node))
         return _wrapped(
-            type(self), numpy_functions.elementwise(op, self._node, *_opened(others), **options)
+            type(self), elementwise.elementwise(op, self._node, *_opened(others), **options)
         )
 
     return method

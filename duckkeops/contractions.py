@@ -394,7 +394,7 @@ def vecdot(
             f"cannot vecdot: axis {axis} has {a.shape[la.index('k')]} entries in one and "
             f"{b.shape[lb.index('k')]} in the other.\n  {describe(a)}   {describe(b)}"
         )
-    value = contract("vecdot", (_conj(a), b), (la, lb), k, dtype)
+    value = contract("vecdot", (conj(a), b), (la, lb), k, dtype)
     if keepdims:
         value = expand(value, (normalize_axis_index(axis, value.ndim + 1),))
     return _finished(value, out)
@@ -412,7 +412,7 @@ def _batched(a: Node, b: Node, first: int, second: int) -> tuple[Labels, Labels,
     return labels(a, first), labels(b, second), names
 
 
-def _conj(x: Node) -> Node:
+def conj(x: Node) -> Node:
     return ops.call("conj", x) if x.dtype.kind == "c" and not x.bare else _conj_bare(x)
 
 
@@ -430,7 +430,7 @@ def vdot(a: Any, b: Any, /) -> Any:
             f"cannot vdot: the operands have different shapes.\n  {describe(x)}   {describe(y)}"
         )
     names = tuple(range(x.ndim))
-    return contract("vdot", (_conj(x), y), (names, names), ())
+    return contract("vdot", (conj(x), y), (names, names), ())
 
 
 def matvec(x1: Any, x2: Any, /, out: Any = None, *, dtype: Any = None) -> Any:
@@ -450,7 +450,7 @@ def vecmat(x1: Any, x2: Any, /, out: Any = None, *, dtype: Any = None) -> Any:
     names = tuple(range(max(a.ndim - 1, b.ndim - 2)))
     la, lb = (*names[len(names) - a.ndim + 1 :], "k"), (*names[len(names) - b.ndim + 2 :], "k", "n")
     _equal_lengths("vecmat", a, b, a.shape[-1], b.shape[-2])
-    return _finished(contract("vecmat", (_conj(a), b), (la, lb), (*names, "n"), dtype), out)
+    return _finished(contract("vecmat", (conj(a), b), (la, lb), (*names, "n"), dtype), out)
 
 
 def _enough(what: str, a: Node, n: int, b: Node, m: int) -> None:

@@ -561,7 +561,7 @@ def log_softmax(a: Any, axis: Axis = -1) -> Node:
 # -- without NaN -----------------------------------------------------------------------------------
 
 
-def _without_nan(a: Any, instead: float) -> tuple[Node, Node | None]:
+def without_nan(a: Any, instead: float) -> tuple[Node, Node | None]:
     """`a` with a number instead of NaN, and where there was none.
 
     The latter is None where there cannot be any NaN.
@@ -591,7 +591,7 @@ def nansum(
     where: Any = True,
 ) -> Any:
     """The sum, NaN counting as 0."""
-    return sum(_without_nan(a, 0)[0], axis, dtype, out, keepdims, initial, where)
+    return sum(without_nan(a, 0)[0], axis, dtype, out, keepdims, initial, where)
 
 
 def nanprod(
@@ -604,7 +604,7 @@ def nanprod(
     where: Any = True,
 ) -> Any:
     """The product, NaN counting as 1."""
-    return prod(_without_nan(a, 1)[0], axis, dtype, out, keepdims, initial, where)
+    return prod(without_nan(a, 1)[0], axis, dtype, out, keepdims, initial, where)
 
 
 def nanmean(
@@ -618,7 +618,7 @@ def nanmean(
 ) -> Any:
     """The mean of the entries that are not NaN."""
     a = node_of(a)
-    return mean(a, axis, dtype, out, keepdims, where=_both(where, _without_nan(a, 0)[1]))
+    return mean(a, axis, dtype, out, keepdims, where=_both(where, without_nan(a, 0)[1]))
 
 
 def nanvar(
@@ -635,7 +635,7 @@ def nanvar(
         out,
         ddof,
         keepdims,
-        where=_both(where, _without_nan(a, 0)[1]),
+        where=_both(where, without_nan(a, 0)[1]),
         mean=mean,
         correction=correction,
     )
@@ -655,7 +655,7 @@ def nanstd(
         out,
         ddof,
         keepdims,
-        where=_both(where, _without_nan(a, 0)[1]),
+        where=_both(where, without_nan(a, 0)[1]),
         mean=mean,
         correction=correction,
     )
@@ -688,7 +688,7 @@ def nanmax(
 def _nan_extreme(
     extreme: Any, worst: float, a: Node, axis: Axis, keepdims: Any, initial: Any, where: Any
 ) -> Any:
-    filled, mask = _without_nan(a, worst)
+    filled, mask = without_nan(a, worst)
     value = extreme(filled, axis, keepdims=keepdims, initial=initial, where=where)
     if mask is None or _given(initial):
         return value
@@ -714,7 +714,7 @@ def nanargmax(a: Any, axis: int | None = None, out: Any = None, *, keepdims: Any
 
 
 def _nan_arg(arg: Any, worst: float, a: Node, axis: int | None, out: Any, keepdims: Any) -> Any:
-    filled, mask = _without_nan(a, worst)
+    filled, mask = without_nan(a, worst)
     if mask is not None:
         some = any(mask, axis)
         if not isinstance(some, Node) and not bool(namespace_of(some).all(some)):
