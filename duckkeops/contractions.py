@@ -348,7 +348,8 @@ def tensordot(a: Any, b: Any, axes: Any = 2) -> Any:
             f"shape-mismatch for sum: tensordot(axes={axes}) names {len(first)} axes of a "
             f"and {len(second)} of b."
         )
-    return _paired("tensordot", x, y, first, second)
+    value = _paired("tensordot", x, y, first, second)
+    return np.asarray(value) if isinstance(value, np.generic) else value
 
 
 def _paired(what: str, x: Node, y: Node, first: Sequence[int], second: Sequence[int]) -> Any:

@@ -178,14 +178,14 @@ def real_if_close(a: Node, tol: float = 100) -> Node:
     if tol > 1:
         tol = float(tol * np.finfo(a.dtype).eps)
     small = statistics.all(ops.call("less", ops.call("abs", imag(a)), tol))
-    return real(a) if bool(all_entries("real_if_close", small)) else a
+    if isinstance(small, Node):
+        small = all_entries("real_if_close", small)
+    return real(a) if bool(small) else a
 
 
 def polyval(p: Any, x: Any) -> Node:
     """The polynomial with coefficients p, the highest power first, at each entry."""
-    if isinstance(p, Node):
-        p = all_entries("numpy.polyval of virtual coefficients", p)
-    coefficients = p if is_array(p) else np.asarray(p)
+    coefficients = genuine.table("numpy.polyval", "p", p)
     node = node_of(x)
     out: Node = shapes.full_scalar(node, 0, node.dtype)
     for k in range(coefficients.shape[0]):
@@ -215,8 +215,10 @@ def choose(a: Any, choices: Any, out: Any = None, mode: str = "raise") -> Node:
         inside = ops.call(
             "logical_and", ops.call("greater_equal", index, 0), ops.call("less", index, n)
         )
-        inside = genuine.settled(inside) if inside.bare else inside
-        if not bool(all_entries("choose(mode='raise')", node_of(statistics.all(inside)))):
+        inside = statistics.all(inside)
+        if isinstance(inside, Node):
+            inside = all_entries("choose(mode='raise')", inside)
+        if not bool(inside):
             raise ValueError("invalid entry in choice array")
     else:
         raise ValueError(f"mode must be one of 'raise', 'wrap' and 'clip' (got {mode!r})")
@@ -278,7 +280,9 @@ def piecewise(x: Any, condlist: Any, funclist: Any, *args: Any, **kw: Any) -> No
     Each function is called with all of x, and not only with the entries that it is for.
     """
     node = node_of(x)
-    if isinstance(condlist, Node) or not isinstance(condlist, list | tuple):
+    if isinstance(condlist, Node):
+        condlist = [condlist] if condlist.ndim < 2 else shapes.unstack(condlist)
+    elif np.ndim(condlist[0]) == 0 and not isinstance(condlist[0], Node):
         condlist = [condlist]
     conditions = [
         node_of(c if isinstance(c, Node) or is_array(c) else np.asarray(c)) for c in condlist

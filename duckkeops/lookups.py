@@ -8,25 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from duckkeops import expr, ops, shapes, statistics, views
+from duckkeops import genuine, ops, shapes, statistics, views
 from duckkeops.expr import FEATURE, Input, Node
-from duckkeops.genuine import dense
-from duckkeops.operands import constant, is_array, node_of, unsupported
+from duckkeops.operands import constant, node_of, unsupported
 
 LONGEST = 4096  # entries of a table; each of them is compared with every pair
-
-
-def genuine(what: str, name: str, x: Any) -> Any:
-    """A table as an array. Raises UnsupportedError if it is virtual."""
-    if not isinstance(x, Node):
-        return x if is_array(x) else np.asarray(x)
-    if expr.is_virtual(x):
-        raise unsupported(
-            f"numpy.{what} with a virtual {name}",
-            x,
-            f"{name} is a table: an array, not an expression over pairs.",
-        )
-    return dense(x)
 
 
 def _table(what: str, like: Node, values: np.ndarray) -> Input:
@@ -56,7 +42,7 @@ def isin(
     """Is each entry one of these?"""
     if kind not in (None, "sort", "table"):
         raise ValueError(f"Invalid kind: '{kind}'. Please use None, 'sort' or 'table'.")
-    table = np.asarray(genuine("isin", "test_elements", test_elements)).reshape(-1)
+    table = np.asarray(genuine.table("numpy.isin", "test_elements", test_elements)).reshape(-1)
     x = node_of(element)
     if not len(table):
         return shapes.full_like(x, invert, bool)
@@ -71,11 +57,11 @@ def searchsorted(a: Any, v: Any, side: str = "left", sorter: Any = None) -> Any:
     """
     if side not in ("left", "right"):
         raise ValueError(f"side must be 'left' or 'right' (got {side!r})")
-    table = np.asarray(genuine("searchsorted", "a", a))
+    table = np.asarray(genuine.table("numpy.searchsorted", "a", a))
     if table.ndim != 1:
         raise ValueError("object too deep for desired array")
     if sorter is not None:
-        table = table[np.asarray(genuine("searchsorted", "sorter", sorter))]
+        table = table[np.asarray(genuine.table("numpy.searchsorted", "sorter", sorter))]
     return _searched("searchsorted", table, node_of(v), side)
 
 
@@ -93,7 +79,7 @@ def _searched(what: str, table: np.ndarray, x: Node, side: str) -> Any:
 
 def digitize(x: Any, bins: Any, right: bool = False) -> Any:
     """The bin of each entry: how many edges are below it."""
-    edges = np.asarray(genuine("digitize", "bins", bins))
+    edges = np.asarray(genuine.table("numpy.digitize", "bins", bins))
     steps = np.diff(edges)
     if edges.ndim != 1 or not (np.all(steps >= 0) or np.all(steps <= 0)):
         raise ValueError("bins must be monotonically increasing or decreasing")
@@ -110,8 +96,8 @@ def interp(
 ) -> Any:
     """The piecewise linear function through the points (xp, fp), at each entry."""
     x = node_of(x)
-    xp = np.asarray(genuine("interp", "xp", xp), np.float64)
-    fp = np.asarray(genuine("interp", "fp", fp))
+    xp = np.asarray(genuine.table("numpy.interp", "xp", xp), np.float64)
+    fp = np.asarray(genuine.table("numpy.interp", "fp", fp))
     fp = fp.astype(np.complex128 if np.iscomplexobj(fp) else np.float64)
     if xp.ndim != 1 or xp.shape != fp.shape:
         raise ValueError("fp and xp are not of the same length.")

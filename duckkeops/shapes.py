@@ -156,7 +156,9 @@ def meshgrid(*xi: Any, copy: bool = True, sparse: bool = False, indexing: str = 
         views.expand(x, [k for k in range(n) if k != place])
         for x, place in zip(nodes, places, strict=True)
     ]
-    return tuple(out) if sparse else broadcast_arrays(*out)
+    if not sparse:
+        return broadcast_arrays(*out)
+    return tuple(out) if copy else out  # a list then, as NumPy's
 
 
 def flip(m: Node, axis: Any = None) -> Node:

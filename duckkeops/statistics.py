@@ -34,6 +34,8 @@ def axes_of(a: Node, axis: Axis) -> tuple[int, ...]:
         return tuple(range(n))
     if type(axis) is int and -n <= axis < n:
         return (axis % n,)
+    if isinstance(axis, bool | np.bool):
+        raise TypeError("an integer is required for the axis")
     return tuple(sorted(normalize_axis_tuple(axis, n)))
 
 
@@ -66,10 +68,10 @@ def _given(x: Any) -> bool:
     return x is not None and x is not MISSING
 
 
-def _put(out: Any, value: Any) -> Any:
-    """`value`, written into out= where the caller gave one."""
+def _put(out: Any, value: Any, casting: str = "unsafe") -> Any:
+    """`value`, written into out= where the caller gave one; in any dtype, as ufunc.reduce does."""
     out = out[0] if isinstance(out, tuple) else out
-    return written(out, value) if _given(out) else value
+    return written(out, value, casting) if _given(out) else value
 
 
 def _out_dtype(a: Node, dtype: Any, out: Any) -> Any:
@@ -274,7 +276,9 @@ def ptp(a: Any, axis: Axis = None, out: Any = None, keepdims: Any = False) -> An
     """The greatest entry less the least."""
     a = node_of(a)
     return _put(
-        out, call("subtract", max(a, axis, keepdims=keepdims), min(a, axis, keepdims=keepdims))
+        out,
+        call("subtract", max(a, axis, keepdims=keepdims), min(a, axis, keepdims=keepdims)),
+        "same_kind",
     )
 
 
@@ -305,11 +309,11 @@ def argmax(a: Any, axis: int | None = None, out: Any = None, *, keepdims: Any = 
 
 
 def _arg(name: str, a: Node, axis: int | None, out: Any, keepdims: Any) -> Any:
-    if axis is not None:
+    if axis is not None and not isinstance(axis, bool):
         axis = operator.index(axis)
     axes = axes_of(a, axis)
     value = fold(name, (a,), axes, keepdims) if axes else np.intp(0)
-    if _given(out) and getattr(out, "dtype", None) != np.int64:
+    if _given(out) and not np.can_cast(out.dtype, np.int64):
         raise TypeError(f"{name}(out=) takes an array of int64, and got {out.dtype}.")
     return _put(out, value)
 
@@ -471,7 +475,7 @@ def std(
         mean=mean,
         correction=correction,
     )
-    return _put(out, call("sqrt", squared))
+    return _put(out, call("sqrt", squared), "same_kind")
 
 
 def average(
