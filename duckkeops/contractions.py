@@ -619,7 +619,9 @@ def vector_norm(x: Any, /, *, axis: Any = None, keepdims: bool = False, ord: Any
 
 def matrix_norm(x: Any, /, *, keepdims: bool = False, ord: Any = "fro") -> Any:
     """The norm of the matrices of the last two axes."""
-    return norm(x, ord, (-2, -1), keepdims)
+    node = _inexact(node_of(x))
+    axes = normalize_axis_tuple((-2, -1), node.ndim)
+    return _matrix_norm("matrix_norm", node, axes, keepdims, ord)
 
 
 def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Any:
@@ -638,7 +640,7 @@ def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> A
             raise ValueError(f"Invalid norm order {ord!r} for vectors")
         return _vector_norm(node, axes, keepdims, 2 if ord is None else ord)
     if len(axes) == 2:
-        return _matrix_norm(node, axes, keepdims, ord)
+        return _matrix_norm("norm", node, axes, keepdims, ord)
     raise ValueError("Improper number of dimensions to norm.")
 
 
@@ -673,7 +675,7 @@ def _like(value: Any, number: float) -> Any:
     )
 
 
-def _matrix_norm(x: Node, axes: tuple[int, ...], keepdims: bool, order: Any) -> Any:
+def _matrix_norm(what: str, x: Node, axes: tuple[int, ...], keepdims: bool, order: Any) -> Any:
     rows, columns = axes
     if rows == columns:
         raise ValueError("Duplicate axes given.")
@@ -681,7 +683,7 @@ def _matrix_norm(x: Node, axes: tuple[int, ...], keepdims: bool, order: Any) -> 
         return _vector_norm(x, tuple(sorted(axes)), keepdims, 2)
     if order in (2, -2, "nuc"):
         raise unsupported(
-            f"numpy.linalg.norm(ord={order!r}) of matrices",
+            f"numpy.linalg.{what}(ord={order!r}) of matrices",
             x,
             "Singular values come from scipy.sparse.linalg.svds(d), "
             "the Frobenius norm from ord='fro'.",

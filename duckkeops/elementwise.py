@@ -12,7 +12,7 @@ from duckkeops import genuine, ops, shapes, statistics
 from duckkeops.errors import DtypeError, UnsupportedError
 from duckkeops.expr import Node
 from duckkeops.genuine import all_entries
-from duckkeops.operands import describe, is_array, node_of
+from duckkeops.operands import describe, is_array, nbytes, node_of, units
 
 
 def elementwise(
@@ -28,9 +28,11 @@ def elementwise(
     only(op.name, ignored, "order", "subok")
     shapes.refuse_out(op.name, out)
     if where is not True:
+        node = node_of(next((a for a in args if isinstance(a, Node)), where))
         raise UnsupportedError(
             f"{op.name}(where=) of a lazy array would leave entries unset.\n"
-            f"  Write numpy.where(mask, numpy.{op.name}(d), other)."
+            f"  Write numpy.where(mask, numpy.{op.name}(d), other) for d: {describe(node)}, "
+            f"which stays lazy; all of it would take {units(nbytes(node))}."
         )
     nodes = [node_of(a) for a in args]
     if dtype is None:

@@ -348,7 +348,7 @@ REFUSED: dict[Callable, str] = {
         _POLYNOMIAL,
     ),
     np.polyfit: "Fit by iterations: scipy.sparse.linalg.lsqr of the matrix of powers.",
-    **{f: _PARTS for f in vars(np.fft).values() if getattr(f, "__module__", "") == "numpy.fft"},
+    **{f: _PARTS for f in vars(np.fft).values() if type(f) is type(np.fft.fft)},
     # what would change an array
     **dict.fromkeys(
         (np.copyto, np.put, np.put_along_axis, np.putmask, np.place, np.fill_diagonal), _CHANGE
