@@ -173,16 +173,16 @@ def _roles(
     what: str, nodes: Sequence[Outline], labels: Sequence[Labels], contracted: Labels
 ) -> dict[Any, str]:
     """The role of each label."""
-    known: dict[Any, tuple[tuple[bool, int], str]] = {}
+    known: dict[Any, tuple[tuple[bool, int], str, tuple[int, Outline, int]]] = {}
     virtual = False
-    for n, one in zip(nodes, labels, strict=True):
+    for place, (n, one) in enumerate(zip(nodes, labels, strict=True)):
         if n.bare:
             continue
         virtual = virtual or n.virtual
-        for k, role, length in zip(one, n.roles, n.shape, strict=True):
+        for axis, (k, role, length) in enumerate(zip(one, n.roles, n.shape, strict=True)):
             if role == NEUTRAL:
                 continue
-            strength = (length != 1, n.ndim)
+            strength, side = (length != 1, n.ndim), (place, n, axis)
             before = known.get(k)
             if before is not None and before[0] == strength and before[1] != role:
                 raise RoleError(
@@ -190,11 +190,12 @@ def _roles(
                     f"in one lazy array and a {ROLE_NAMES[role]} axis in another, "
                     f"both with {n.ndim} axes.\n  "
                     + "   ".join(map(describe, nodes))
-                    + "\n  Say which it is with LazyArray(x, feature_ndim=...)."
+                    + "\n"
+                    + expr.role_remedy(before[2], side)
                 )
             if before is None or strength > before[0]:
-                known[k] = (strength, role)
-    roles = {k: role for k, (_, role) in known.items()}
+                known[k] = (strength, role, side)
+    roles = {k: role for k, (_, role, _) in known.items()}
     points = virtual or any(roles.get(k) in (POINT, BATCH) for k in contracted)
     free = FEATURE if points else POINT
     return {k: roles.get(k, free) for one in labels for k in one}
