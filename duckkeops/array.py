@@ -318,6 +318,8 @@ class LazyArray:
         )
 
     def __pow__(self, other: Any, modulo: Any = None) -> Any:
+        if type(other) is int and other == 2 and self.dtype == np.bool:
+            return _wrap(type(self), ops.call("square", self._node))  # int8, as NumPy's operator
         return _no_modulo(modulo) or _forward(_POW, self, other)
 
     def __rpow__(self, other: Any, modulo: Any = None) -> Any:

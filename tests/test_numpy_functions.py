@@ -7,7 +7,14 @@ import warnings
 import numpy as np
 import pytest
 
-from duckkeops import DtypeError, LazyArray, UnsupportedError, VirtualArrayError, config
+from duckkeops import (
+    DtypeError,
+    LazyArray,
+    RoleError,
+    UnsupportedError,
+    VirtualArrayError,
+    config,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:the matrix subclass")
 rng = np.random.default_rng(0)
@@ -515,6 +522,28 @@ def test_a_truth_value_is_no_axis(name):
     lazy = squares(LazyArray(X), LazyArray(Y))
     with pytest.raises(TypeError, match="an integer is required"):
         getattr(np, name)(lazy, axis=True)
+
+
+def test_the_square_of_truth_values_is_int8():
+    same(lambda x, y: (x[:, None, 0] < y[None, :, 0]) ** 2, X, Y, exactly_lazy=True)
+    same(lambda x, y: np.power(x[:, None, 0] < y[None, :, 0], 2), X, Y, exactly_lazy=True)
+    same(lambda x, y: (x[:, None, 0] < y[None, :, 0]) ** True, X, Y, exactly_lazy=True)
+
+
+def test_a_role_error_says_which_operand_and_what_to_write():
+    with pytest.raises(RoleError) as caught:
+        LazyArray(X) @ LazyArray(P)
+    lines = str(caught.value).splitlines()
+    assert lines[2:] == [
+        "  Write LazyArray(a, feature_ndim=0) for operand 0, (7, 3) float64, "
+        "where it is a feature axis, if it numbers points.",
+        "  Write LazyArray(a, feature_ndim=2) for operand 1, (3, 2) float64, "
+        "where it is a point axis, if it holds the entries of one vector or matrix.",
+    ]
+    agree(LazyArray(X) @ LazyArray(P, feature_ndim=2), X @ P, True)
+    with pytest.raises(RoleError, match=r"feature_ndim=1\) for operand 1, \(7, 3\) float64"):
+        LazyArray(X) + LazyArray(X, feature_ndim=0)
+    agree(LazyArray(X) + LazyArray(X, feature_ndim=1), X + X, True)
 
 
 def test_metadata():
