@@ -616,8 +616,8 @@ def role_remedy(*sides: tuple[int, Outline, int]) -> str:
         which = f"operand {place}, {o.shape} {getattr(o.dtype, 'name', o.dtype)}, where it is "
         if role == FEATURE:
             lines.append(
-                f"  Write LazyArray(a, feature_ndim={o.ndim - axis - 1}) for {which}a feature axis, "
-                "if it numbers points."
+                f"  Write LazyArray(a, feature_ndim={o.ndim - axis - 1}) for {which}"
+                "a feature axis, if it numbers points."
             )
         elif role == POINT:
             lines.append(

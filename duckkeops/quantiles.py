@@ -201,7 +201,7 @@ def _function(
         function = getattr(np, what)
         return function(dense(node), *arguments, axis=axis, out=out, keepdims=keep, **given)
     axes = axes_of(node, axis)
-    if weights is not None or node.dtype.kind not in "iuf":
+    if weights is not None or node.dtype.kind == "c":
         kind = "with weights=" if weights is not None else f"of {node.dtype.name}"
         raise unsupported(
             f"numpy.{what} {kind}",
@@ -220,6 +220,8 @@ def _function(
     if not (np.all(levels >= 0) and np.all(levels <= 1)):
         word = "Percentiles must be in the range [0, 100]" if whole > 1 else ""
         raise ValueError(word or "Quantiles must be in the range [0, 1]")
+    if node.dtype.kind == "b" or (node.dtype.itemsize == 2 and node.dtype.kind == "f"):
+        node = ops.cast(node, np.dtype(np.uint8 if node.dtype.kind == "b" else np.float32))
     value = _levels(node, axes, levels.reshape(-1), method, skip_nan, q is None, dtype)
     kept = tuple(1 if k in axes else n for k, n in enumerate(node.shape) if keep or k not in axes)
     value = plain(constant(node, value.reshape(levels.shape + kept)))
@@ -250,7 +252,7 @@ def _levels(
 ) -> np.ndarray:
     """The quantiles at each level, (Q, ...)."""
     n = math.prod(a.shape[k] for k in axes)
-    nans = np.zeros((), np.int64)
+    nans = np.zeros([m for k, m in enumerate(a.shape) if k not in axes], np.int64)
     if a.dtype.kind == "f":
         nans = _host(statistics.sum(ops.call("isnan", a), axes))
     if n == 0 and not middle:
@@ -298,7 +300,7 @@ def _distinct(ranks: np.ndarray) -> tuple[np.ndarray, Sequence[int]]:
 def _between(
     one: np.ndarray, two: np.ndarray, part: np.ndarray, dtype: np.dtype, middle: bool
 ) -> np.ndarray:
-    if dtype.kind in "iu":
+    if dtype.kind in "biu":
         return one
     one, two = one.astype(dtype), two.astype(dtype)
     if middle:
@@ -306,4 +308,4 @@ def _between(
     part = part.astype(np.float64)
     step = two - one
     low, high = one + step * part, two - step * (1 - part)
-    return np.where(one == two, one, np.where(part >= 0.5, high, low))
+    return np.where(part == 0, one, np.where(part >= 0.5, high, low))

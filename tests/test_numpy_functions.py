@@ -2,6 +2,7 @@
 
 import math
 import re
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -627,7 +628,8 @@ REFUSED = {
     "cumsum": (
         lambda d, u: np.cumsum(d, axis=0),
         UnsupportedError,
-        "numpy.cumsum has no pairwise form, so it cannot take d: (7, 5) float64.",
+        "numpy.cumsum along axis 0, a point axis, has no pairwise form, "
+        "so it cannot take d: (7, 5) float64.",
     ),
     "fft": (
         lambda d, u: np.fft.fft(d),
@@ -682,7 +684,8 @@ REFUSED = {
     "accumulate": (
         lambda d, u: np.add.accumulate(d),
         UnsupportedError,
-        "numpy.add.accumulate has no pairwise form, so it cannot take d: (7, 5) float64.",
+        "numpy.add.accumulate along axis 0, a point axis, has no pairwise form, "
+        "so it cannot take d: (7, 5) float64.",
     ),
     "reduceat": (
         lambda d, u: np.add.reduceat(d, [0, 1]),
@@ -761,7 +764,7 @@ REFUSED = {
     "array_repr": (
         lambda d, u: np.array_repr(d),
         UnsupportedError,
-        "printing the entries has no pairwise form, so it cannot take d: (7, 5) float64.",
+        "numpy.array_repr has no pairwise form, so it cannot take d: (7, 5) float64.",
     ),
     "axis": (
         lambda d, u: np.sum(d, axis=2),
@@ -964,3 +967,54 @@ def test_nearly_all_entries_are_no_top_k():
         d.topk(30_000, 1)
     with pytest.raises(MemoryError, match="nearly all"):
         np.sort(d, axis=1)[:, :15_000]
+
+
+QUANTILES = [
+    lambda d: np.median(d, axis=1),
+    lambda d: np.median(d),
+    lambda d: np.nanmedian(d, axis=0, keepdims=True),
+    lambda d: np.quantile(d, [0.1, 0.9], axis=1, method="lower"),
+    lambda d: np.nanquantile(d, 0.3, axis=0),
+    lambda d: np.percentile(d, 33, axis=1, method="higher"),
+]
+
+
+@pytest.mark.parametrize("shape", [(6, 9), (3, 40), (1, 5), (4, 1)])
+@pytest.mark.parametrize(
+    "dtype", ["bool", "int8", "uint8", "int32", "int64", "uint64", "float16", "float32", "float64"]
+)
+def test_quantiles_of_every_dtype(dtype, shape):
+    x, y = (np.abs(5 * rng.normal(size=n)).astype(dtype) for n in shape)
+    if dtype not in ("bool", "uint8", "uint64"):
+        x[0] = -x[0]
+    if dtype == "float64" and shape[1] > 5:
+        y[3], y[0], y[1] = np.nan, 0.0, -0.0
+    if dtype == "float32" and shape[1] > 5:
+        y[2] = np.inf
+    for f in QUANTILES:
+        if dtype in ("bool", "float16") and f is QUANTILES[4]:
+            continue  # NumPy cannot subtract truth values, and rounds 0.3 to float16
+        same(lambda x, y, f=f: f(x[:, None] * y), x, y, exactly_lazy=False)
+
+
+def test_quantiles_in_batches_and_of_no_entries():
+    def median(x, y):
+        return np.median(((x - y) ** 2).sum(-1), axis=2)
+
+    lazy = median(LazyArray(BX[:, :, None]), LazyArray(BY[:, None]))
+    agree(lazy, median(BX[:, :, None], BY[:, None]), False)
+    with pytest.warns(RuntimeWarning, match="Mean of empty slice"):
+        none = np.median(squares(LazyArray(X), LazyArray(np.empty((0, D)))), axis=1)
+    assert np.isnan(none).all() and none.shape == (M,)
+    with pytest.raises(ValueError, match="Quantiles must be in the range"):
+        np.quantile(squares(LazyArray(X), LazyArray(Y)), 1.5)
+
+
+def test_a_median_takes_no_memory_for_the_pairs():
+    x, y = rng.normal(size=3000), rng.normal(size=2000)
+    tracemalloc.start()
+    got = np.median(np.abs(LazyArray(x)[:, None] - LazyArray(y)), axis=1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3000 * 2000  # all differences are 8 times as many bytes
+    agree(got, np.median(np.abs(x[:, None] - y), axis=1), False)
