@@ -80,7 +80,8 @@ def gradient(f: Node, *varargs: Any, axis: Any = None, edge_order: int = 1) -> A
                 "Shape of array too small to calculate a numerical gradient, "
                 "at least (edge_order + 1) elements are required."
             )
-    out = tuple(_slope(f, k, h, edge_order) for k, h in zip(axes, steps, strict=True))
+    slopes = (_slope(f, k, h, edge_order) for k, h in zip(axes, steps, strict=True))
+    out = tuple(ops.cast(slope, f.dtype) for slope in slopes)
     return out[0] if len(axes) == 1 else out
 
 
