@@ -22,18 +22,17 @@ from duckkeops import (
     evaluate,
     explain,
     expr,
-    histograms,
     indexing,
     numpy_functions,
     ops,
     pickling,
     shapes,
     sorting,
-    statistics,
 )
 from duckkeops.errors import UnsupportedError
 from duckkeops.expr import Node
 from duckkeops.genuine import all_entries, settled
+from duckkeops.numpy_table import METHODS
 from duckkeops.operands import (
     NUMBERS,
     describe,
@@ -654,90 +653,6 @@ class NumpyLazyArray(LazyArray):
         return numpy_functions.function(np.nonzero, (self._node,), {})
 
 
-METHODS: dict[str, Callable] = {
-    **{
-        name: getattr(statistics, name)
-        for name in (
-            *(
-                "sum",
-                "prod",
-                "min",
-                "max",
-                "argmin",
-                "argmax",
-                "mean",
-                "var",
-                "std",
-                "any",
-                "all",
-                "count_nonzero",
-                "ptp",
-                "trace",
-            ),
-            *("average", "logsumexp", "softmax", "log_softmax", "softmax_sum"),
-            *(
-                "nansum",
-                "nanprod",
-                "nanmean",
-                "nanvar",
-                "nanstd",
-                "nanmin",
-                "nanmax",
-                "nanargmin",
-                "nanargmax",
-            ),
-        )
-    },
-    "amin": statistics.min,
-    "amax": statistics.max,
-    **{
-        name: getattr(shapes, name)
-        for name in (
-            "swapaxes",
-            "moveaxis",
-            "expand_dims",
-            "squeeze",
-            "ravel",
-            "flip",
-            "broadcast_to",
-            "astype",
-            "tril",
-            "triu",
-        )
-    },
-    "diagonal": indexing.diagonal,
-    "take": indexing.take,
-    "take_along_axis": indexing.take_along_axis,
-    "topk": sorting.topk,
-    "histogram": histograms.histogram,
-    "argsort": sorting.argsort,
-    "argpartition": sorting.argpartition,
-    "dot": contractions.dot,
-    "vecdot": contractions.vecdot,
-    "inner": contractions.inner,
-    "matmul": contractions.matmul,
-    "tensordot": contractions.tensordot,
-    "copy": elementwise.copy,
-    "clip": elementwise.clip,
-    "round": elementwise.round_,
-    "nan_to_num": elementwise.nan_to_num,
-    "isclose": elementwise.isclose,
-    "permute_dims": shapes.transpose,
-}
-ELSEWHERE = (
-    "repeat",
-    "cumsum",
-    "cumprod",
-    "searchsorted",
-    "choose",
-    "compress",
-    "put",
-    "resize",
-    "median",
-    "quantile",
-)
-
-
 def _spelled(kwargs: dict[str, Any]) -> dict[str, Any]:
     """dim= and keepdim= under NumPy's names."""
     for theirs, ours in (("dim", "axis"), ("keepdim", "keepdims")):
@@ -773,18 +688,6 @@ def _row_method(op: ops.Op) -> Callable:
     return method
 
 
-def _elsewhere_method(name: str) -> Callable:
-    function = getattr(np, name)
-
-    def method(self: LazyArray, *args: Any, **kwargs: Any) -> Any:
-        return _wrapped(
-            type(self),
-            numpy_functions.elsewhere(function, (self._node, *_opened(args)), _opened(kwargs)),
-        )
-
-    return method
-
-
 def _add_methods(cls: type) -> None:
     """A method for each row of the tables, under each of its names."""
     own = vars(cls)
@@ -800,14 +703,6 @@ def _add_methods(cls: type) -> None:
             )
     for name, handler in METHODS.items():
         _add(cls, name, _method(handler))
-    for name in ELSEWHERE:
-        if hasattr(np, name):
-            _add(
-                cls,
-                name,
-                _elsewhere_method(name),
-                f"As numpy.{name}, for arrays that are not virtual.",
-            )
 
 
 def _row_doc(op: ops.Op, name: str) -> str:

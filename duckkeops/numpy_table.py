@@ -37,7 +37,7 @@ from duckkeops import (
     sorting,
     statistics,
 )
-from duckkeops.operands import node_of
+from duckkeops.operands import node_of, unsupported
 
 
 def _taking_node(function: Callable) -> Callable:
@@ -379,6 +379,49 @@ CLASSES: dict[str, dict[Callable, Any]] = {
 }
 HANDLERS: dict[Callable, Callable] = {
     f: handler for name, rows in CLASSES.items() if name != "refused" for f, handler in rows.items()
+}
+
+# -- methods ---------------------------------------------------------------------------------------
+
+
+def _compress(a: Any, condition: Any, axis: int | None = None, out: Any = None) -> Any:
+    """The entries along an axis where a condition of that axis holds."""
+    return gathers.compress(condition, a, axis, out)
+
+
+def _changing(name: str) -> Callable:
+    def method(a: Any, *args: Any, **kwargs: Any) -> Any:
+        raise unsupported(f"d.{name}", a, _CHANGE)
+
+    method.__doc__ = "Refused: a lazy array is immutable."
+    return method
+
+
+# methods that answer as the NumPy function of their name does; each row of ops.TABLE is one, too
+OF_FUNCTIONS = (
+    *("sum", "prod", "min", "max", "argmin", "argmax", "mean", "var", "std", "any", "all"),
+    *("count_nonzero", "ptp", "trace", "average", "amin", "amax"),
+    *("nansum", "nanprod", "nanmean", "nanvar", "nanstd"),
+    *("nanmin", "nanmax", "nanargmin", "nanargmax"),
+    *("median", "quantile", "cumsum", "cumprod", "searchsorted", "choose"),
+    *("swapaxes", "moveaxis", "expand_dims", "squeeze", "ravel", "flip", "broadcast_to", "astype"),
+    *("tril", "triu", "repeat", "permute_dims", "copy", "clip", "round", "nan_to_num", "isclose"),
+    *("diagonal", "take", "take_along_axis", "argsort", "argpartition"),
+    *("dot", "inner", "tensordot"),
+)
+METHODS: dict[str, Callable] = {
+    **{name: HANDLERS[getattr(np, name)] for name in OF_FUNCTIONS},
+    "compress": _compress,
+    "put": _changing("put"),
+    "resize": _changing("resize"),
+    "matmul": contractions.matmul,
+    "vecdot": contractions.vecdot,
+    # ours, which NumPy has no function for
+    "logsumexp": statistics.logsumexp,
+    "softmax": statistics.softmax,
+    "log_softmax": statistics.log_softmax,
+    "softmax_sum": statistics.softmax_sum,
+    "topk": sorting.topk,
 }
 
 # -- ufuncs ----------------------------------------------------------------------------------------

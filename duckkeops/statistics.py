@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -386,11 +387,33 @@ def mean(
     a = node_of(a)
     axes = axes_of(a, axis)
     dtype = _out_dtype(a, dtype, out)
+    value, count = _mean(a, axes, dtype, keepdims, where)
+    _warn_if(_not_above(count, 0), "Mean of empty slice")
+    return _put(out, value)
+
+
+def _mean(a: Node, axes: tuple[int, ...], dtype: Any, keepdims: Any, where: Any) -> tuple[Any, Any]:
+    """The mean, and of how many entries."""
+    count = _count(where, a, axes, keepdims)
     if (where is True or where is MISSING) and axes:
-        return _put(out, fold("mean", (a,), axes, keepdims, dtype=dtype))
+        return fold("mean", (a,), axes, keepdims, dtype=dtype), count
     wanted = _mean_dtype(a, dtype)
     total = sum(a, axes, _wider(wanted), keepdims=keepdims, where=where)
-    return _put(out, cast(call("divide", total, _count(where, a, axes, keepdims)), wanted))
+    return cast(call("divide", total, count), wanted), count
+
+
+def _not_above(count: Any, limit: float) -> bool:
+    """Is a number, or any of those that are computed, at most `limit`?"""
+    if isinstance(count, Node):
+        return False
+    few = count <= limit
+    return bool(few if isinstance(few, bool | np.bool) else namespace_of(few).any(few))
+
+
+def _warn_if(wrong: bool, text: str) -> None:
+    """NumPy's warning; of what stays lazy there is none."""
+    if wrong:
+        warnings.warn(text, RuntimeWarning, stacklevel=5)
 
 
 def _mean_dtype(a: Node, dtype: Any) -> np.dtype:
@@ -425,29 +448,29 @@ def var(
     axes = axes_of(a, axis)
     dtype = _out_dtype(a, dtype, out)
     if (where is True or where is MISSING) and not _given(mean) and axes:
-        return _put(out, fold("var", (a,), axes, keepdims, dtype=dtype, correction=ddof))
-    return _put(out, _var_of_some(a, axes, dtype, ddof, keepdims, where, mean))
-
-
-_mean = mean
+        count = _count(where, a, axes, keepdims)
+        value = fold("var", (a,), axes, keepdims, dtype=dtype, correction=ddof)
+    else:
+        value, count = _var_of_some(a, axes, dtype, ddof, keepdims, where, mean)
+    _warn_if(_not_above(count, ddof), "Degrees of freedom <= 0 for slice")
+    return _put(out, value)
 
 
 def _var_of_some(
     a: Node, axes: tuple[int, ...], dtype: Any, ddof: float, keepdims: Any, where: Any, mean: Any
-) -> Any:
-    """In two passes: the mean is there, then the squares."""
+) -> tuple[Any, Any]:
+    """In two passes: the mean is there, then the squares. And of how many entries."""
     wanted = _mean_dtype(a, dtype)
     if not _given(mean):
-        mean = _mean(a, axes, wanted, keepdims=True, where=where)
+        mean = _mean(a, axes, wanted, True, where)[0]
     distance = ops.call("subtract", a, node_of(mean))
     squares = ops.call("square", ops.call("abs", distance))
     real = _wider(squares.dtype)
     total = sum(squares, axes, real, keepdims=keepdims, where=where)
-    divisor = call("maximum", call("subtract", _count(where, a, axes, keepdims), ddof), 0)
-    return cast(
-        call("divide", total, divisor),
-        squares.dtype if dtype is None else np.real(np.zeros(1, wanted)).dtype,
-    )
+    count = _count(where, a, axes, keepdims)
+    divisor = call("maximum", call("subtract", count, ddof), 0)
+    wide = squares.dtype if dtype is None else np.real(np.zeros(1, wanted)).dtype
+    return cast(call("divide", total, divisor), wide), count
 
 
 def std(
@@ -495,7 +518,8 @@ def average(
             (a.dtype, w.dtype, *([np.dtype(np.float64)] if a.dtype.kind in "biu" else []))
         )
         product = ops.cast(ops.call("multiply", a, w), wanted)
-        w = rewrite.retag(w, a.roles)
+        if w.ndim == product.ndim:
+            w = rewrite.retag(w, product.roles)
         missing = math.prod(a.shape[k] for k in axes if w.shape[k] == 1)
         total = call("multiply", sum(w, axes, wanted, keepdims=keepdims), missing)
         if not isinstance(total, Node) and bool(namespace_of(total).any(total == 0)):
@@ -697,6 +721,8 @@ def _nan_extreme(
     if mask is None or _given(initial):
         return value
     some = any(mask, axis, keepdims=keepdims)
+    if not isinstance(some, Node):
+        _warn_if(not bool(namespace_of(some).all(some)), "All-NaN slice encountered")
     nan = (
         full_scalar(a, math.nan, a.dtype)
         if isinstance(value, Node)

@@ -547,6 +547,44 @@ def test_a_role_error_says_which_operand_and_what_to_write():
     agree(LazyArray(X) + LazyArray(X, feature_ndim=1), X + X, True)
 
 
+EMPTY_OR_NAN = {
+    "mean": (lambda d, e: np.mean(e, axis=1), "Mean of empty slice"),
+    "mean, where": (lambda d, e: np.mean(d, axis=1, where=MASK & False), "Mean of empty slice"),
+    "nanmean": (lambda d, e: np.nanmean(d * np.nan, axis=0), "Mean of empty slice"),
+    "var": (lambda d, e: np.var(e, axis=1), "Degrees of freedom <= 0"),
+    "std, ddof": (lambda d, e: np.std(d, axis=1, ddof=N), "Degrees of freedom <= 0"),
+    "nanvar": (lambda d, e: np.nanvar(d * np.nan, axis=1), "Degrees of freedom <= 0"),
+    "nanmax": (lambda d, e: np.nanmax(d * np.nan, axis=1), "All-NaN slice encountered"),
+}
+
+
+@pytest.mark.parametrize("case", EMPTY_OR_NAN)
+def test_warnings_are_numpys(case):
+    call, text = EMPTY_OR_NAN[case]
+    none = np.empty((0, D))
+    for wrap in (np.asarray, LazyArray):
+        with pytest.warns(RuntimeWarning, match=text):
+            call(squares(wrap(X), wrap(Y)), squares(wrap(X), wrap(none)))
+
+
+def test_an_average_of_an_array_with_lazy_weights_is_genuine():
+    def f(a):
+        return lambda x, y: np.average(a, axis=1, weights=gaussian(x, y), returned=True)
+
+    same(f(COST), X, Y, exactly_lazy=False)
+    same(f(np.broadcast_to(V, (M, N))), X, Y, exactly_lazy=False)
+
+
+def test_methods_answer_as_the_functions():
+    same(lambda x, y: differences(x, y).cumsum(-1), X, Y, exactly_lazy=True)
+    same(lambda x, y: squares(x, y).compress(V > 0, axis=1), X, Y, exactly_lazy=True)
+    same(lambda x, y: squares(x, y).repeat(2, axis=0), X, Y, exactly_lazy=True)
+    lazy, _ = lazies()
+    for call in (lambda: lazy.put(0, 1.0), lambda: lazy.resize(3), lambda: lazy.cumsum(1)):
+        with pytest.raises(UnsupportedError):
+            call()
+
+
 def test_metadata():
     d, lazy = squares(X, Y), squares(LazyArray(X), LazyArray(Y))
     for f in (np.shape, np.ndim, np.size, np.iscomplexobj, np.isrealobj, np.result_type):
