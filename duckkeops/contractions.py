@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
-from duckkeops import expr, ops, rewrite, statistics, views
+from duckkeops import expr, genuine, ops, rewrite, statistics, views
 from duckkeops.errors import RoleError, ShapeError
 from duckkeops.expr import BATCH, FEATURE, NEUTRAL, POINT, ROLE_NAMES, Input, Node, Outline, Scalar
 from duckkeops.genuine import call, cast, expand, permuted, plain
@@ -683,6 +683,8 @@ def _matrix_norm(what: str, x: Node, axes: tuple[int, ...], keepdims: bool, orde
     if order in (None, "fro", "f"):
         return _vector_norm(x, tuple(sorted(axes)), keepdims, 2)
     if order in (2, -2, "nuc"):
+        if not expr.is_virtual(x):
+            return np.linalg.norm(genuine.dense(x), order, axes, keepdims)  # type: ignore[call-overload]
         raise unsupported(
             f"numpy.linalg.{what}(ord={order!r}) of matrices",
             x,

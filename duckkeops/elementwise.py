@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from duckkeops import genuine, ops, shapes, statistics
+from duckkeops import expr, genuine, ops, shapes, statistics
 from duckkeops.errors import DtypeError, UnsupportedError
 from duckkeops.expr import Node
 from duckkeops.genuine import all_entries
@@ -65,10 +65,13 @@ def only(what: str, options: dict[str, Any], *known: str) -> None:
         raise TypeError(f"{what} of a lazy array takes no argument {wrong}=.")
 
 
-def where(condition: Any, x: Any = None, y: Any = None, /) -> Node:
+def where(condition: Any, x: Any = None, y: Any = None, /) -> Any:
     """x where the condition holds, else y."""
     if x is None or y is None:
-        raise data_dependent("numpy.where(condition)", node_of(condition))
+        node = node_of(condition)
+        if expr.is_virtual(node):
+            raise data_dependent("numpy.where(condition)", node)
+        return np.nonzero(genuine.dense(node))
     return ops.call("where", node_of(condition), node_of(x), node_of(y))
 
 
@@ -185,9 +188,11 @@ def real_if_close(a: Node, tol: float = 100) -> Node:
     return real(a) if bool(small) else a
 
 
-def polyval(p: Any, x: Any) -> Node:
+def polyval(p: Any, x: Any) -> Any:
     """The polynomial with coefficients p, the highest power first, at each entry."""
     coefficients = genuine.table("numpy.polyval", "p", p)
+    if not isinstance(x, Node):
+        return np.polyval(coefficients, x)
     node = node_of(x)
     out: Node = shapes.full_scalar(node, 0, node.dtype)
     for k in range(coefficients.shape[0]):

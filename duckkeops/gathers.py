@@ -86,10 +86,12 @@ def delete(arr: Node, obj: Any, axis: int | None = None) -> Any:
 # -- padding ---------------------------------------------------------------------------------------
 
 
-def pad(array: Node, pad_width: Any, mode: Any = "constant", **kwargs: Any) -> Node:
+def pad(array: Node, pad_width: Any, mode: Any = "constant", **kwargs: Any) -> Any:
     """More entries at both ends of the axes: numbers, or entries of the array again."""
     odd = kwargs.get("reflect_type", "even") != "even"
     if mode not in ("constant", "empty", "edge", "wrap", "reflect", "symmetric") or odd:
+        if not expr.is_virtual(array):
+            return np.pad(dense(array), pad_width, mode, **kwargs)
         raise unsupported(
             f"numpy.pad(mode={mode!r}{', reflect_type=odd' if odd else ''})",
             array,

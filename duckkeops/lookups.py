@@ -10,7 +10,7 @@ import numpy as np
 
 from duckkeops import genuine, ops, shapes, statistics, views
 from duckkeops.expr import FEATURE, Input, Node
-from duckkeops.operands import constant, node_of, unsupported
+from duckkeops.operands import constant, unsupported
 
 LONGEST = 4096  # entries of a table; each of them is compared with every pair
 
@@ -43,7 +43,9 @@ def isin(
     if kind not in (None, "sort", "table"):
         raise ValueError(f"Invalid kind: '{kind}'. Please use None, 'sort' or 'table'.")
     table = np.asarray(genuine.table("numpy.isin", "test_elements", test_elements)).reshape(-1)
-    x = node_of(element)
+    if not isinstance(element, Node):
+        return np.isin(element, table, assume_unique, invert, kind=kind)  # type: ignore[arg-type]
+    x = element
     if not len(table):
         return shapes.full_like(x, invert, bool)
     equal = ops.call("equal", _before(x), _table("isin", x, np.unique(table)))
@@ -62,7 +64,9 @@ def searchsorted(a: Any, v: Any, side: str = "left", sorter: Any = None) -> Any:
         raise ValueError("object too deep for desired array")
     if sorter is not None:
         table = table[np.asarray(genuine.table("numpy.searchsorted", "sorter", sorter))]
-    return _searched("searchsorted", table, node_of(v), side)
+    if not isinstance(v, Node):
+        return np.searchsorted(table, v, side)  # type: ignore[arg-type]
+    return _searched("searchsorted", table, v, side)
 
 
 def _searched(what: str, table: np.ndarray, x: Node, side: str) -> Any:
@@ -83,7 +87,8 @@ def digitize(x: Any, bins: Any, right: bool = False) -> Any:
     steps = np.diff(edges)
     if edges.ndim != 1 or not (np.all(steps >= 0) or np.all(steps <= 0)):
         raise ValueError("bins must be monotonically increasing or decreasing")
-    x = node_of(x)
+    if not isinstance(x, Node):
+        return np.digitize(x, edges, right)
     side = "left" if right else "right"
     if np.all(steps >= 0):
         return _searched("digitize", edges, x, side)
@@ -95,9 +100,10 @@ def interp(
     x: Any, xp: Any, fp: Any, left: Any = None, right: Any = None, period: Any = None
 ) -> Any:
     """The piecewise linear function through the points (xp, fp), at each entry."""
-    x = node_of(x)
     xp = np.asarray(genuine.table("numpy.interp", "xp", xp), np.float64)
     fp = np.asarray(genuine.table("numpy.interp", "fp", fp))
+    if not isinstance(x, Node):
+        return np.interp(x, xp, fp, left, right, period)
     fp = fp.astype(np.complex128 if np.iscomplexobj(fp) else np.float64)
     if xp.ndim != 1 or xp.shape != fp.shape:
         raise ValueError("fp and xp are not of the same length.")

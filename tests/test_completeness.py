@@ -163,3 +163,13 @@ def test_a_refusal_allocates_nothing_and_says_what_to_do(call, large):
     assert re.search(r"\(\d+, \d+(, \d+)?\) \w+", message), message
     assert re.search(r"\d (KiB|MiB|GiB)", message) or "length depends" in message, message
     assert len(message.splitlines()) >= 2, message
+
+
+def test_the_script_ends_with_1_on_a_difference_that_is_not_listed(capsys):
+    verdict = conformance.verdict
+    assert verdict([], {}) == verdict(["f(d)"], {"f(d)": "a reason"}) == 0
+    assert verdict(["f(d)"], {}) == verdict([], {"f(d)": "a reason"}) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "differs: f(d)",
+        "listed, but agrees now: f(d) (a reason)",
+    ]

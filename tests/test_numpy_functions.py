@@ -525,6 +525,38 @@ def test_a_truth_value_is_no_axis(name):
         getattr(np, name)(lazy, axis=True)
 
 
+def test_tables_are_short_and_ordinary():
+    lazy, _ = lazies()
+    with pytest.raises(UnsupportedError, match="isin with a table of 5000 entries"):
+        np.isin(lazy, np.arange(5000))
+    with pytest.raises(UnsupportedError, match="searchsorted with a virtual a"):
+        np.searchsorted(lazy, 0.5)
+    with pytest.raises(ValueError, match="bins must be monotonically increasing or decreasing"):
+        np.digitize(lazy, [1, 3, 2])
+
+
+def test_choose_finds_numbers_out_of_range():
+    lazy, _ = lazies()
+    with pytest.raises(ValueError, match="invalid entry in choice array"):
+        np.choose(lazy.astype(int), [1, 2])
+
+
+def test_rows_by_number_of_three_points_and_of_softmax():
+    def f(x, y, z):
+        return (x[:, None, None, 0] - y[None, :, None, 0]) * z[None, None, :, 1]
+
+    for g in (
+        lambda v: np.roll(v, 1, axis=2),
+        lambda v: np.repeat(v, 2, axis=1),
+        lambda v: np.pad(v, 1, "wrap"),
+        lambda v: np.diff(v, axis=0),
+    ):
+        same(lambda x, y, z, g=g: g(f(x, y, z)), X, Y, Z, exactly_lazy=True)
+        same(lambda x, y, z, g=g: g(f(x, y, z)).sum((1, 2)), X, Y, Z, exactly_lazy=False)
+    p, weights = softmax(squares(X, Y), 1), squares(LazyArray(X), LazyArray(Y)).softmax(1)
+    agree(np.roll(weights, 2, axis=0), np.roll(p, 2, axis=0), True)
+
+
 def test_the_square_of_truth_values_is_int8():
     same(lambda x, y: (x[:, None, 0] < y[None, :, 0]) ** 2, X, Y, exactly_lazy=True)
     same(lambda x, y: np.power(x[:, None, 0] < y[None, :, 0], 2), X, Y, exactly_lazy=True)
@@ -646,6 +678,16 @@ def test_functions_elsewhere_work_on_what_is_not_virtual():
     agree(np.sort(lazy, axis=0), np.sort(X, axis=0))
     agree(np.add.accumulate(lazy), np.add.accumulate(X))
     agree(np.concatenate([lazy, lazy]), np.concatenate([X, X]), True)
+    agree(np.where(lazy > 0), np.where(X > 0))
+    agree(np.linalg.norm(lazy, 2), np.linalg.norm(X, 2))
+    agree(np.pad(lazy, 1, "mean"), np.pad(X, 1, "mean"))
+    p, q = LazyArray(X[:, 0], feature_ndim=0), np.sort(X[:, 0])
+    agree(np.polyval(p, 2.0), np.polyval(X[:, 0], 2.0))
+    agree(np.isin([X[2, 0], 7.0], p), np.isin([X[2, 0], 7.0], X[:, 0]))
+    table = LazyArray(q, feature_ndim=0)
+    agree(np.searchsorted(table, 0.1), np.searchsorted(q, 0.1))
+    agree(np.digitize([0.1], table), np.digitize([0.1], q))
+    agree(np.interp([0.1], table, q**2), np.interp([0.1], q, q**2))
 
 
 def lazies():
