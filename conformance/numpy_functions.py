@@ -237,7 +237,7 @@ def difference(got: Any, want: Any, lazy: bool) -> str:
 
 def distance(got: np.ndarray, want: np.ndarray) -> str:
     exact = want.dtype.kind in "biu"
-    rtol = 0 if exact else {2: 2e-3, 4: 2e-5}.get(want.real.dtype.itemsize, 1e-10)
+    rtol = 0 if exact else {2: 2e-3, 4: 2e-5}.get(np.real(want).dtype.itemsize, 1e-10)
     if np.allclose(got, want, rtol=rtol, atol=rtol, equal_nan=not exact):
         return ""
     return f"values differ: {got.reshape(-1)[:3]}, not {want.reshape(-1)[:3]}"

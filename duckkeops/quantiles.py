@@ -194,7 +194,7 @@ def _function(
     node = node_of(a)
     keep = keepdims is not statistics.MISSING and bool(keepdims)
     given = {} if q is None else {"method": method}
-    arguments = () if q is None else (_genuine(what, q),)
+    arguments: tuple[Any, ...] = () if q is None else (_genuine(what, q),)
     if weights is not None:
         given["weights"] = _genuine(what, weights)
     if not expr.is_virtual(node):
