@@ -27,6 +27,7 @@ from duckkeops import (
     covariances,
     elementwise,
     gathers,
+    histograms,
     indexing,
     lookups,
     metadata,
@@ -117,6 +118,7 @@ LAZY: dict[Callable, Callable] = {
     np.dstack: shapes.dstack,
     np.column_stack: shapes.column_stack,
     np.append: shapes.append,
+    np.block: shapes.block,
     np.split: shapes.split,
     np.array_split: shapes.array_split,
     np.hsplit: shapes.hsplit,
@@ -143,6 +145,9 @@ REDUCES: dict[Callable, Callable] = {
     np.any: statistics.any,
     np.all: statistics.all,
     np.count_nonzero: statistics.count_nonzero,
+    np.histogram: histograms.histogram,
+    np.histogram_bin_edges: histograms.histogram_bin_edges,
+    np.bincount: histograms.bincount,
     # products summed over shared axes
     np.dot: contractions.dot,
     np.vdot: contractions.vdot,
@@ -317,11 +322,8 @@ REFUSED: dict[Callable, str] = {
     ),
     np.lexsort: "Sort by one key: numpy.argsort(d, axis=1)[:, :k].",
     np.sort_complex: "Sort by one part: numpy.sort(d.real, axis=1)[:, :k].",
-    np.histogram: _HISTOGRAM,
     np.histogram2d: _HISTOGRAM,
     np.histogramdd: _HISTOGRAM,
-    np.histogram_bin_edges: _HISTOGRAM,
-    np.bincount: "Count the pairs of one value: (d == value).sum(axis=1).",
     np.ediff1d: "Differences along an axis are numpy.diff(d, axis=1).",
     np.convolve: _PARTS,
     np.correlate: _PARTS,
@@ -329,7 +331,6 @@ REFUSED: dict[Callable, str] = {
     np.vander: "Write d[..., None] ** k with the vector k of exponents.",
     np.insert: "Put the parts side by side: numpy.concatenate([d[:, :k], new, d[:, k:]], axis=1).",
     np.resize: "Repeat it with numpy.tile(d, reps), or d[rows].",
-    np.block: "Put features side by side with numpy.concatenate([d, e], axis=-1).",
     np.geomspace: "Write numpy.exp(numpy.linspace(numpy.log(d), numpy.log(e), num)).",
     np.apply_along_axis: _LOOP,
     np.lib.stride_tricks.sliding_window_view: "Take shifted slices: d[:, 1:] and d[:, :-1].",
@@ -422,6 +423,7 @@ METHODS: dict[str, Callable] = {
     "log_softmax": statistics.log_softmax,
     "softmax_sum": statistics.softmax_sum,
     "topk": sorting.topk,
+    "histogram": histograms.histogram,
 }
 
 # -- ufuncs ----------------------------------------------------------------------------------------
