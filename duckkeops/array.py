@@ -18,27 +18,28 @@ import numpy as np
 from duckkeops import (
     contractions,
     display,
+    elementwise,
     evaluate,
     explain,
     expr,
-    histograms,
     indexing,
     numpy_functions,
     ops,
     pickling,
     shapes,
     sorting,
-    statistics,
 )
 from duckkeops.errors import UnsupportedError
 from duckkeops.expr import Node
 from duckkeops.genuine import all_entries, settled
+from duckkeops.numpy_table import METHODS
 from duckkeops.operands import (
     NUMBERS,
     describe,
     device_of,
     input_of,
     is_array,
+    leading_input,
     library,
     nbytes,
     node_of,
@@ -316,6 +317,8 @@ class LazyArray:
         )
 
     def __pow__(self, other: Any, modulo: Any = None) -> Any:
+        if type(other) is int and other == 2 and self.dtype == np.bool:
+            return _wrap(type(self), ops.call("square", self._node))  # int8, as NumPy's operator
         return _no_modulo(modulo) or _forward(_POW, self, other)
 
     def __rpow__(self, other: Any, modulo: Any = None) -> Any:
@@ -396,6 +399,9 @@ def _wrapped(cls: type, result: Any) -> Any:
     if type(result) is tuple or type(result) is list:
         return type(result)([_wrapped(cls, r) for r in result])
     return result
+
+
+elementwise.set_wrap(lambda node: _wrap(_family(leading_input(node).array), node))
 
 
 def _opened(value: Any) -> Any:
@@ -560,12 +566,12 @@ class NumpyLazyArray(LazyArray):
     @property
     def real(self) -> LazyArray:
         """The real parts."""
-        return _wrap(type(self), numpy_functions.real(self._node))
+        return _wrap(type(self), elementwise.real(self._node))
 
     @property
     def imag(self) -> LazyArray:
         """The imaginary parts; 0 for real arrays."""
-        return _wrap(type(self), numpy_functions.imag(self._node))
+        return _wrap(type(self), elementwise.imag(self._node))
 
     @property
     def flat(self) -> Any:
@@ -593,9 +599,7 @@ class NumpyLazyArray(LazyArray):
 
     def where(self, condition: Any, other: Any) -> LazyArray:
         """The entries where the condition holds, else those of `other`."""
-        return _wrap(
-            type(self), numpy_functions.where(_opened(condition), self._node, _opened(other))
-        )
+        return _wrap(type(self), elementwise.where(_opened(condition), self._node, _opened(other)))
 
     def argtopk(self, k: int, axis: int = -1, largest: bool = True, **options: Any) -> Any:
         """The positions of the k greatest (or least) entries along an axis.
@@ -649,90 +653,6 @@ class NumpyLazyArray(LazyArray):
         return numpy_functions.function(np.nonzero, (self._node,), {})
 
 
-METHODS: dict[str, Callable] = {
-    **{
-        name: getattr(statistics, name)
-        for name in (
-            *(
-                "sum",
-                "prod",
-                "min",
-                "max",
-                "argmin",
-                "argmax",
-                "mean",
-                "var",
-                "std",
-                "any",
-                "all",
-                "count_nonzero",
-                "ptp",
-                "trace",
-            ),
-            *("average", "logsumexp", "softmax", "log_softmax", "softmax_sum"),
-            *(
-                "nansum",
-                "nanprod",
-                "nanmean",
-                "nanvar",
-                "nanstd",
-                "nanmin",
-                "nanmax",
-                "nanargmin",
-                "nanargmax",
-            ),
-        )
-    },
-    "amin": statistics.min,
-    "amax": statistics.max,
-    **{
-        name: getattr(shapes, name)
-        for name in (
-            "swapaxes",
-            "moveaxis",
-            "expand_dims",
-            "squeeze",
-            "ravel",
-            "flip",
-            "broadcast_to",
-            "astype",
-            "tril",
-            "triu",
-        )
-    },
-    "diagonal": indexing.diagonal,
-    "take": indexing.take,
-    "take_along_axis": indexing.take_along_axis,
-    "topk": sorting.topk,
-    "histogram": histograms.histogram,
-    "argsort": sorting.argsort,
-    "argpartition": sorting.argpartition,
-    "dot": contractions.dot,
-    "vecdot": contractions.vecdot,
-    "inner": contractions.inner,
-    "matmul": contractions.matmul,
-    "tensordot": contractions.tensordot,
-    "copy": numpy_functions.copy,
-    "clip": numpy_functions.clip,
-    "round": numpy_functions.round_,
-    "nan_to_num": numpy_functions.nan_to_num,
-    "isclose": numpy_functions.isclose,
-    "permute_dims": shapes.transpose,
-}
-ELSEWHERE = (
-    "repeat",
-    "cumsum",
-    "cumprod",
-    "searchsorted",
-    "choose",
-    "compress",
-    "put",
-    "resize",
-    "median",
-    "quantile",
-)
-
-
 def _spelled(kwargs: dict[str, Any]) -> dict[str, Any]:
     """dim= and keepdim= under NumPy's names."""
     for theirs, ours in (("dim", "axis"), ("keepdim", "keepdims")):
@@ -762,19 +682,7 @@ def _row_method(op: ops.Op) -> Callable:
         if alone and not others and not options:
             return _wrap(type(self), ops.unary(op, self._node))
         return _wrapped(
-            type(self), numpy_functions.elementwise(op, self._node, *_opened(others), **options)
-        )
-
-    return method
-
-
-def _elsewhere_method(name: str) -> Callable:
-    function = getattr(np, name)
-
-    def method(self: LazyArray, *args: Any, **kwargs: Any) -> Any:
-        return _wrapped(
-            type(self),
-            numpy_functions.elsewhere(function, (self._node, *_opened(args)), _opened(kwargs)),
+            type(self), elementwise.elementwise(op, self._node, *_opened(others), **options)
         )
 
     return method
@@ -795,14 +703,6 @@ def _add_methods(cls: type) -> None:
             )
     for name, handler in METHODS.items():
         _add(cls, name, _method(handler))
-    for name in ELSEWHERE:
-        if hasattr(np, name):
-            _add(
-                cls,
-                name,
-                _elsewhere_method(name),
-                f"As numpy.{name}, for arrays that are not virtual.",
-            )
 
 
 def _row_doc(op: ops.Op, name: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
-from duckkeops import expr, ops, rewrite, statistics, views
+from duckkeops import expr, genuine, ops, rewrite, statistics, views
 from duckkeops.errors import RoleError, ShapeError
 from duckkeops.expr import BATCH, FEATURE, NEUTRAL, POINT, ROLE_NAMES, Input, Node, Outline, Scalar
 from duckkeops.genuine import call, cast, expand, permuted, plain
@@ -173,16 +173,16 @@ def _roles(
     what: str, nodes: Sequence[Outline], labels: Sequence[Labels], contracted: Labels
 ) -> dict[Any, str]:
     """The role of each label."""
-    known: dict[Any, tuple[tuple[bool, int], str]] = {}
+    known: dict[Any, tuple[tuple[bool, int], str, tuple[int, Outline, int]]] = {}
     virtual = False
-    for n, one in zip(nodes, labels, strict=True):
+    for place, (n, one) in enumerate(zip(nodes, labels, strict=True)):
         if n.bare:
             continue
         virtual = virtual or n.virtual
-        for k, role, length in zip(one, n.roles, n.shape, strict=True):
+        for axis, (k, role, length) in enumerate(zip(one, n.roles, n.shape, strict=True)):
             if role == NEUTRAL:
                 continue
-            strength = (length != 1, n.ndim)
+            strength, side = (length != 1, n.ndim), (place, n, axis)
             before = known.get(k)
             if before is not None and before[0] == strength and before[1] != role:
                 raise RoleError(
@@ -190,11 +190,12 @@ def _roles(
                     f"in one lazy array and a {ROLE_NAMES[role]} axis in another, "
                     f"both with {n.ndim} axes.\n  "
                     + "   ".join(map(describe, nodes))
-                    + "\n  Say which it is with LazyArray(x, feature_ndim=...)."
+                    + "\n"
+                    + expr.role_remedy(before[2], side)
                 )
             if before is None or strength > before[0]:
-                known[k] = (strength, role)
-    roles = {k: role for k, (_, role) in known.items()}
+                known[k] = (strength, role, side)
+    roles = {k: role for k, (_, role, _) in known.items()}
     points = virtual or any(roles.get(k) in (POINT, BATCH) for k in contracted)
     free = FEATURE if points else POINT
     return {k: roles.get(k, free) for one in labels for k in one}
@@ -348,7 +349,8 @@ def tensordot(a: Any, b: Any, axes: Any = 2) -> Any:
             f"shape-mismatch for sum: tensordot(axes={axes}) names {len(first)} axes of a "
             f"and {len(second)} of b."
         )
-    return _paired("tensordot", x, y, first, second)
+    value = _paired("tensordot", x, y, first, second)
+    return np.asarray(value) if isinstance(value, np.generic) else value
 
 
 def _paired(what: str, x: Node, y: Node, first: Sequence[int], second: Sequence[int]) -> Any:
@@ -394,7 +396,7 @@ def vecdot(
             f"cannot vecdot: axis {axis} has {a.shape[la.index('k')]} entries in one and "
             f"{b.shape[lb.index('k')]} in the other.\n  {describe(a)}   {describe(b)}"
         )
-    value = contract("vecdot", (_conj(a), b), (la, lb), k, dtype)
+    value = contract("vecdot", (conj(a), b), (la, lb), k, dtype)
     if keepdims:
         value = expand(value, (normalize_axis_index(axis, value.ndim + 1),))
     return _finished(value, out)
@@ -412,7 +414,7 @@ def _batched(a: Node, b: Node, first: int, second: int) -> tuple[Labels, Labels,
     return labels(a, first), labels(b, second), names
 
 
-def _conj(x: Node) -> Node:
+def conj(x: Node) -> Node:
     return ops.call("conj", x) if x.dtype.kind == "c" and not x.bare else _conj_bare(x)
 
 
@@ -430,7 +432,7 @@ def vdot(a: Any, b: Any, /) -> Any:
             f"cannot vdot: the operands have different shapes.\n  {describe(x)}   {describe(y)}"
         )
     names = tuple(range(x.ndim))
-    return contract("vdot", (_conj(x), y), (names, names), ())
+    return contract("vdot", (conj(x), y), (names, names), ())
 
 
 def matvec(x1: Any, x2: Any, /, out: Any = None, *, dtype: Any = None) -> Any:
@@ -450,7 +452,7 @@ def vecmat(x1: Any, x2: Any, /, out: Any = None, *, dtype: Any = None) -> Any:
     names = tuple(range(max(a.ndim - 1, b.ndim - 2)))
     la, lb = (*names[len(names) - a.ndim + 1 :], "k"), (*names[len(names) - b.ndim + 2 :], "k", "n")
     _equal_lengths("vecmat", a, b, a.shape[-1], b.shape[-2])
-    return _finished(contract("vecmat", (_conj(a), b), (la, lb), (*names, "n"), dtype), out)
+    return _finished(contract("vecmat", (conj(a), b), (la, lb), (*names, "n"), dtype), out)
 
 
 def _enough(what: str, a: Node, n: int, b: Node, m: int) -> None:
@@ -618,7 +620,9 @@ def vector_norm(x: Any, /, *, axis: Any = None, keepdims: bool = False, ord: Any
 
 def matrix_norm(x: Any, /, *, keepdims: bool = False, ord: Any = "fro") -> Any:
     """The norm of the matrices of the last two axes."""
-    return norm(x, ord, (-2, -1), keepdims)
+    node = _inexact(node_of(x))
+    axes = normalize_axis_tuple((-2, -1), node.ndim)
+    return _matrix_norm("matrix_norm", node, axes, keepdims, ord)
 
 
 def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Any:
@@ -637,7 +641,7 @@ def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> A
             raise ValueError(f"Invalid norm order {ord!r} for vectors")
         return _vector_norm(node, axes, keepdims, 2 if ord is None else ord)
     if len(axes) == 2:
-        return _matrix_norm(node, axes, keepdims, ord)
+        return _matrix_norm("norm", node, axes, keepdims, ord)
     raise ValueError("Improper number of dimensions to norm.")
 
 
@@ -672,15 +676,17 @@ def _like(value: Any, number: float) -> Any:
     )
 
 
-def _matrix_norm(x: Node, axes: tuple[int, ...], keepdims: bool, order: Any) -> Any:
+def _matrix_norm(what: str, x: Node, axes: tuple[int, ...], keepdims: bool, order: Any) -> Any:
     rows, columns = axes
     if rows == columns:
         raise ValueError("Duplicate axes given.")
     if order in (None, "fro", "f"):
         return _vector_norm(x, tuple(sorted(axes)), keepdims, 2)
     if order in (2, -2, "nuc"):
+        if not expr.is_virtual(x):
+            return np.linalg.norm(genuine.dense(x), order, axes, keepdims)  # type: ignore[call-overload]
         raise unsupported(
-            f"numpy.linalg.norm(ord={order!r}) of matrices",
+            f"numpy.linalg.{what}(ord={order!r}) of matrices",
             x,
             "Singular values come from scipy.sparse.linalg.svds(d), "
             "the Frobenius norm from ord='fro'.",

@@ -596,13 +596,37 @@ def _explained(
             + _operands([one, other])
             + "\n  Axes must be equal, or one of them 1."
         )
+    places = [next(k for k, a in enumerate(args) if a is o) for o in (one, other)]
     return RoleError(
         f"cannot {what}: axis -{r} is a {ROLE_NAMES[one.roles[-r]]} axis in one lazy array and a "
         f"{ROLE_NAMES[other.roles[-r]]} axis in another, both with {one.ndim} axes.\n"
         + _operands(args)
-        + "\n  Say which it is with LazyArray(x, feature_ndim=...); "
-        "a matrix of parameters is LazyArray(A, feature_ndim=2)."
+        + "\n"
+        + role_remedy((places[0], one, one.ndim - r), (places[1], other, other.ndim - r))
     )
+
+
+def role_remedy(*sides: tuple[int, Outline, int]) -> str:
+    """What to write where operands (their place, outline, axis) take one axis for different
+    things.
+    """
+    lines = []
+    for place, o, axis in sides:
+        role = o.roles[axis]
+        which = f"operand {place}, {o.shape} {getattr(o.dtype, 'name', o.dtype)}, where it is "
+        if role == FEATURE:
+            lines.append(
+                f"  Write LazyArray(a, feature_ndim={o.ndim - axis - 1}) for {which}"
+                "a feature axis, if it numbers points."
+            )
+        elif role == POINT:
+            lines.append(
+                f"  Write LazyArray(a, feature_ndim={o.ndim - axis}) for {which}a point axis, "
+                "if it holds the entries of one vector or matrix."
+            )
+        else:
+            lines.append(f"  Write LazyArray(a, batch_ndim={axis}) for {which}a batch axis.")
+    return "\n".join(lines)
 
 
 def _operands(args: Sequence[Node | Outline]) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from duckkeops import evaluate, expr, ops, views
 from duckkeops.expr import Input, Node, Reduce
-from duckkeops.operands import namespace_of, node_of, refuse_dense
+from duckkeops.operands import is_array, namespace_of, node_of, refuse_dense, unsupported
 from duckkeops.rewrite import rebuild, settle
 
 
@@ -51,6 +51,22 @@ def all_entries(what: str, node: Node) -> Any:
     if expr.is_virtual(node):
         raise refuse_dense(what, node)
     return dense(node)
+
+
+def table(what: str, name: str, x: Any) -> Any:
+    """An argument that must be an ordinary array, such as the coefficients of a polynomial.
+
+    Raises UnsupportedError if it is virtual.
+    """
+    if not isinstance(x, Node):
+        return x if is_array(x) else np.asarray(x)
+    if expr.is_virtual(x):
+        raise unsupported(
+            f"{what} with a virtual {name}",
+            x,
+            f"Pass an ordinary array as {name}; the other arguments may be lazy.",
+        )
+    return dense(x)
 
 
 def call(name: str, *args: Any) -> Any:

@@ -213,10 +213,10 @@ def describe(node: Node | Outline) -> str:
 
 def unsupported(what: str, node: Node, remedy: str = "") -> UnsupportedError:
     """The error for a function that has no pairwise form."""
-    remedy = remedy or "Reduce first, as in d.sum(axis=1), or compute all pairs with"
+    remedy = remedy or "Reduce first, as in d.sum(axis=1)."
     return UnsupportedError(
-        f"{what} has no pairwise form, so it cannot take d: {describe(node)}.\n  {remedy}"
-        + (f" d.to_dense() ({units(nbytes(node))})." if remedy.endswith("with") else "")
+        f"{what} has no pairwise form, so it cannot take d: {describe(node)}.\n  {remedy}\n"
+        f"  All entries of d, as d.to_dense() computes them, are {units(nbytes(node))}."
     )
 
 

@@ -145,6 +145,22 @@ def broadcast_arrays(*args: Any, subok: bool = False) -> tuple[Node, ...]:
     return tuple(broadcast_to(n, shape) for n in nodes)
 
 
+def meshgrid(*xi: Any, copy: bool = True, sparse: bool = False, indexing: str = "xy") -> Any:
+    """Vectors, each along an axis of its own; broadcast to their common shape if not sparse."""
+    if indexing not in ("xy", "ij"):
+        raise ValueError("Valid values for `indexing` are 'xy' and 'ij'.")
+    n = len(xi)
+    nodes = [node_of(ravel(node_of(x))) if np.ndim(x) != 1 else node_of(x) for x in xi]
+    places = [1 - k if indexing == "xy" and k < 2 <= n else k for k in range(n)]
+    out = [
+        views.expand(x, [k for k in range(n) if k != place])
+        for x, place in zip(nodes, places, strict=True)
+    ]
+    if not sparse:
+        return broadcast_arrays(*out)
+    return tuple(out) if copy else out  # a list then, as NumPy's
+
+
 def flip(m: Node, axis: Any = None) -> Node:
     """Entries in reverse order along one, several or all axes."""
     axes = range(m.ndim) if axis is None else normalize_axis_tuple(axis, m.ndim)
@@ -339,7 +355,7 @@ def array_split(ary: Node, indices_or_sections: Any, axis: int = 0) -> list[Node
         cuts = np.cumsum([0] + more * [each + 1] + (sections - more) * [each]).tolist()
     else:
         cuts = [0, *(int(c) for c in indices_or_sections), length]
-    return [_piece(ary, axis, slice(a, b)) for a, b in itertools.pairwise(cuts)]
+    return [piece(ary, axis, slice(a, b)) for a, b in itertools.pairwise(cuts)]
 
 
 def split(ary: Node, indices_or_sections: Any, axis: int = 0) -> list[Node]:
@@ -372,11 +388,12 @@ def unstack(x: Node, /, *, axis: int = 0) -> tuple[Node, ...]:
     if x.roles[axis] == expr.POINT and expr.is_virtual(x):
         all_entries("numpy.unstack along a point axis", x)
     return tuple(
-        views.squeeze(_piece(x, axis, slice(k, k + 1)), (axis,)) for k in range(x.shape[axis])
+        views.squeeze(piece(x, axis, slice(k, k + 1)), (axis,)) for k in range(x.shape[axis])
     )
 
 
-def _piece(a: Node, axis: int, select: slice) -> Node:
+def piece(a: Node, axis: int, select: slice) -> Node:
+    """A slice along one axis."""
     return views.view(
         a,
         views.View(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,6 +35,8 @@ def axes_of(a: Node, axis: Axis) -> tuple[int, ...]:
         return tuple(range(n))
     if type(axis) is int and -n <= axis < n:
         return (axis % n,)
+    if isinstance(axis, bool | np.bool):
+        raise TypeError("an integer is required for the axis")
     return tuple(sorted(normalize_axis_tuple(axis, n)))
 
 
@@ -66,10 +69,10 @@ def _given(x: Any) -> bool:
     return x is not None and x is not MISSING
 
 
-def _put(out: Any, value: Any) -> Any:
-    """`value`, written into out= where the caller gave one."""
+def _put(out: Any, value: Any, casting: str = "unsafe") -> Any:
+    """`value`, written into out= where the caller gave one; in any dtype, as ufunc.reduce does."""
     out = out[0] if isinstance(out, tuple) else out
-    return written(out, value) if _given(out) else value
+    return written(out, value, casting) if _given(out) else value
 
 
 def _out_dtype(a: Node, dtype: Any, out: Any) -> Any:
@@ -274,7 +277,9 @@ def ptp(a: Any, axis: Axis = None, out: Any = None, keepdims: Any = False) -> An
     """The greatest entry less the least."""
     a = node_of(a)
     return _put(
-        out, call("subtract", max(a, axis, keepdims=keepdims), min(a, axis, keepdims=keepdims))
+        out,
+        call("subtract", max(a, axis, keepdims=keepdims), min(a, axis, keepdims=keepdims)),
+        "same_kind",
     )
 
 
@@ -305,11 +310,11 @@ def argmax(a: Any, axis: int | None = None, out: Any = None, *, keepdims: Any = 
 
 
 def _arg(name: str, a: Node, axis: int | None, out: Any, keepdims: Any) -> Any:
-    if axis is not None:
+    if axis is not None and not isinstance(axis, bool):
         axis = operator.index(axis)
     axes = axes_of(a, axis)
     value = fold(name, (a,), axes, keepdims) if axes else np.intp(0)
-    if _given(out) and getattr(out, "dtype", None) != np.int64:
+    if _given(out) and not np.can_cast(out.dtype, np.int64):
         raise TypeError(f"{name}(out=) takes an array of int64, and got {out.dtype}.")
     return _put(out, value)
 
@@ -382,11 +387,33 @@ def mean(
     a = node_of(a)
     axes = axes_of(a, axis)
     dtype = _out_dtype(a, dtype, out)
+    value, count = _mean(a, axes, dtype, keepdims, where)
+    _warn_if(_not_above(count, 0), "Mean of empty slice")
+    return _put(out, value)
+
+
+def _mean(a: Node, axes: tuple[int, ...], dtype: Any, keepdims: Any, where: Any) -> tuple[Any, Any]:
+    """The mean, and of how many entries."""
+    count = _count(where, a, axes, keepdims)
     if (where is True or where is MISSING) and axes:
-        return _put(out, fold("mean", (a,), axes, keepdims, dtype=dtype))
+        return fold("mean", (a,), axes, keepdims, dtype=dtype), count
     wanted = _mean_dtype(a, dtype)
     total = sum(a, axes, _wider(wanted), keepdims=keepdims, where=where)
-    return _put(out, cast(call("divide", total, _count(where, a, axes, keepdims)), wanted))
+    return cast(call("divide", total, count), wanted), count
+
+
+def _not_above(count: Any, limit: float) -> bool:
+    """Is a number, or any of those that are computed, at most `limit`?"""
+    if isinstance(count, Node):
+        return False
+    few = count <= limit
+    return bool(few if isinstance(few, bool | np.bool) else namespace_of(few).any(few))
+
+
+def _warn_if(wrong: bool, text: str) -> None:
+    """NumPy's warning; of what stays lazy there is none."""
+    if wrong:
+        warnings.warn(text, RuntimeWarning, stacklevel=5)
 
 
 def _mean_dtype(a: Node, dtype: Any) -> np.dtype:
@@ -421,29 +448,29 @@ def var(
     axes = axes_of(a, axis)
     dtype = _out_dtype(a, dtype, out)
     if (where is True or where is MISSING) and not _given(mean) and axes:
-        return _put(out, fold("var", (a,), axes, keepdims, dtype=dtype, correction=ddof))
-    return _put(out, _var_of_some(a, axes, dtype, ddof, keepdims, where, mean))
-
-
-_mean = mean
+        count = _count(where, a, axes, keepdims)
+        value = fold("var", (a,), axes, keepdims, dtype=dtype, correction=ddof)
+    else:
+        value, count = _var_of_some(a, axes, dtype, ddof, keepdims, where, mean)
+    _warn_if(_not_above(count, ddof), "Degrees of freedom <= 0 for slice")
+    return _put(out, value)
 
 
 def _var_of_some(
     a: Node, axes: tuple[int, ...], dtype: Any, ddof: float, keepdims: Any, where: Any, mean: Any
-) -> Any:
-    """In two passes: the mean is there, then the squares."""
+) -> tuple[Any, Any]:
+    """In two passes: the mean is there, then the squares. And of how many entries."""
     wanted = _mean_dtype(a, dtype)
     if not _given(mean):
-        mean = _mean(a, axes, wanted, keepdims=True, where=where)
+        mean = _mean(a, axes, wanted, True, where)[0]
     distance = ops.call("subtract", a, node_of(mean))
     squares = ops.call("square", ops.call("abs", distance))
     real = _wider(squares.dtype)
     total = sum(squares, axes, real, keepdims=keepdims, where=where)
-    divisor = call("maximum", call("subtract", _count(where, a, axes, keepdims), ddof), 0)
-    return cast(
-        call("divide", total, divisor),
-        squares.dtype if dtype is None else np.real(np.zeros(1, wanted)).dtype,
-    )
+    count = _count(where, a, axes, keepdims)
+    divisor = call("maximum", call("subtract", count, ddof), 0)
+    wide = squares.dtype if dtype is None else np.real(np.zeros(1, wanted)).dtype
+    return cast(call("divide", total, divisor), wide), count
 
 
 def std(
@@ -471,7 +498,7 @@ def std(
         mean=mean,
         correction=correction,
     )
-    return _put(out, call("sqrt", squared))
+    return _put(out, call("sqrt", squared), "same_kind")
 
 
 def average(
@@ -491,7 +518,8 @@ def average(
             (a.dtype, w.dtype, *([np.dtype(np.float64)] if a.dtype.kind in "biu" else []))
         )
         product = ops.cast(ops.call("multiply", a, w), wanted)
-        w = rewrite.retag(w, a.roles)
+        if w.ndim == product.ndim:
+            w = rewrite.retag(w, product.roles)
         missing = math.prod(a.shape[k] for k in axes if w.shape[k] == 1)
         total = call("multiply", sum(w, axes, wanted, keepdims=keepdims), missing)
         if not isinstance(total, Node) and bool(namespace_of(total).any(total == 0)):
@@ -561,7 +589,7 @@ def log_softmax(a: Any, axis: Axis = -1) -> Node:
 # -- without NaN -----------------------------------------------------------------------------------
 
 
-def _without_nan(a: Any, instead: float) -> tuple[Node, Node | None]:
+def without_nan(a: Any, instead: float) -> tuple[Node, Node | None]:
     """`a` with a number instead of NaN, and where there was none.
 
     The latter is None where there cannot be any NaN.
@@ -591,7 +619,7 @@ def nansum(
     where: Any = True,
 ) -> Any:
     """The sum, NaN counting as 0."""
-    return sum(_without_nan(a, 0)[0], axis, dtype, out, keepdims, initial, where)
+    return sum(without_nan(a, 0)[0], axis, dtype, out, keepdims, initial, where)
 
 
 def nanprod(
@@ -604,7 +632,7 @@ def nanprod(
     where: Any = True,
 ) -> Any:
     """The product, NaN counting as 1."""
-    return prod(_without_nan(a, 1)[0], axis, dtype, out, keepdims, initial, where)
+    return prod(without_nan(a, 1)[0], axis, dtype, out, keepdims, initial, where)
 
 
 def nanmean(
@@ -618,7 +646,7 @@ def nanmean(
 ) -> Any:
     """The mean of the entries that are not NaN."""
     a = node_of(a)
-    return mean(a, axis, dtype, out, keepdims, where=_both(where, _without_nan(a, 0)[1]))
+    return mean(a, axis, dtype, out, keepdims, where=_both(where, without_nan(a, 0)[1]))
 
 
 def nanvar(
@@ -635,7 +663,7 @@ def nanvar(
         out,
         ddof,
         keepdims,
-        where=_both(where, _without_nan(a, 0)[1]),
+        where=_both(where, without_nan(a, 0)[1]),
         mean=mean,
         correction=correction,
     )
@@ -655,7 +683,7 @@ def nanstd(
         out,
         ddof,
         keepdims,
-        where=_both(where, _without_nan(a, 0)[1]),
+        where=_both(where, without_nan(a, 0)[1]),
         mean=mean,
         correction=correction,
     )
@@ -688,11 +716,13 @@ def nanmax(
 def _nan_extreme(
     extreme: Any, worst: float, a: Node, axis: Axis, keepdims: Any, initial: Any, where: Any
 ) -> Any:
-    filled, mask = _without_nan(a, worst)
+    filled, mask = without_nan(a, worst)
     value = extreme(filled, axis, keepdims=keepdims, initial=initial, where=where)
     if mask is None or _given(initial):
         return value
     some = any(mask, axis, keepdims=keepdims)
+    if not isinstance(some, Node):
+        _warn_if(not bool(namespace_of(some).all(some)), "All-NaN slice encountered")
     nan = (
         full_scalar(a, math.nan, a.dtype)
         if isinstance(value, Node)
@@ -714,7 +744,7 @@ def nanargmax(a: Any, axis: int | None = None, out: Any = None, *, keepdims: Any
 
 
 def _nan_arg(arg: Any, worst: float, a: Node, axis: int | None, out: Any, keepdims: Any) -> Any:
-    filled, mask = _without_nan(a, worst)
+    filled, mask = without_nan(a, worst)
     if mask is not None:
         some = any(mask, axis)
         if not isinstance(some, Node) and not bool(namespace_of(some).all(some)):
