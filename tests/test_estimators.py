@@ -58,3 +58,11 @@ def test_a_run_above_the_limit_fails():
     run = subprocess.run([*command, "--limit", "0"], capture_output=True, text=True, timeout=300)
     assert run.returncode == 1, run.stdout + run.stderr
     assert "differs: chamfer, float64: more than 0 MB" in run.stdout
+
+
+def test_scikit_learn_unchanged():
+    """Its rows about kernels and neighbours; the script runs the slow ones too."""
+    names = ["rbf_kernel", "argmin", "check_array", "kneighbors", "LabelProp", "Nystroem"]
+    command = [sys.executable, SCRIPT.with_name("sklearn_unchanged.py"), *names]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stdout + run.stderr
