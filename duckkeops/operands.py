@@ -228,8 +228,20 @@ def refuse_dense(what: str, node: Node) -> VirtualArrayError:
             "\n  duckkeops.logsumexp(d, axis=1) and duckkeops.softmax(d, axis=1) "
             "stand for those of scipy.special."
         )
+        remedy += _for_scikit_learn()
     return VirtualArrayError(
         f"{what} needs all entries of d: {describe(node)}, "
         f"which are never stored ({units(nbytes(node))}).\n"
         "  Reduce first, as in d.sum(axis=1), or compute all pairs with d.to_dense()." + remedy
+    )
+
+
+def _for_scikit_learn() -> str:
+    """What keeps scikit-learn from asking for arrays, if it is there and asks for them."""
+    sklearn = sys.modules.get("sklearn")
+    if sklearn is None or sklearn.get_config().get("array_api_dispatch", True):
+        return ""
+    return (
+        "\n  Was it scikit-learn that asked? Much of it keeps d lazy after "
+        "sklearn.set_config(array_api_dispatch=True)."
     )

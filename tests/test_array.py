@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import timeit
+import types
 
 import numpy as np
 import pytest
@@ -452,7 +453,8 @@ DENSIFYING = {
 
 
 @pytest.mark.parametrize("what", DENSIFYING)
-def test_a_virtual_array_refuses(what):
+def test_a_virtual_array_refuses(what, monkeypatch):
+    monkeypatch.delitem(sys.modules, "sklearn", raising=False)
     with pytest.raises(VirtualArrayError) as caught:
         DENSIFYING[what](lazy_squares())
     first, second, *more = str(caught.value).splitlines()
@@ -462,6 +464,19 @@ def test_a_virtual_array_refuses(what):
     assert second == "  Reduce first, as in d.sum(axis=1), or compute all pairs with d.to_dense()."
     assert len(more) == (what == "numpy.asarray(d)") and all("scipy.special" in m for m in more)
     assert isinstance(caught.value, TypeError)
+
+
+@pytest.mark.parametrize("dispatch", [False, True])
+def test_the_refusal_names_the_switch_of_scikit_learn(dispatch, monkeypatch):
+    fake = types.SimpleNamespace(get_config=lambda: {"array_api_dispatch": dispatch})
+    monkeypatch.setitem(sys.modules, "sklearn", fake)
+    with pytest.raises(VirtualArrayError) as caught:
+        np.asarray(lazy_squares())
+    hint = "sklearn.set_config(array_api_dispatch=True)"
+    assert (hint in str(caught.value)) is not dispatch
+    with pytest.raises(VirtualArrayError) as caught:
+        list(lazy_squares())
+    assert hint not in str(caught.value)
 
 
 @pytest.mark.parametrize(
