@@ -128,7 +128,7 @@ def rows(found: dict[str, str], known: dict[str, str]) -> list[tuple[object, ...
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--suite", help="a checkout of array-api-tests")
     parser.add_argument("--max-examples", type=int, default=20, help="of hypothesis, for each test")
     options, extra = parser.parse_known_args()
