@@ -225,14 +225,14 @@ def fma_operations(row: Row, dtype: str) -> int | None:
 
 def port_operations(row: Row, dtype: str) -> int | None:
     """All vector operations of a pair, in the cheapest way known: for a distance D differences and
-    D multiply-adds, or D of the latter and two to add a norm and see that nothing cancelled; a
-    remainder, a difference and degree + 1 multiply-adds for exp2; what the reduction compares,
+    D multiply-adds, or from D = 8 on D of the latter and two to add a norm and see that nothing
+    cancelled; a remainder, a difference and degree + 1 multiply-adds for exp2; what the reduction compares,
     selects and adds.
 
     An Intel core of 512 bits does all of them on the two ports that do its fused multiply-adds.
     """
     exp2 = DEGREE[dtype] + 3
-    distance = min(2 * row.dim, row.dim + 2)
+    distance = 2 * row.dim if row.dim < 8 else row.dim + 2
     of_kind = {
         "gaussian": distance + exp2 + row.outputs,
         "gradient": 2 * row.dim + exp2 + 1 + row.dim,
