@@ -226,8 +226,8 @@ def fma_operations(row: Row, dtype: str) -> int | None:
 def port_operations(row: Row, dtype: str) -> int | None:
     """All vector operations of a pair, in the cheapest way known: for a distance D differences and
     D multiply-adds, or from D = 8 on D of the latter and two to add a norm and see that nothing
-    cancelled; a remainder, a difference and degree + 1 multiply-adds for exp2; what the reduction compares,
-    selects and adds.
+    cancelled; a remainder, a difference and degree + 1 multiply-adds for exp2; what the reduction
+    compares, selects and adds.
 
     An Intel core of 512 bits does all of them on the two ports that do its fused multiply-adds.
     """
