@@ -20,7 +20,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
+import numpy
 
 from duckkeops import (
     contractions,
@@ -39,6 +39,8 @@ from duckkeops import (
     statistics,
 )
 from duckkeops.operands import node_of, unsupported
+
+np: Any = numpy  # type checkers take minutes for the overloads of 400 functions
 
 
 def _taking_node(function: Callable) -> Callable:
@@ -434,7 +436,7 @@ METHODS: dict[str, Callable] = {
 
 # -- ufuncs ----------------------------------------------------------------------------------------
 
-GUFUNCS: dict[np.ufunc, Callable] = {
+GUFUNCS: dict[numpy.ufunc, Callable] = {
     np.matmul: contractions.matmul,
     np.vecdot: contractions.vecdot,
     np.matvec: contractions.matvec,
@@ -442,7 +444,7 @@ GUFUNCS: dict[np.ufunc, Callable] = {
 }
 
 # made of several rows; some have several results
-COMPOSED: dict[np.ufunc, Callable] = {
+COMPOSED: dict[numpy.ufunc, Callable] = {
     np.divmod: ops.divmod,
     np.modf: ops.modf,
     np.frexp: ops.frexp,
@@ -450,7 +452,7 @@ COMPOSED: dict[np.ufunc, Callable] = {
     np.spacing: elementwise.spacing,
 }
 
-REFUSED_UFUNCS: dict[np.ufunc, str] = {
+REFUSED_UFUNCS: dict[numpy.ufunc, str] = {
     np.gcd: "Compute it of the inputs, or of chunks of rows: d[:1000].to_dense().",
     np.lcm: "Compute it of the inputs, or of chunks of rows: d[:1000].to_dense().",
     np.bitwise_count: "Add up single bits: sum of (d >> k) & 1 over k.",
@@ -458,7 +460,7 @@ REFUSED_UFUNCS: dict[np.ufunc, str] = {
 }
 
 # ufunc.reduce over any axis; that of any other ufunc of two arguments goes over features only
-REDUCED: dict[np.ufunc, Callable] = {
+REDUCED: dict[numpy.ufunc, Callable] = {
     np.add: statistics.sum,
     np.multiply: statistics.prod,
     np.minimum: statistics.min,
@@ -476,7 +478,7 @@ def class_of(func: Callable) -> str | None:
     >>> class_of(np.exp), class_of(np.sum), class_of(np.linalg.svd)
     ('lazy', 'reduces', 'refused')
     """
-    if isinstance(func, np.ufunc):
+    if isinstance(func, numpy.ufunc):
         known = {"reduces": GUFUNCS, "composite": COMPOSED, "refused": REFUSED_UFUNCS}
     else:
         known = CLASSES
@@ -490,7 +492,7 @@ def class_of(func: Callable) -> str | None:
 
 def remedy_of(func: Callable) -> str:
     """What the refusal of a function says to do instead; empty if there is nothing special."""
-    if isinstance(func, np.ufunc):
+    if isinstance(func, numpy.ufunc):
         return REFUSED_UFUNCS.get(func, "")
     if func in REFUSED:
         return REFUSED[func]
