@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from duckkeops import LazyArray, config, evaluate, explain, plan, progress, reductions
+from duckkeops import LazyArray, config, evaluate, explain, expr, plan, progress, reductions
 from duckkeops.engines import cpu, threads
 from duckkeops.reductions import TABLE
 
@@ -76,6 +76,10 @@ def test_results_do_not_depend_on_threads(
     node = (((LazyArray(x)[:, None] - LazyArray(y)[None]) ** 2).sum(-1) - 0.25)._node
     args = (node, node)[: row.nargs]
     params = {"k": 5, "largest": False} if row.name == "topk" else {}
+    if row.name == "histogram":
+        edges = np.linspace(0, 1, 8)
+        table = reductions.bin_table(edges, edges.dtype, True)
+        args, params = (node, expr.Table(table, table.dtype)), {"how": "scale", "bins": 7}
     results = []
     for count in (1, 2, 5):
         with config(engine="cpu", threads=count):
