@@ -84,13 +84,13 @@ def _searched(what: str, table: np.ndarray, x: Node, side: str) -> Any:
 def digitize(x: Any, bins: Any, right: bool = False) -> Any:
     """The bin of each entry: how many edges are below it."""
     edges = np.asarray(genuine.table("numpy.digitize", "bins", bins))
-    steps = np.diff(edges)
-    if edges.ndim != 1 or not (np.all(steps >= 0) or np.all(steps <= 0)):
+    rising = np.all(edges[1:] >= edges[:-1])  # differences of unsigned edges would wrap
+    if edges.ndim != 1 or not (rising or np.all(edges[1:] <= edges[:-1])):
         raise ValueError("bins must be monotonically increasing or decreasing")
     if not isinstance(x, Node):
         return np.digitize(x, edges, right)
     side = "left" if right else "right"
-    if np.all(steps >= 0):
+    if rising:
         return _searched("digitize", edges, x, side)
     found = _searched("digitize", edges[::-1], x, side)
     return ops.call("subtract", len(edges), found)

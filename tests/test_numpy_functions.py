@@ -1098,3 +1098,10 @@ def test_a_median_takes_no_memory_for_the_pairs():
     tracemalloc.stop()
     assert peak < 3000 * 2000  # all differences are 8 times as many bytes
     agree(got, np.median(np.abs(x[:, None] - y), axis=1), False)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint32", "int64", "float32"])
+def test_digitize_takes_falling_bins_of_every_dtype(dtype):
+    x, y, bins = np.arange(3.0), np.arange(2.0), np.array([3, 2, 1], dtype)
+    d = LazyArray(x, feature_ndim=0)[:, None] + LazyArray(y, feature_ndim=0)[None, :]
+    assert np.array_equal(np.digitize(d, bins).to_dense(), np.digitize(x[:, None] + y, bins))
