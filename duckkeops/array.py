@@ -8,6 +8,7 @@ library.
 from __future__ import annotations
 
 import functools
+import importlib
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -734,9 +735,6 @@ def _family(x: Any) -> type[LazyArray]:
     if type(x) is np.ndarray:
         return NumpyLazyArray
     name = library(x)
-    if name == "torch" and name not in FAMILIES:
-        raise UnsupportedError(
-            "LazyArray does not take torch tensors in this version.\n"
-            "  Pass NumPy arrays: LazyArray(x.numpy(force=True))."
-        )
+    if name == "torch" and name not in FAMILIES:  # it stands above this file, and imports torch
+        importlib.import_module("duckkeops.torch_array")
     return FAMILIES.get(name, NumpyLazyArray)

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from duckkeops import cache, concatenation, expr, launch, ops, plan, reductions, source
+from duckkeops import cache, concatenation, expr, launch, ops, plan, reductions, source, tensors
 from duckkeops.config import Settings, current
 from duckkeops.engines import blocks, cpu
 from duckkeops.errors import CompilerNotFoundError, UnsupportedError
@@ -41,16 +41,26 @@ from duckkeops.expr import (
     walk,
 )
 from duckkeops.launch import Launch
-from duckkeops.operands import namespace_of
+from duckkeops.operands import leading_input, library, namespace_of
 
 log = logging.getLogger("duckkeops")
 
 
+HOOKS: dict[
+    str, Callable[[Reduce], Any]
+] = {}  # libraries that evaluate reductions in their own way
+
+
 def evaluate(node: Reduce) -> Any:
     """The value of a reduction, an array of the inputs' library; of a top-k, values and indices."""
+    array = leading_input(node).array
+    if type(array) is not np.ndarray:
+        hook = HOOKS.get(library(array))
+        if hook is not None:
+            return hook(node)
     settings = current()
     key, nodes = listed(node)
-    found = None if settings.engine == "blocks" else _known(key, settings)
+    found = None if settings.engine == "blocks" else known(key, settings)
     if found is not None:
         return reductions.result(np, node, found(nodes, settings.threads))
     xp = namespace_of(node)
@@ -65,7 +75,7 @@ def state(node: Reduce, xp: Any) -> tuple[Any, ...]:
     if Vjp in kinds:
         return _gradient_state(node, settings, xp)
     if settings.engine == "blocks" or not reductions.is_numpy(xp) or is_plain(node, nodes):
-        return blocks.reduce(node)
+        return _in_tiles(node)
     if Concat in kinds:
         return _cut_state(node, xp)
     node = for_kernels(node)
@@ -77,7 +87,11 @@ def state(node: Reduce, xp: Any) -> tuple[Any, ...]:
         if settings.engine == "cpu":
             raise
         _warn_no_compiler(error)
-        return blocks.reduce(node)
+        return _in_tiles(node)
+
+
+def _in_tiles(node: Reduce) -> tuple[Any, ...]:
+    return blocks.reduce(tensors.hosted(node) if tensors.is_torch(node) else node)  # type: ignore[arg-type]
 
 
 def is_compiled(node: Reduce) -> bool:
@@ -438,7 +452,7 @@ def listed(root: Node) -> tuple[tuple, list[Node]]:
     return tuple(parts), nodes
 
 
-def _known(key: tuple, settings: Settings) -> Launch | None:
+def known(key: tuple, settings: Settings) -> Launch | None:
     return _launches.get((settings.precision, settings.accumulate, key))
 
 
@@ -470,5 +484,5 @@ def _in_slabs(node: Reduce, settings: Settings) -> tuple[np.ndarray, ...]:
 def _launched(node: Reduce, settings: Settings) -> tuple[np.ndarray, ...]:
     """The state that a kernel computes."""
     key, nodes = listed(node)
-    found = _known(key, settings) or _prepared(key, node, nodes, settings)
+    found = known(key, settings) or _prepared(key, node, nodes, settings)
     return found(nodes, settings.threads)

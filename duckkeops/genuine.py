@@ -18,12 +18,17 @@ def evaluated(node: Reduce) -> Any:
 
     Over all axes of a NumPy array it is a NumPy scalar.
     """
-    if node.outline.unsettled:
-        node = rebuild(node, [settled(a) for a in node.args])  # type: ignore[assignment]
-    value = evaluate.evaluate(node)
+    value = evaluate.evaluate(settled_reduction(node))
     if type(value) is np.ndarray and value.flags.writeable and value.ndim:  # mostly
         return value
     return tuple(map(_own, value)) if isinstance(value, tuple) else plain(_own(value))
+
+
+def settled_reduction(node: Reduce) -> Reduce:
+    """A reduction as engines take it."""
+    if not node.outline.unsettled:
+        return node
+    return rebuild(node, [settled(a) for a in node.args])  # type: ignore[return-value]
 
 
 def _own(value: Any) -> Any:

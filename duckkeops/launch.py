@@ -18,6 +18,7 @@ import numpy as np
 from duckkeops import plan, reductions
 from duckkeops.engines import cpu, threads
 from duckkeops.expr import Node, Reduce, dtype_of
+from duckkeops.tensors import as_array, is_tensor
 
 State = tuple[np.ndarray, ...]
 
@@ -97,6 +98,9 @@ class Arguments:
         values: list[Any] = self.constants.copy()
         for place, pointers, strides in self.arrays:
             array = nodes[place].array
+            if type(array) is not np.ndarray and is_tensor(array):
+                array = as_array(array)
+                keep.append(array)
             if not array.dtype.isnative:
                 array = array.astype(array.dtype.newbyteorder("="))
                 keep.append(array)

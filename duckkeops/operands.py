@@ -113,11 +113,9 @@ def library(array: Any) -> str:
     >>> library(np.zeros(3))
     'numpy'
     """
-    return (
-        "numpy"
-        if isinstance(array, np.ndarray | np.generic)
-        else type(array).__module__.partition(".")[0]
-    )
+    if isinstance(array, np.ndarray | np.generic):
+        return "numpy"
+    return "torch" if _is_torch(array) else type(array).__module__.partition(".")[0]
 
 
 def leading_input(node: Node) -> Input:

@@ -25,6 +25,7 @@ from duckkeops.expr import (
     Node,
     Reduce,
     Scalar,
+    Vjp,
 )
 from duckkeops.operands import namespace_of
 from duckkeops.ops import call
@@ -124,6 +125,21 @@ def rebuild(node: Node, args: Sequence[Node]) -> Node:
         case Softmax():
             return Softmax(args[0], node.axes, node.dtype)
     raise AssertionError(type(node))
+
+
+def with_inputs(node: Node, new: Callable[[Input], Input]) -> Node:
+    """`node` with what `new` says for each of its inputs; shapes may not change."""
+    done: dict[int, Node] = {}
+    for one in expr.walk(node):
+        args = [done[id(a)] for a in one.args]
+        if isinstance(one, Input):
+            done[id(one)] = new(one)
+        elif isinstance(one, Vjp):
+            wrt = done[id(one.wrt)]
+            done[id(one)] = Vjp(args[0], args[1], wrt, one.place, one.summed)  # type: ignore[arg-type]
+        else:
+            done[id(one)] = rebuild(one, args)
+    return done[id(node)]
 
 
 # -- roles -----------------------------------------------------------------------------------------

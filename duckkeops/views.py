@@ -115,7 +115,10 @@ def _settled(node: Node, how: View) -> View:
     return how
 
 
-def _counted(index: Any, a: int, n: int) -> np.ndarray:
+def _counted(index: Any, a: int, n: int) -> Any:
+    """Indices counted from the front. Those of another library were made, and checked, by us."""
+    if hasattr(index, "requires_grad"):
+        return index
     index = np.asarray(index, dtype=np.intp)
     wrong = (index < -n) | (index >= n)
     if wrong.any():
@@ -386,9 +389,11 @@ def _cut(array: Any, index: Sequence[Any]) -> Any:
     return _namespace(array).flip(array, axis=tuple(flipped)) if flipped else array
 
 
-def _take(array: Any, index: np.ndarray, a: int) -> Any:
+def _take(array: Any, index: Any, a: int) -> Any:
     if isinstance(array, np.ndarray):
         return np.take(array, index, axis=a)
+    if not isinstance(index, np.ndarray):
+        return array[(ALL,) * a + (index,)]
     from array_api_compat import device
 
     xp = _namespace(array)
@@ -398,7 +403,7 @@ def _take(array: Any, index: np.ndarray, a: int) -> Any:
 def _picked(array: Any, axes: Sequence[int], picks: Sequence[np.ndarray]) -> Any:
     """Entries picked pointwise along several axes, which become the first axis."""
     array = _permuted(array, [*axes, *(a for a in range(array.ndim) if a not in axes)])
-    if isinstance(array, np.ndarray):
+    if isinstance(array, np.ndarray) or not isinstance(picks[0], np.ndarray):
         return array[tuple(picks)]
     lengths, rest = tuple(array.shape[: len(axes)]), tuple(array.shape[len(axes) :])
     flat = np.ravel_multi_index(tuple(picks), lengths) if len(picks[0]) else np.zeros(0, np.intp)

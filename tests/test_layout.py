@@ -29,7 +29,11 @@ ORDER = (
     "array_api/special",
     "array_api/functions",
     "array_api/arrays",
+    "torch_array",
     "array",
+    "torch_functions",
+    "torch_rules",
+    "torch_grad",
     "numpy_functions",
     "numpy_table",
     "metadata",
@@ -48,6 +52,7 @@ ORDER = (
     "genuine",
     "explain",
     "evaluate",
+    "batching",
     "concatenation",
     "launch",
     "engines/__init__",
@@ -69,6 +74,7 @@ ORDER = (
     "functions",
     "display",
     "pickling",
+    "tensors",
     "rewrite",
     "gradients",
     "reductions",
@@ -92,6 +98,11 @@ DEFERRED = {
     "symbolic",
     "tidy",
     "functions",
+    # and these torch:
+    "torch_array",
+    "torch_functions",
+    "torch_rules",
+    "torch_grad",
 }
 HEAVY = {"sympy", "torch", "cupy", "scipy", "dask", "array_api_compat", "tqdm"}
 WRITES_C = {"prelude", "writer", "source"}

@@ -1,0 +1,89 @@
+"""torch's tensors as NumPy's arrays over the same memory, and back. torch is there already, or
+nothing here is called.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+from duckkeops import expr, rewrite
+from duckkeops.errors import DtypeError, UnsupportedError
+from duckkeops.expr import Input, Node, Table
+from duckkeops.operands import leading_input
+
+
+def is_tensor(x: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(x, torch.Tensor)
+
+
+def as_array(tensor: Any) -> np.ndarray:
+    """The entries of a tensor on the CPU, as a NumPy array that shares its memory.
+
+    Raises UnsupportedError for tensors whose entries are not here: of another device, sparse,
+    or without storage.
+    """
+    torch = sys.modules["torch"]
+    tensor = tensor.detach()
+    if tensor.device.type != "cpu" or tensor.layout is not torch.strided:
+        raise UnsupportedError(
+            f"compiled C reads strided tensors on the CPU, and got one of layout {tensor.layout} "
+            f"on {tensor.device}.\n  Move it first: x.cpu(), x.to_dense()."
+        )
+    if tensor.is_conj() or tensor.is_neg():
+        tensor = tensor.resolve_conj().resolve_neg()
+    if tensor.dtype is torch.bfloat16:
+        return tensor.view(torch.uint16).numpy().view(expr.dtype_of("bfloat16"))
+    return tensor.numpy()
+
+
+def as_tensor(array: Any) -> Any:
+    """A NumPy array or scalar as a tensor that shares its memory where that may be written to."""
+    torch = sys.modules["torch"]
+    array = np.asarray(array)
+    if not array.flags.writeable or any(s < 0 for s in array.strides):
+        array = array.copy()
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def is_torch(node: Node) -> bool:
+    """Is the expression made of tensors?"""
+    return is_tensor(leading_input(node).array)
+
+
+def hosted(node: Node) -> Node:
+    """The same expression of NumPy arrays over the tensors' memory."""
+    return rewrite.with_inputs(node, _hosted)
+
+
+def _hosted(one: Input) -> Input:
+    if not is_tensor(one.array):
+        return one
+    array = as_array(one.array)
+    if isinstance(one, Table):
+        return Table(array, one.dtype)
+    return Input(array, one.dtype, one.roles, one.bare)
+
+
+# -- dtypes ----------------------------------------------------------------------------------------
+
+
+def torch_dtype(dtype: Any) -> Any:
+    """torch's own object for one of NumPy's dtypes."""
+    return getattr(sys.modules["torch"], np.dtype(dtype).name)
+
+
+def numpy_dtype(dtype: Any) -> np.dtype:
+    """NumPy's dtype for one of torch's. Raises DtypeError for those that are not computed with."""
+    name = str(dtype).rpartition(".")[2]
+    try:
+        return expr.dtype_of(name)
+    except TypeError:
+        raise DtypeError(
+            f"duckkeops does not compute with {dtype}.\n  Convert with d.to(torch.float32)."
+        ) from None
