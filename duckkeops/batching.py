@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
-from duckkeops import expr, views
+from duckkeops import expr, ops, views
+from duckkeops.errors import UnsupportedError
 from duckkeops.expr import (
     BATCH,
     NEUTRAL,
@@ -25,66 +27,87 @@ def batched(
 ) -> Reduce:
     """`node` where leaf k is arrays[k], whose axis dims[k] of length n is the batch (None: none).
 
-    The result has the batch as axis 0. Other inputs stay as they are.
+    The result has the batch as axis 0. Other inputs stay as they are. Raises UnsupportedError for
+    tables, such as the edges of a histogram.
     """
-    new: dict[int, Input] = {}
+    new: dict[int, tuple[Any, str]] = {}
     for leaf, array, dim in zip(leaves, arrays, dims, strict=True):
         if type(leaf) is not Input:
-            raise AssertionError(f"a {type(leaf).__name__} has no batches")
-        array = array[None] if dim is None else array.movedim(dim, 0)
-        role = NEUTRAL if dim is None else BATCH
-        new[id(leaf)] = Input(array, leaf.dtype, role + leaf.roles, leaf.bare)
-    return _Batches(new, n)(node)  # type: ignore[return-value]
+            raise UnsupportedError(
+                f"{node.row.name} looks its entries up in a table of shape {leaf.array.shape}, "
+                "and cannot be batched.\n  Loop over the batch."
+            )
+        batch = dim is not None
+        new[id(leaf)] = array.movedim(dim, 0) if batch else array[None], BATCH if batch else NEUTRAL
+    out = _Batches(new)(node, node.ndim)
+    if out.shape[0] == n:
+        return out
+    args = tuple(Broadcast(a, (n, *a.shape[1:]), BATCH + a.roles[1:]) for a in out.args)
+    return Reduce(out.row, args, out.axes, out.dtype, out.params)  # nothing in it varies
 
 
 class _Batches:
-    """Gives each node the batch as its first axis, of length 1 where it does not vary."""
+    """Nodes with the batch as their first axis, of length 1 where they do not vary along it.
 
-    def __init__(self, leaves: dict[int, Input], n: int):
-        self.leaves, self.n = leaves, n
+    Axes line up from the right, so an input that meets longer nodes has axes of length 1 behind the
+    batch: one variant of it for each number of axes that is needed.
+    """
 
-    def __call__(self, root: Node) -> Node:
-        done: dict[int, Node] = {}
-        for one in expr.walk(root):
-            done[id(one)] = self._node(one, [done[id(a)] for a in one.args], done)
-        out = done[id(root)]
-        if out.shape[0] != self.n:  # nothing in it varies
-            whole = (self.n, *root.whole)  # type: ignore[attr-defined]
-            args = [Broadcast(a, (self.n, *a.shape[1:]), BATCH + a.roles[1:]) for a in out.args[:1]]
-            assert len(whole) > 0
-            out = Reduce(out.row, (*args, *out.args[1:]), out.axes, out.dtype, out.params)  # type: ignore[attr-defined]
-        return out
+    def __init__(self, leaves: dict[int, tuple[Any, str]]):
+        self.leaves = leaves
+        self.done: dict[tuple[int, int], Any] = {}
 
-    def _node(self, one: Node, args: list[Node], done: dict[int, Node]) -> Node:
-        if isinstance(one, Scalar):
-            return one
-        if isinstance(one, Input):
-            found = self.leaves.get(id(one))
-            return found if found is not None else views.expand(one, (0,))
-        if isinstance(one, Apply):
-            return Apply(one.op, self._aligned(one.ndim, args), one.loop, one.dtype, one.params)
-        if isinstance(one, Reduce):
-            axes = tuple(a + 1 for a in one.axes)
-            return Reduce(one.row, self._aligned(len(one.whole), args), axes, one.dtype, one.params)
-        if isinstance(one, Concat):
-            return Concat(self._aligned(one.ndim, args), one.axis + 1, one.dtype)
-        if isinstance(one, Broadcast):
-            (arg,) = self._aligned(one.ndim, args)
-            if isinstance(arg, Scalar):
-                return Broadcast(arg, (1, *one.shape), NEUTRAL + one.roles)
-            return Broadcast(arg, (arg.shape[0], *one.shape), arg.roles[0] + one.roles)
-        if isinstance(one, Vjp):
-            value, cotangent = self._aligned(len(one.whole), args)
-            wrt: Any = done[id(one.wrt)]
-            place = (None if wrt.shape[0] == 1 else -(len(one.whole) + 1), *one.place)
-            return Vjp(value, cotangent, wrt, place, one.summed)
-        raise AssertionError(f"no batches of a {type(one).__name__}")
+    def __call__(self, node: Node, ndim: int) -> Any:
+        """The batched node, with `ndim` axes besides the batch."""
+        if isinstance(node, Scalar):
+            return node
+        key = id(node), ndim
+        if key not in self.done:
+            self.done[key] = self._made(node, ndim)
+        return self.done[key]
 
-    def _aligned(self, ndim: int, args: Sequence[Node]) -> tuple[Node, ...]:
-        """The arguments with axes of length 1 behind the batch, up to ndim and the batch."""
-        return tuple(
-            a
-            if isinstance(a, Scalar) or a.ndim == ndim + 1
-            else views.expand(a, range(1, ndim + 2 - a.ndim))
-            for a in args
-        )
+    def _made(self, node: Node, ndim: int) -> Node:
+        extra = ndim - node.ndim
+
+        def args(n: int) -> tuple[Any, ...]:
+            return tuple(self(a, n + extra) for a in node.args)
+
+        match node:
+            case Input():
+                return self._input(node, extra)
+            case Apply():
+                return Apply(node.op, args(node.ndim), node.loop, node.dtype, node.params)
+            case Reduce():
+                axes = tuple(a + extra + 1 for a in node.axes)
+                return Reduce(node.row, args(len(node.whole)), axes, node.dtype, node.params)
+            case Concat():
+                return Concat(args(node.ndim), node.axis + extra + 1, node.dtype)
+            case Broadcast():
+                (arg,) = args(node.ndim)
+                n, role = (1, NEUTRAL) if isinstance(arg, Scalar) else (arg.shape[0], arg.roles[0])
+                shape = (n, *(1,) * extra, *node.shape)
+                return Broadcast(arg, shape, role + NEUTRAL * extra + node.roles)
+            case Vjp():
+                return self._vjp(node, *args(len(node.whole)), extra)
+        raise AssertionError(f"no batches of a {type(node).__name__}")
+
+    def _input(self, node: Input, extra: int) -> Input:
+        array, role = self.leaves.get(id(node), (None, ""))
+        if array is None:
+            return views.expand(node, range(extra + 1))  # type: ignore[return-value]
+        shape = (array.shape[0], *(1,) * extra, *array.shape[1:])
+        array = array.reshape(shape) if extra else array
+        return Input(array, node.dtype, role + NEUTRAL * extra + node.roles, node.bare)
+
+    def _vjp(self, node: Vjp, value: Node, cotangent: Node, extra: int) -> Node:
+        """The sum over the variants of the input that stand in the value."""
+        below = {id(n) for n in expr.walk(value)}
+        batch = -(len(node.whole) + extra + 1)
+        parts = []
+        for (which, ndim), wrt in self.done.items():
+            if which == id(node.wrt) and id(wrt) in below:
+                first = None if wrt.shape[0] == 1 else batch
+                ones = (None,) * (ndim - node.wrt.ndim)
+                place = (first, *ones, *node.place)
+                parts.append(Vjp(value, cotangent, wrt, place, node.summed))
+        return functools.reduce(functools.partial(ops.call, "add"), parts)  # type: ignore[arg-type]

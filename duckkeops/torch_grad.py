@@ -294,9 +294,7 @@ def _weights(node: Reduce, outs: Sequence[torch.Tensor]) -> list[Weighed]:
         return _deviations(node, v, outs)
     if name == "prod":
         return [[(v, _product_of_others(node, v, outs[0]))]]
-    raise UnsupportedError(
-        f"{name} has no gradient.\n  Detach its inputs, or compute it under torch.no_grad()."
-    )
+    return [[] for _ in outs]  # counts, places and truth do not change
 
 
 def _softmax(scores: Node, total: Node) -> Node:
@@ -430,11 +428,14 @@ def _pushed_forward(
     node, leaves = plan.of(tensors)
     found: list[torch.Tensor | None] = []
     for weighed, out in zip(_weights(node, outs), outs, strict=True):
+        if not (out.is_floating_point() or out.is_complex()):
+            found.append(None)
+            continue
         total: torch.Tensor | None = None
         for arg, weight in weighed:
             for leaf, t in zip(leaves, tangents, strict=True):
                 for part in () if t is None else _along(node, arg, weight, leaf, t):
-                    one = value(part).to(out.dtype)
+                    one = value(part).to(out.dtype).reshape(out.shape)
                     total = one if total is None else total + one
         found.append(torch.zeros_like(out) if total is None else total)
     return tuple(found)
@@ -450,9 +451,13 @@ def _along(
             "  Take the gradient in reverse mode, torch.func.vjp."
         )
     one = weight
-    if one is None or one.ndim < len(node.whole):  # as long as the whole, so that places agree
-        one = expr.Broadcast(one or Scalar(1.0), node.whole, node.whole_roles)
-        one = expr.cast_to(one, node.dtype)
+    if one is None or isinstance(one, Scalar):
+        number = torch.tensor(1.0 if one is None else one.value, dtype=tangent.dtype)
+        one = Input(number, leaf.dtype, "")
+    if one.ndim < len(node.whole):  # as long as the whole, so that places agree
+        one = expr.Broadcast(one, node.whole, node.whole_roles)
+    if any(isinstance(n, Vjp) for n in expr.walk(arg)):
+        return _along_twice(node, ops.call("multiply", arg, one), leaf, tangent)
     out = []
     for place in gradients.places(arg, leaf, 0):
         vjp = Vjp(arg, one, leaf, place)
@@ -472,6 +477,29 @@ def _along(
         axes = (*node.axes, *range(n, vjp.ndim))
         out.append(reductions.reduce(ROWS["sum"], (change,), axes))
     return out
+
+
+def _along_twice(node: Reduce, arg: Node, leaf: Input, tangent: torch.Tensor) -> list[Reduce]:
+    """The same as the gradient of a gradient: of sum of tangent * d (sum of u * arg) / d leaf, with
+    respect to u, one number for each entry of the result. What u is does not matter.
+    """
+    zeros = torch.zeros((), dtype=tangent.dtype).expand(node.shape)
+    spread = _spread(zeros, node)
+    u = next(i for i in expr.inputs(spread))
+    found = []
+    for term in gradients.gradient(arg, spread, leaf):
+        (vjp,) = term.node.args
+        kept = [n for n in leaf.shape if n != 1]
+        arranged = tangent.reshape(kept).permute(*_inverse(term.order))
+        whole = _spread(arranged, term.node)
+        for other in gradients.gradient(vjp, whole, u):
+            assert list(other.order) == sorted(other.order)
+            found.append(other.node)
+    return found
+
+
+def _inverse(order: Sequence[int]) -> list[int]:
+    return sorted(range(len(order)), key=order.__getitem__)
 
 
 evaluate.HOOKS["torch"] = value
