@@ -23,6 +23,7 @@ from duckkeops.genuine import call, cast, expand, permuted, plain
 from duckkeops.indexing import written
 from duckkeops.operands import describe, namespace_of, node_of, unsupported
 from duckkeops.shapes import moveaxis, ravel, stack, unstack
+from duckkeops.tensors import is_tensor
 
 Labels = tuple[Any, ...]
 
@@ -220,12 +221,11 @@ def _aligned(node: Node, how: Alignment, layout: Layout) -> Node:
     label is repeated.
     """
     labels = how.labels
-    if (
-        isinstance(node, Input)
-        and isinstance(node.array, np.ndarray)
-        and len(how.order) == len(labels)
-    ):
-        return Input(node.array.transpose(how.order)[how.cut], node.dtype, how.roles)
+    if isinstance(node, Input) and len(how.order) == len(labels):
+        if isinstance(node.array, np.ndarray):
+            return Input(node.array.transpose(how.order)[how.cut], node.dtype, how.roles)
+        if is_tensor(node.array):
+            return Input(node.array.permute(how.order)[how.cut], node.dtype, how.roles)
     node = rewrite.retag(node, "".join([layout.roles[k] for k in labels]))
     entries: list[Any] = []
     for k in layout.order:

@@ -29,6 +29,7 @@ from duckkeops.operands import (
     unsupported,
 )
 from duckkeops.rewrite import reshape
+from duckkeops.tensors import is_tensor
 from duckkeops.views import ALL
 
 Item = Any  # None, a slice, an int or an array of ints
@@ -62,15 +63,26 @@ def plain_view(node: Node, key: Any) -> Input | None:
 
     None for any other key or node. This is the common case, and fast.
     """
-    if type(node) is not Input or type(node.array) is not np.ndarray:
+    if type(node) is not Input:
         return None
     key = key if isinstance(key, tuple) else (key,)
     kinds, own = tuple(map(type, key)), node.outline
+    if type(node.array) is not np.ndarray and not (
+        is_tensor(node.array) and _steps_forward(node.array, key)
+    ):
+        return None
     roles = _roles_seen(own.roles, kinds)
     if roles is None:
         return None
     array = node.array[key if EllipsisType in kinds else (*key, ...)]
     return Input(array, own.dtype, roles, own.bare)
+
+
+def _steps_forward(array: Any, key: tuple) -> bool:
+    """Would torch take the key? It has no slices that run backwards, and no bounds on axes of ints
+    beyond the end.
+    """
+    return all(type(k) is not slice or k.step is None or k.step > 0 for k in key)
 
 
 @functools.lru_cache(maxsize=expr.TABLE_SIZE)

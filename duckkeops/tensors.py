@@ -46,7 +46,7 @@ def as_tensor(array: Any) -> Any:
     array = np.asarray(array)
     if not array.flags.writeable or any(s < 0 for s in array.strides):
         array = array.copy()
-    if array.dtype.name == "bfloat16":
+    if array.dtype.isbuiltin == 2:  # bfloat16, the one that does not come with NumPy
         return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
     return torch.from_numpy(array)
 

@@ -8,13 +8,15 @@ same way. What picks entries (min, top-k) is differentiated at the entries that 
 
 from __future__ import annotations
 
+import inspect
+import operator
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from duckkeops import evaluate, expr, gradients, ops, reductions, rewrite, views
+from duckkeops import evaluate, expr, gradients, ops, reductions, rewrite, torch_passes, views
 from duckkeops.batching import batched
 from duckkeops.config import current
 from duckkeops.engines import blocks
@@ -30,9 +32,11 @@ TIES = 64  # equal least entries of one row that are differentiated one by one
 
 def value(node: Reduce) -> Any:
     """The value of a reduction of tensors; of a top-k, values and indices."""
-    if is_native(node):
+    key, nodes = evaluate.listed(node)
+    known = evaluate.known(key, current())
+    if known is None and is_native(node):
         return blocks.value(node)
-    out = outputs(node)
+    out = _outputs(node, key, nodes, False)
     return out[:2] if node.row.name == "topk" else out[0]
 
 
@@ -41,11 +45,15 @@ def outputs(node: Reduce, places: bool = False) -> Outputs:
 
     `places`: argmin and argmax give the entry beside its place in any case.
     """
-    leaves = [i for i in expr.inputs(node) if isinstance(i.array, torch.Tensor)]
+    return _outputs(node, *evaluate.listed(node), places)
+
+
+def _outputs(node: Reduce, key: tuple, nodes: list[Node], places: bool) -> Outputs:
+    leaves = [n for n in nodes if isinstance(n, Input) and isinstance(n.array, torch.Tensor)]
     tensors = [i.array for i in leaves]
     if not _is_tracked(tensors):
-        return _computed(node, places)
-    return _Reduction.apply(_Plan(node, leaves), *tensors)
+        return _computed(node, key, nodes, places)
+    return _Reduction.apply(_Plan(node, leaves, key, nodes), *tensors)
 
 
 def is_native(node: Reduce) -> bool:
@@ -68,12 +76,11 @@ def _is_tracked(tensors: Sequence[torch.Tensor]) -> bool:
 # -- values ----------------------------------------------------------------------------------------
 
 
-def _computed(node: Reduce, differentiated: bool) -> Outputs:
+def _computed(node: Reduce, key: tuple, nodes: list[Node], differentiated: bool) -> Outputs:
     """The outputs of plain tensors. `differentiated`: those that only gradients need too."""
     if differentiated and node.row.name in ("min", "max") and node.dtype.kind == "f":
         return _tied_extremes(node)
     settings = current()
-    key, nodes = evaluate.listed(node)
     found = evaluate.known(key, settings)
     state = found(nodes, settings.threads) if found is not None else evaluate.state(node, np)
     out = reductions.result(np, node, state)
@@ -143,16 +150,22 @@ def _tied_extremes(node: Reduce) -> Outputs:
 
 
 class _Plan:
-    """A reduction, and those of its inputs that are arguments of the function."""
+    """A reduction, those of its inputs that are arguments of the function, and what
+    `evaluate.listed` says of it.
+    """
 
-    __slots__ = ("leaves", "node")
+    __slots__ = ("key", "leaves", "node", "nodes")
 
-    def __init__(self, node: Reduce, leaves: Sequence[Input]):
-        self.node, self.leaves = node, tuple(leaves)
+    def __init__(self, node: Reduce, leaves: Sequence[Input], key: tuple, nodes: list[Node]):
+        self.node, self.leaves, self.key, self.nodes = node, tuple(leaves), key, nodes
+
+    def holds(self, tensors: Sequence[torch.Tensor]) -> bool:
+        """Are these the tensors of its own inputs?"""
+        return all(map(operator.is_, tensors, [i.array for i in self.leaves]))
 
     def of(self, tensors: Sequence[torch.Tensor]) -> tuple[Reduce, list[Input]]:
         """The same reduction of other tensors, and their inputs."""
-        if all(t is i.array for t, i in zip(tensors, self.leaves, strict=True)):
+        if self.holds(tensors):
             return self.node, list(self.leaves)
         new = {
             id(i): type(i)(t, i.dtype, i.roles, i.bare)
@@ -169,8 +182,10 @@ class _Reduction(torch.autograd.Function):
 
     @staticmethod
     def forward(plan: _Plan, *tensors: torch.Tensor) -> Outputs:
+        if plan.holds(tensors):
+            return _computed(plan.node, plan.key, plan.nodes, True)
         node, _ = plan.of(tensors)
-        return _computed(node, True)
+        return _computed(node, *evaluate.listed(node), True)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Outputs) -> None:
@@ -204,6 +219,10 @@ class _Reduction(torch.autograd.Function):
         return out, (0,) * len(out)
 
 
+# what torch asks for at each call, which takes it 25 us
+_Reduction.forward.__signature__ = inspect.signature(_Reduction.forward)  # type: ignore[attr-defined]
+
+
 def _names(node: Reduce) -> tuple[str, ...]:
     """What the outputs are."""
     return {
@@ -233,37 +252,48 @@ def _pulled_back(
         place, share = picked
         g = grads[_names(plan.node).index("value")]
         return _picked_back(plan, tensors, place, share, g, wanted)
+    once = not (torch.is_grad_enabled() or torch._C._are_functorch_transforms_active())
+    key = torch_passes.key_of(plan.key, grads, wanted, current())
+    if once and (known := torch_passes.find(key)) is not None:
+        return known(plan.nodes, tensors, outs, grads)
     node, leaves = plan.of(tensors)
-    cotangents = _cotangents(node, outs, grads)
-    terms: list[gradients.Term] = []
-    counts = []
-    for leaf, want in zip(leaves, wanted, strict=True):
-        own = [t for v, c in cotangents for t in gradients.gradient(v, c, leaf)] if want else []
-        terms += own
-        counts.append(len(own))
-    values = iter([value(t.node) for t in terms])
-    orders = iter([t.order for t in terms])
-    out: list[torch.Tensor | None] = []
-    for leaf, count in zip(leaves, counts, strict=True):
-        total: torch.Tensor | None = None
-        for _ in range(count):
-            part = next(values).permute(next(orders)).reshape(leaf.shape)
-            total = part if total is None else total + part
-        out.append(total)
+    results = [_spread(o, node) for o in outs]
+    spread = [None if g is None else _spread(g, node) for g in grads]
+    cotangents = _cotangents(_weights(node, results), spread)
+    terms = [
+        (k, term)
+        for k, leaf in enumerate(leaves)
+        if wanted[k]
+        for v, c in cotangents
+        for term in gradients.gradient(v, c, leaf)
+    ]
+    out: list[torch.Tensor | None] = [None] * len(leaves)
+    for k, term in terms:
+        part = value(term.node).permute(term.order).reshape(leaves[k].shape)
+        have = out[k]
+        out[k] = part if have is None else have + part
+    if once and plan.holds(tensors):
+        slots = {id(i): (torch_passes.LEAF, k) for k, i in enumerate(leaves)}
+        slots |= {id(i): (torch_passes.OUT, k) for k, i in enumerate(results)}
+        slots |= {id(i): (torch_passes.GRAD, k) for k, i in enumerate(spread) if i is not None}
+        shape = tuple(1 if a in node.axes else n for a, n in enumerate(node.whole))
+        torch_passes.keep(key, plan.nodes, slots, terms, leaves, shape)
     return out
 
 
+Weighed = list[tuple[Node, Node | None]]
+
+
 def _cotangents(
-    node: Reduce, outs: Sequence[torch.Tensor], grads: Sequence[torch.Tensor | None]
+    weights: Sequence[Weighed], spread: Sequence[Node | None]
 ) -> list[tuple[Node, Node]]:
-    """Pairs of an argument and what each of its entries adds to the loss."""
+    """Pairs of an argument and what each of its entries adds to the loss, given the gradients of
+    the outputs.
+    """
     found: list[tuple[Node, Node]] = []
-    for g, weighed in zip(grads, _weights(node, outs), strict=True):
-        if g is None:
-            continue
-        spread = _spread(g, node)
-        for arg, weight in weighed:
-            found.append((arg, spread if weight is None else ops.call("multiply", weight, spread)))
+    for g, weighed in zip(spread, weights, strict=True):
+        if g is not None:
+            found += [(v, g if w is None else ops.call("multiply", w, g)) for v, w in weighed]
     return found
 
 
@@ -274,26 +304,26 @@ def _spread(tensor: torch.Tensor, node: Reduce) -> Node:
     return views.expand(Input(tensor, dtype, roles), node.axes)
 
 
-Weighed = list[tuple[Node, Node | None]]
+def _weights(node: Reduce, outs: Sequence[Node]) -> list[Weighed]:
+    """For each output, pairs of an argument and what its entries weigh in the output: None is 1.
 
-
-def _weights(node: Reduce, outs: Sequence[torch.Tensor]) -> list[Weighed]:
-    """For each output, pairs of an argument and what its entries weigh in the output: None is 1."""
+    `outs` are the outputs, along the axes that were reduced.
+    """
     name, (v, *more) = node.row.name, node.args
     if name == "sum":
         return [[(v, None)]]
     if name == "mean":
         return [[(v, Scalar(1 / max(node.outline.count, 1)))]]
     if name == "logsumexp":
-        return [[(v, _softmax(v, _spread(outs[0], node)))]]
+        return [[(v, _softmax(v, outs[0]))]]
     if name == "softmax_sum":
-        weight = _softmax(v, _spread(outs[1], node))
-        gap = ops.call("subtract", more[0], _spread(outs[0], node))
+        weight = _softmax(v, outs[1])
+        gap = ops.call("subtract", more[0], outs[0])
         return [[(v, ops.call("multiply", weight, gap)), (more[0], weight)], [(v, weight)]]
     if name in ("var", "std"):
         return _deviations(node, v, outs)
     if name == "prod":
-        return [[(v, _product_of_others(node, v, outs[0]))]]
+        return [[(v, _product_of_others(node, v))]]
     return [[] for _ in outs]  # counts, places and truth do not change
 
 
@@ -301,21 +331,21 @@ def _softmax(scores: Node, total: Node) -> Node:
     return ops.call("exp", ops.call("subtract", scores, total))
 
 
-def _deviations(node: Reduce, v: Node, outs: Sequence[torch.Tensor]) -> list[Weighed]:
+def _deviations(node: Reduce, v: Node, outs: Sequence[Node]) -> list[Weighed]:
     """Of the variance 2 (v - mean) / (n - correction); of its root, 0 where it is 0, as torch's."""
     n = node.outline.count
     left = max(n - parameter(node.params, "correction", 0), 0)
-    gap = ops.call("subtract", v, _spread(outs[1], node))
+    gap = ops.call("subtract", v, outs[1])
     if node.row.name == "var":
-        each: Any = Scalar(2 / left if left else np.inf)
+        each: Any = 2 / left if left else np.inf
     else:
-        flat = outs[0] == 0
-        inverse = torch.where(flat, 0, 1 / torch.where(flat, 1, outs[0] * left))
-        each = _spread(inverse, node)
+        flat = ops.call("equal", outs[0], 0)
+        root = ops.call("where", flat, 1.0, ops.call("multiply", outs[0], float(left)))
+        each = ops.call("where", flat, 0.0, ops.call("divide", 1.0, root))
     return [[(v, ops.call("multiply", gap, each))], [(v, Scalar(1 / max(n, 1)))]]
 
 
-def _product_of_others(node: Reduce, v: Node, out: torch.Tensor) -> Node:
+def _product_of_others(node: Reduce, v: Node) -> Node:
     """What each factor is multiplied by: right where some of them are 0 too."""
     zero = ops.call("equal", v, 0)
     safe = ops.call("where", zero, 1, v)
@@ -427,7 +457,8 @@ def _pushed_forward(
         return tuple(change if name == "value" else None for name in names)
     node, leaves = plan.of(tensors)
     found: list[torch.Tensor | None] = []
-    for weighed, out in zip(_weights(node, outs), outs, strict=True):
+    results = [_spread(o, node) for o in outs]
+    for weighed, out in zip(_weights(node, results), outs, strict=True):
         if not (out.is_floating_point() or out.is_complex()):
             found.append(None)
             continue

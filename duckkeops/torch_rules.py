@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from duckkeops import ops
-from duckkeops.expr import Node, Scalar
+from duckkeops.expr import Node
 from duckkeops.operands import node_of
 from duckkeops.tensors import numpy_dtype, torch_dtype
 
@@ -53,44 +53,52 @@ def _common(kinds: tuple[tuple[Any, bool], ...], default: torch.dtype) -> np.dty
 
 def promoted(nodes: Sequence[Node]) -> list[Node]:
     """Nodes in the dtype that torch would compute in; numbers stay weak where they fit."""
-    first = nodes[0].dtype
-    if len(nodes) == 1 or all(n.dtype == first for n in nodes):
-        return list(nodes)
-    kinds = tuple([(n.dtype, n.ndim > 0) for n in nodes])
-    common = _common(kinds, torch.get_default_dtype())
-    return [n if type(n) is Scalar and _fits(n, common) else ops.cast(n, common) for n in nodes]
-
-
-def _fits(number: Node, dtype: np.dtype) -> bool:
-    return (
-        number.dtype
-        in {"b": (bool,), "i": (bool, int), "u": (bool, int)}.get(
-            dtype.kind, (bool, int, float) if dtype.kind == "f" else (bool, int, float, complex)
-        )
-        or dtype.name == "bfloat16"
-    )
+    wanted = _casts(None, tuple([(n.dtype, n.ndim > 0) for n in nodes]), torch.get_default_dtype())
+    return [n if t is None else ops.cast(n, t) for n, t in zip(nodes, wanted, strict=True)]
 
 
 @functools.lru_cache(maxsize=4096)
-def _becomes_float(op: ops.Op, dtype: np.dtype) -> bool:
-    """Does NumPy make floats of these integers? torch makes its default dtype of them."""
-    return ops.resolve(op, (dtype,) * op.nargs)[1].kind == "f"
+def _casts(op: ops.Op | None, kinds: tuple, default: torch.dtype) -> tuple[np.dtype | None, ...]:
+    """What operands of these dtypes, with axes or without, are cast to; None is nothing.
+
+    Where NumPy makes floats of integers, torch makes its default dtype of them.
+    """
+    if op is ops.ROWS["where"]:
+        return None, *_casts(None, kinds[1:], default)
+    dtypes = [t for t, _ in kinds]
+    if any(t != dtypes[0] for t in dtypes):
+        common = _common(kinds, default)
+        dtypes = [t if _fits(t, common) else common for t in dtypes]
+    first = next((t for t in dtypes if isinstance(t, np.dtype)), None)
+    whole = first is not None and first.kind in "biu"
+    if op is not None and whole and op.name != "float_power":
+        result = ops.resolve(op, (first,) * op.nargs)[1]
+        dtypes = [numpy_dtype(default)] * len(dtypes) if result.kind == "f" else dtypes
+    return tuple(None if t == have else t for t, (have, _) in zip(dtypes, kinds, strict=True))
+
+
+def _fits(number: Any, dtype: np.dtype) -> bool:
+    """Is it the type of a Python number that this dtype holds?"""
+    if isinstance(number, np.dtype):
+        return False
+    if dtype.kind == "f" or dtype.name == "bfloat16":
+        return number is not complex
+    return number in {"b": (bool,), "i": (bool, int), "u": (bool, int)}.get(
+        dtype.kind, (bool, int, float, complex)
+    )
 
 
 def apply(op: ops.Op, *args: Any) -> Node:
     """A row of the table, in the dtypes of torch."""
-    nodes = [as_node(a) for a in args]
-    if op.name == "where":
-        return ops.apply(op, nodes[0], *promoted(nodes[1:]))
-    nodes = promoted(nodes)
-    for n in nodes:
-        kind = getattr(n.dtype, "kind", "")
-        if kind and kind in "biu" and op.name != "cast":
-            if _becomes_float(op, n.dtype) and op.name != "float_power":
-                wanted = numpy_dtype(torch.get_default_dtype())
-                nodes = [ops.cast(m, wanted) for m in nodes]
-            break
-    return ops.apply(op, *nodes)
+    nodes = [a if isinstance(a, Node) else as_node(a) for a in args]
+    if len(nodes) != op.nargs:
+        raise TypeError(f"{op.name} takes {op.nargs} arguments, and got {len(nodes)}.")
+    kinds = tuple([(n.outline.dtype, bool(n.outline.shape)) for n in nodes])
+    wanted = _casts(op, kinds, torch.get_default_dtype())
+    nodes = [n if t is None else ops.cast(n, t) for n, t in zip(nodes, wanted, strict=True)]
+    if len(nodes) == 2:
+        return ops.binary(op, *nodes)
+    return ops.unary(op, *nodes) if len(nodes) == 1 else ops.apply(op, *nodes)
 
 
 def call(name: str, *args: Any) -> Node:

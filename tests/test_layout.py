@@ -34,6 +34,7 @@ ORDER = (
     "torch_functions",
     "torch_rules",
     "torch_grad",
+    "torch_passes",
     "numpy_functions",
     "numpy_table",
     "metadata",
@@ -103,6 +104,7 @@ DEFERRED = {
     "torch_functions",
     "torch_rules",
     "torch_grad",
+    "torch_passes",
 }
 HEAVY = {"sympy", "torch", "cupy", "scipy", "dask", "array_api_compat", "tqdm"}
 WRITES_C = {"prelude", "writer", "source"}

@@ -1,0 +1,141 @@
+"""The backward pass of an expression that was differentiated before: the same launches, of other
+tensors.
+
+To build the gradient's expression again takes longer than a small problem. What it led to is kept
+under the forward expression's own key: for each launch, what becomes of each input. No tensors are
+kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from duckkeops import evaluate, expr, gradients, reductions
+from duckkeops.config import Settings, current
+from duckkeops.expr import Input, Node, Scalar
+from duckkeops.launch import Launch
+from duckkeops.tensors import as_array, as_tensor
+
+LEAF, OUT, GRAD, NUMBER = range(4)
+Slot = tuple[int, int]
+
+
+class _Held:
+    """An array where a launch looks for an input."""
+
+    __slots__ = ("array",)
+
+    def __init__(self, array: Any):
+        self.array = array
+
+
+class _Launched(NamedTuple):
+    """One launch: its nodes without the inputs, which slots fill, and where the result goes."""
+
+    launch: Launch
+    nodes: tuple[Any, ...]
+    fills: tuple[tuple[int, Slot], ...]
+    leaf: int
+    order: tuple[int, ...] | None
+    shape: tuple[int, ...]
+
+
+class Passes(NamedTuple):
+    """All launches of a backward pass, and the shape of results along the reduced axes."""
+
+    launches: tuple[_Launched, ...]
+    leaves: int
+    spread: tuple[int, ...]  # the shape of outputs and their gradients, reduced axes being 1 long
+
+    def __call__(
+        self,
+        nodes: Sequence[Any],
+        tensors: Sequence[torch.Tensor],
+        outs: Sequence[torch.Tensor],
+        grads: Sequence[torch.Tensor | None],
+    ) -> list[torch.Tensor | None]:
+        """The gradient of each tensor, None for those that do not matter."""
+        slots: dict[Slot, Any] = {}
+        for kind, given in ((LEAF, tensors), (OUT, outs), (GRAD, grads)):
+            for k, t in enumerate(given):
+                if t is not None:
+                    a = as_array(t)
+                    slots[kind, k] = _Held(a if kind == LEAF else a.reshape(self.spread))
+        threads = current().threads
+        out: list[torch.Tensor | None] = [None] * self.leaves
+        for one in self.launches:
+            its = list(one.nodes)
+            for place, slot in one.fills:
+                its[place] = nodes[slot[1]] if slot[0] == NUMBER else slots[slot]
+            value = reductions.result(np, its[0], one.launch(its, threads))
+            part = value if one.order is None else value.transpose(one.order)
+            part = as_tensor(part).reshape(one.shape)
+            have = out[one.leaf]
+            out[one.leaf] = part if have is None else have + part
+        return out
+
+
+_passes: dict[tuple, Passes] = {}
+KEPT = 2048  # at most; then all are forgotten
+
+
+def key_of(key: tuple, grads: Sequence[Any], wanted: Sequence[bool], settings: Settings) -> tuple:
+    present = tuple([g is not None for g in grads])
+    return key, present, tuple(wanted), settings.precision, settings.accumulate
+
+
+def find(key: tuple) -> Passes | None:
+    return None if current().engine == "blocks" else _passes.get(key)
+
+
+def keep(
+    key: tuple,
+    forward: Sequence[Node],
+    slots: dict[int, Slot],
+    terms: Sequence[tuple[int, gradients.Term]],
+    leaves: Sequence[Input],
+    spread: tuple[int, ...],
+) -> None:
+    """Remember what these terms, each of a leaf, were evaluated by.
+
+    `slots` says which inputs are a leaf, an output or a gradient, by id. An expression that has
+    others, or that was not one launch, is not kept.
+    """
+    numbers = {id(n): (NUMBER, k) for k, n in enumerate(forward) if isinstance(n, Scalar)}
+    launches = []
+    settings = current()
+    for leaf, term in terms:
+        listed, nodes = evaluate.listed(term.node)
+        launch = evaluate.known(listed, settings)
+        if launch is None:
+            return
+        template: list[Any] = []
+        fills = []
+        for place, n in enumerate(nodes):
+            slot = slots.get(id(n)) or numbers.get(id(n))
+            if slot is not None:
+                fills.append((place, slot))
+            elif isinstance(n, Input):
+                return
+            template.append(n if slot is None and isinstance(n, Scalar) else _bare(n))
+        template[0] = expr.record_reduction(
+            term.node.outline, tuple(map(_bare, term.node.args)), term.node.params
+        )
+        order = term.order if term.order != tuple(range(len(term.order))) else None
+        launches.append(
+            _Launched(launch, tuple(template), tuple(fills), leaf, order, leaves[leaf].shape)
+        )
+    if len(_passes) >= KEPT:
+        _passes.clear()
+    _passes[key] = Passes(tuple(launches), len(leaves), spread)
+
+
+def _bare(node: Node) -> Node:
+    """What is known of a node, without what it is made of."""
+    out = object.__new__(Node)
+    out.outline, out._args = node.outline, ()
+    return out
