@@ -23,6 +23,7 @@ from duckkeops import (
     evaluate,
     explain,
     expr,
+    flat,
     indexing,
     numpy_functions,
     ops,
@@ -594,9 +595,12 @@ class NumpyLazyArray(LazyArray):
         return _wrap(type(self), shapes.transpose(self._node, order))
 
     def reshape(self, *shape: Any, order: str = "C", copy: bool | None = None) -> Any:
-        """Another shape: axes of length 1 come and go, axes are split, feature axes are merged."""
+        """Another shape: axes of length 1 come and go, axes are split, feature axes are merged.
+
+        reshape(-1) of a virtual array is to be reduced: d.reshape(-1).mean().
+        """
         given = shape[0] if len(shape) == 1 else shape
-        return _wrapped(type(self), shapes.reshape(self._node, given, order, copy=copy))
+        return _wrapped(type(self), flat.reshape(self._node, given, order, copy=copy))
 
     def where(self, condition: Any, other: Any) -> LazyArray:
         """The entries where the condition holds, else those of `other`."""
@@ -636,8 +640,8 @@ class NumpyLazyArray(LazyArray):
         return all_entries("d.tolist()", self._node).tolist()
 
     def flatten(self, order: str = "C") -> Any:
-        """All axes as one: of what inputs hold together."""
-        return _wrapped(type(self), shapes.ravel(self._node, order))
+        """All axes as one: of a virtual array for a reduction, as `ravel` gives it."""
+        return _wrapped(type(self), flat.ravel(self._node, order))
 
     def sort(self, *args: Any, **kwargs: Any) -> None:
         """Refused: a lazy array is immutable."""

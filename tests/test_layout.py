@@ -38,6 +38,7 @@ ORDER = (
     "numpy_functions",
     "numpy_table",
     "metadata",
+    "flat",
     "quantiles",
     "lookups",
     "elementwise",

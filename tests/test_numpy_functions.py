@@ -809,8 +809,8 @@ REFUSED = {
         "reduction operation 'minimum' does not have an identity, "
         "so to use a where mask one has to specify 'initial'",
     ),
-    "ravel": (
-        lambda d, u: np.ravel(d),
+    "merging axes": (
+        lambda d, u: np.reshape(d, (5, 7)),
         ValueError,
         "cannot merge axes of lengths (7, 5) of a lazy array: "
         "an input of shape (7, 1, 3) has only some of them.",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import math
-import operator
 import sys
 import types
 from collections.abc import Callable, Iterator, Sequence
@@ -17,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from duckkeops import evaluate, expr, indexing, numpy_functions, ops, sorting
+from duckkeops import evaluate, expr, flat, indexing, numpy_functions, ops, sorting
 from duckkeops.array import BINARY, COMPARE, UNARY, LazyArray, NumpyLazyArray
-from duckkeops.errors import RoleError, ShapeError, UnsupportedError, VirtualArrayError
+from duckkeops.errors import RoleError, UnsupportedError, VirtualArrayError
 from duckkeops.expr import Broadcast, Input, Node
 from duckkeops.genuine import all_entries, settled
 from duckkeops.operands import (
@@ -227,6 +226,8 @@ def wrap(result: Any) -> Any:
         return result if type(result) is Array else wrap_node(result._node)
     if isinstance(result, sorting.Ordered):
         return Ordered(result)
+    if type(result) is flat.Flat:
+        return Flat(result._node)
     if isinstance(result, tuple) and hasattr(result, "_fields"):
         return type(result)(*map(wrap, result))
     if isinstance(result, tuple | list):
@@ -261,39 +262,21 @@ class Ordered:
     __array_ufunc__ = None
 
 
-class Flat:
-    """All entries of a virtual array in a row, of which single ones may be asked for.
+class Flat(flat.Flat):
+    """All entries of a virtual array in a row, for reductions over all of them.
 
     Code that wants to know whether an array is lazy looks at the first of them: an `Entry`.
     """
 
-    __slots__ = ("_node",)
+    __slots__ = ()
 
-    def __init__(self, node: Node):
-        self._node = node
-
-    @property
-    def shape(self) -> tuple[int]:
-        return (_size(self._node),)
-
-    @property
-    def dtype(self) -> np.dtype:
-        return self._node.dtype
-
-    def __getitem__(self, key: Any) -> Entry:
-        place = np.unravel_index(range(self.shape[0])[operator.index(key)], self._node.shape)
+    def __getitem__(self, key: Any) -> Any:
+        if not isinstance(key, int | np.integer) or isinstance(key, bool):
+            return wrap(super().__getitem__(key))
+        place = np.unravel_index(range(self.size)[key], self._node.shape)
         out = object.__new__(Entry)
         out._node = indexing.getitem(self._node, tuple(int(k) for k in place))
         return out
-
-    def __repr__(self) -> str:
-        return f"the entries of a: {describe(self._node)}, in a row"
-
-    __iter__ = None
-    __array_ufunc__ = None
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
-        return all_entries("numpy.asarray(reshape(d, -1))", self._node)
 
 
 class Entry(Array):
@@ -436,13 +419,7 @@ def whole(path: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
 
 def view(path: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """A function that only moves entries: recorded, so that axes keep their roles."""
-    nodes = [_kept(a) for a in args]
-    try:
-        return wrap(by_numpy(path, nodes, kwargs))
-    except ShapeError:
-        if path != "reshape" or nodes[1] not in ((-1,), (_size(nodes[0]),)):
-            raise
-        return Flat(nodes[0])
+    return wrap(by_numpy(path, [_kept(a) for a in args], kwargs))
 
 
 def _kept(a: Any) -> Any:
