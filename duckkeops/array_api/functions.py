@@ -348,6 +348,7 @@ CREATION: dict[str, Callable] = {
     "ones": _NEW,
     "zeros": _NEW,
 }
+LARGEST_EYE = 2**24  # bytes of one that is stored
 FREQUENCIES = {
     name: lambda n, /, *, d=1.0, dtype=None, device=None: None for name in ("fftfreq", "rfftfreq")
 }
@@ -387,6 +388,30 @@ def creation(home: Callable[[], Any], module: str) -> dict[str, Callable]:
     out = functions(rows, module)
     for name, row in out.items():
         row.__doc__ = f"As {name} of the array API standard."
+    small_eye = out["eye"]
+
+    def eye(
+        n_rows: int,
+        n_cols: int | None = None,
+        /,
+        *,
+        k: int = 0,
+        dtype: Any = None,
+        device: Any = None,
+    ) -> Array:
+        """Ones on the k-th diagonal, as eye of the array API standard; one that takes more than
+        16 MiB is virtual: K + noise * eye(n) stores nothing.
+        """
+        n_cols = n_rows if n_cols is None else n_cols
+        kind = np.dtype(dtype or Info(home).default_dtypes(device=device)["real floating"])
+        if n_rows * n_cols * kind.itemsize <= LARGEST_EYE:
+            return small_eye(n_rows, n_cols, k=k, dtype=dtype, device=device)
+        xp = home()
+        rows, columns = (xp.arange(n, dtype=xp.int64, device=device) for n in (n_rows, n_cols))
+        on = LazyArray(rows + k)[:, None] == LazyArray(columns)[None, :]
+        return arrays.wrap(on.astype(kind))
+
+    out["eye"] = eye
     return out | {"asarray": asarray, "from_dlpack": from_dlpack}
 
 
