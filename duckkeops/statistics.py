@@ -562,8 +562,11 @@ def logsumexp(a: Any, axis: Axis = None, keepdims: Any = False) -> Any:
     return fold("logsumexp", (a,), axes_of(a, axis), keepdims)
 
 
-def softmax(a: Any, axis: Axis = -1) -> Node:
-    """exp(a) over its sum along `axis`: lazy. `softmax(S) @ V` is one pass over the pairs."""
+def softmax(a: Any, axis: Axis = None) -> Node:
+    """exp(a) over its sum along `axis`, over all axes by default, as scipy.special.softmax: lazy.
+
+    `S.softmax(axis=1) @ V` is one pass over the pairs.
+    """
     a = node_of(a)
     axes = axes_of(a, axis)
     total = reductions.reduce(ROWS["logsumexp"], (a,), axes)
@@ -572,7 +575,7 @@ def softmax(a: Any, axis: Axis = -1) -> Node:
     return ops.call("exp", ops.call("subtract", a, node_of(fold("logsumexp", (a,), axes, True))))
 
 
-def softmax_sum(a: Any, values: Any, axis: Axis = -1, keepdims: Any = False) -> Any:
+def softmax_sum(a: Any, values: Any, axis: Axis = None, keepdims: Any = False) -> Any:
     """The mean of `values`, weighted by softmax(a) along `axis`, in one pass."""
     a, values = node_of(a), node_of(values)
     return fold(
@@ -580,8 +583,8 @@ def softmax_sum(a: Any, values: Any, axis: Axis = -1, keepdims: Any = False) -> 
     )
 
 
-def log_softmax(a: Any, axis: Axis = -1) -> Node:
-    """a less its logsumexp along `axis`: lazy."""
+def log_softmax(a: Any, axis: Axis = None) -> Node:
+    """a less its logsumexp along `axis`, over all axes by default: lazy."""
     a = node_of(a)
     return ops.call("subtract", a, node_of(logsumexp(a, axis, True)))
 
