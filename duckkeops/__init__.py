@@ -35,3 +35,7 @@ __all__ = [
     "softmax",
     "topk",
 ]
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

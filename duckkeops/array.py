@@ -29,7 +29,6 @@ from duckkeops import (
     ops,
     pickling,
     shapes,
-    sorting,
 )
 from duckkeops.errors import UnsupportedError
 from duckkeops.expr import Node
@@ -156,6 +155,18 @@ class LazyArray:
 
     def __repr__(self) -> str:
         return "\n".join(display.lines(self._node))
+
+    def __format__(self, spec: str) -> str:
+        if not spec:
+            return str(self)
+        if self.ndim:
+            raise TypeError(
+                f"the format {spec!r} is for one number, and d: {describe(self._node)} has "
+                f"{self.ndim} axes.\n  Format one entry, f'{{d[0, 0]:{spec}}}', or a reduction."
+            )
+        one = all_entries(f"format(d, {spec!r})", self._node)
+        number = {"b": bool, "c": complex, "f": float}.get(self.dtype.kind, int)
+        return format(number(one), spec)
 
     def _repr_latex_(self) -> str:
         from duckkeops.latex import latex
@@ -288,7 +299,7 @@ class LazyArray:
     def __setitem__(self, key: Any, value: Any) -> None:
         raise UnsupportedError(
             f"a lazy array cannot be changed: d[...] = value on d: {describe(self._node)}.\n"
-            "  Make a new one: numpy.where(mask, value, d), "
+            "  Make a new one: d = numpy.where(mask, value, d), "
             "or change the inputs before you wrap them."
         )
 
@@ -578,7 +589,7 @@ class NumpyLazyArray(LazyArray):
     @property
     def flat(self) -> Any:
         """Refused: entries are not stored."""
-        raise unsupported("d.flat", self._node)
+        raise unsupported("d.flat", self._node, "Take entries by their flat index: d.ravel()[k].")
 
     def adjoint(self) -> LazyArray:
         """The conjugate transpose, as SciPy's linear operators have it."""
@@ -605,15 +616,6 @@ class NumpyLazyArray(LazyArray):
     def where(self, condition: Any, other: Any) -> LazyArray:
         """The entries where the condition holds, else those of `other`."""
         return _wrap(type(self), elementwise.where(_opened(condition), self._node, _opened(other)))
-
-    def argtopk(self, k: int, axis: int = -1, largest: bool = True, **options: Any) -> Any:
-        """The positions of the k greatest (or least) entries along an axis.
-
-        Shapes: (M, N) -> (M, k) for axis=1.
-        """
-        return sorting.topk(
-            self._node, k, **_spelled({"axis": axis, "largest": largest} | options)
-        )[1]
 
     def matvec(self, x: Any) -> Any:
         """d @ x, for a vector x: (M, N), (N,) -> (M,)."""

@@ -272,7 +272,11 @@ def _refuse_mask(node: Node) -> VirtualArrayError:
     return VirtualArrayError(
         f"d[mask] has as many entries as the mask has true ones, of {describe(node)} "
         f"({units(nbytes(node))}), so it cannot be lazy.\n"
-        "  Reduce with the mask: d.sum(axis=1, where=mask), or numpy.where(mask, d, 0).sum(axis=1)."
+        "  Reduce with the mask: d.sum(axis=1, where=mask), or "
+        "numpy.where(mask, d, 0).sum(axis=1).\n"
+        "  Instead of d[mask] = value or d[mask] += value write "
+        "d = numpy.where(mask, value, d) or "
+        "numpy.where(mask, d + value, d)."
     )
 
 

@@ -27,6 +27,7 @@ from duckkeops.numpy_table import (
     HANDLERS,
     REDUCED,
     remedy_of,
+    remedy_of_special,
 )
 from duckkeops.operands import describe, nbytes, node_of, units, unsupported
 
@@ -241,17 +242,21 @@ def elsewhere_ufunc(func: np.ufunc, method: str, inputs: tuple, kwargs: dict[str
     nodes = _nodes((inputs, kwargs))
     virtual = next((n for n in nodes if expr.is_virtual(n)), None)
     if virtual is not None or method == "at":
-        name = func.__name__ if method == "__call__" else f"{func.__name__}.{method}"
+        home, name = _home(func)
         remedy = remedy_of(func) if method == "__call__" else ""
-        what = f"{_home(func)}.{name}"
+        if home == "scipy.special" and method == "__call__":
+            remedy = remedy_of_special(name, func.nin)
+        what = f"{home}.{name}" if method == "__call__" else f"{home}.{name}.{method}"
         raise unsupported(what, virtual if virtual is not None else nodes[0], remedy)
     return getattr(func, method)(*_computed(inputs), **_computed(kwargs))
 
 
-def _home(func: np.ufunc) -> str:
-    """The library of a ufunc, as messages name it."""
-    special = sys.modules.get("scipy.special")
-    of_scipy = getattr(np, func.__name__, None) is not func and special is not None
-    return (
-        "scipy.special" if of_scipy and getattr(special, func.__name__, None) is func else "numpy"
-    )
+def _home(func: np.ufunc) -> tuple[str, str]:
+    """The library of a ufunc and its name there, as messages have them."""
+    name = func.__name__
+    if getattr(sys.modules.get("scipy.special._ufuncs"), name, None) is not func:
+        return "numpy", name
+    return "scipy.special", _PRIVATE.get(name, name.removeprefix("_"))
+
+
+_PRIVATE = {"_riemann_zeta": "zeta"}  # what scipy.special.zeta(x) calls; zeta(x, q) calls _zeta

@@ -407,6 +407,21 @@ def _changing(name: str) -> Callable:
     return method
 
 
+def _of_memory(name: str) -> Callable:
+    def method(a: Any, *args: Any, **kwargs: Any) -> Any:
+        raise unsupported(f"d.{name}", a, f"No entry is stored: {_INSTEAD_OF_MEMORY[name]}")
+
+    method.__doc__ = "Refused: the entries are not stored."
+    return method
+
+
+_INSTEAD_OF_MEMORY = {
+    **dict.fromkeys(("tobytes", "tofile"), "take chunks of rows, as in d[:1000].to_dense()."),
+    **dict.fromkeys(("dump", "dumps"), "pickle.dumps(d) keeps the formula and its inputs."),
+    "view": "convert with d.astype(dtype); d[...] is d in all but name.",
+    "getfield": "take parts with d.real and d.imag, or bits with d >> k.",
+}
+
 # methods that answer as the NumPy function of their name does; each row of ops.TABLE is one, too
 OF_FUNCTIONS = (
     *("sum", "prod", "min", "max", "argmin", "argmax", "mean", "var", "std", "any", "all"),
@@ -422,8 +437,14 @@ OF_FUNCTIONS = (
 METHODS: dict[str, Callable] = {
     **{name: HANDLERS[getattr(np, name)] for name in OF_FUNCTIONS},
     "compress": _compress,
-    "put": _changing("put"),
-    "resize": _changing("resize"),
+    **{
+        name: _changing(name)
+        for name in ("put", "resize", "fill", "itemset", "setfield", "setflags", "byteswap")
+    },
+    **{
+        name: _of_memory(name)
+        for name in ("tobytes", "tofile", "dump", "dumps", "view", "getfield")
+    },
     "matmul": contractions.matmul,
     "vecdot": contractions.vecdot,
     # ours, which NumPy has no function for
@@ -432,6 +453,7 @@ METHODS: dict[str, Callable] = {
     "log_softmax": statistics.log_softmax,
     "softmax_sum": statistics.softmax_sum,
     "topk": sorting.topk,
+    "argtopk": sorting.argtopk,
     "histogram": histograms.histogram,
 }
 
@@ -458,6 +480,28 @@ REFUSED_UFUNCS: dict[numpy.ufunc, str] = {
     np.lcm: "Compute it of the inputs, or of chunks of rows: d[:1000].to_dense().",
     np.bitwise_count: "Add up single bits: sum of (d >> k) & 1 over k.",
     np.isnat: _DATES,
+}
+
+# ufuncs of scipy.special without a row, and what says the same with rows
+SPECIAL: dict[str, str] = {
+    "jv": "Of order 0 and 1 they are scipy.special.j0(d) and j1(d).",
+    "yv": "Of order 0 and 1 they are scipy.special.y0(d) and y1(d).",
+    "yn": "Of order 0 and 1 they are scipy.special.y0(d) and y1(d).",
+    "kn": "Any order is taken by scipy.special.kv(n, d).",
+    "loggamma": "Of real arguments it is scipy.special.gammaln(d).",
+    "beta": "Write numpy.exp(gammaln(a) + gammaln(d) - gammaln(a + d)).",
+    "betaln": "Write gammaln(a) + gammaln(d) - gammaln(a + d).",
+    "poch": "Write numpy.exp(gammaln(d + m) - gammaln(d)), for d > 0 and d + m > 0.",
+    "binom": "Write numpy.exp(gammaln(n + 1) - gammaln(d + 1) - gammaln(n - d + 1)).",
+    "gammasgn": "Write numpy.sign(scipy.special.gamma(d)).",
+    "exprel": "Write numpy.where(d == 0, 1, numpy.expm1(d) / d).",
+    "cosm1": "Write -2 * numpy.sin(d / 2) ** 2.",
+    "powm1": "Write numpy.expm1(y * numpy.log(d)).",
+    "cosdg": "Write numpy.cos(numpy.deg2rad(d)).",
+    "sindg": "Write numpy.sin(numpy.deg2rad(d)).",
+    "tandg": "Write numpy.tan(numpy.deg2rad(d)).",
+    "cotdg": "Write 1 / numpy.tan(numpy.deg2rad(d)).",
+    "radian": "Write numpy.deg2rad(d + m / 60 + s / 3600).",
 }
 
 # ufunc.reduce over any axis; that of any other ufunc of two arguments goes over features only
@@ -499,3 +543,18 @@ def remedy_of(func: Callable) -> str:
         return REFUSED[func]
     module = getattr(func, "__module__", None) or ""
     return next((text for m, text in REFUSED_MODULES.items() if module.startswith(m)), "")
+
+
+def remedy_of_special(name: str, arguments: int) -> str:
+    """What the refusal of a ufunc of scipy.special says to do instead."""
+    rows = sum(op.scipy is not None for op in ops.TABLE)
+    known = (
+        f"Of scipy.special, kv, iv, erf, gammaln, digamma, xlogy and {rows - 6} more are there: "
+        "dir(duckkeops.array_api.special)."
+    )
+    if name in SPECIAL:
+        return f"{SPECIAL[name]}\n  {known}"
+    if arguments > 1:
+        return known
+    between = f"numpy.interp(d, grid, scipy.special.{name}(grid))"
+    return f"{known}\n  Values between those of a grid are had by {between}."

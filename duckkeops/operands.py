@@ -224,17 +224,51 @@ def unsupported(what: str, node: Node, remedy: str = "") -> UnsupportedError:
 def refuse_dense(what: str, node: Node) -> VirtualArrayError:
     """The error for something that asks a virtual array for all of its entries."""
     remedy = ""
-    if what == "numpy.asarray(d)":  # what SciPy's own logsumexp and softmax begin with
-        remedy = (
-            "\n  duckkeops.logsumexp(d, axis=1) and duckkeops.softmax(d, axis=1) "
-            "stand for those of scipy.special."
-        )
-        remedy += _for_scikit_learn()
+    if what == "numpy.asarray(d)":  # what functions that are compiled for arrays begin with
+        remedy = _for_asker() + _for_scikit_learn()
+    elif what.startswith("iterating over"):
+        remedy = "\n  Go over rows by their index: for i in range(len(d)): d[i], which stays lazy."
     return VirtualArrayError(
         f"{what} needs all entries of d: {describe(node)}, "
         f"which are never stored ({units(nbytes(node))}).\n"
         "  Reduce first, as in d.sum(axis=1), or compute all pairs with d.to_dense()." + remedy
     )
+
+
+ASKERS = (  # the starts of functions' dotted names, and what stands for them
+    (
+        ("scipy.linalg.", "scipy._lib._util._apply_over_batch."),  # the latter wraps the former
+        "scipy.linalg computes with stored matrices: solve with duckkeops.linalg.solve(d, b), find "
+        "eigenvalues and\n  singular values with scipy.sparse.linalg.eigsh(d) and svds(d), which "
+        "only need d @ b.",
+    ),
+    (
+        ("scipy.special.",),
+        "duckkeops.logsumexp(d, axis=1) and duckkeops.softmax(d, axis=1) "
+        "stand for those of scipy.special.",
+    ),
+    (
+        ("numpy.lib._function_base_impl.vectorize.",),
+        "numpy.vectorize calls a function for one entry at a time: call it with all of d, written "
+        "with NumPy's\n  functions, and numpy.where(condition, a, b) for an if.",
+    ),
+)
+LIBRARIES = ("duckkeops", "numpy", "scipy", "sklearn", "array_api_compat", "functools")
+
+
+def _for_asker() -> str:
+    """What stands for the library function that asks, found in the frames that wait for it."""
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        module = frame.f_globals.get("__name__", "")
+        if module.partition(".")[0] not in LIBRARIES:
+            return ""  # the user's own call
+        name = f"{module}.{frame.f_code.co_qualname}"
+        for starts, remedy in ASKERS:
+            if name.startswith(starts):
+                return f"\n  {remedy}"
+        frame = frame.f_back
+    return ""
 
 
 def _for_scikit_learn() -> str:

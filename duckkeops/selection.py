@@ -5,7 +5,6 @@ They take lazy arrays and genuine ones, and return what the inputs' library does
 
 from __future__ import annotations
 
-import operator
 import sys
 from typing import Any
 
@@ -16,6 +15,7 @@ from duckkeops import reductions
 from duckkeops.array import LazyArray
 from duckkeops.errors import DtypeError
 from duckkeops.operands import is_array
+from duckkeops.sorting import how_many
 
 Axis = Any  # an int, a tuple of them, or None for all axes
 
@@ -67,7 +67,8 @@ def logsumexp(
 def softmax(x: Any, axis: Axis = None, **options: Any) -> Any:
     """exp(x) over its sum along axes, without overflow; as scipy.special.softmax.
 
-    Shapes: that of x. Of a lazy array it is lazy, and `softmax(s, axis=1) @ v` one pass over the
+    Shapes: that of x. Without axis= the sum is over all entries, as in SciPy, and as the method
+    `d.softmax()` has it. Of a lazy array it is lazy, and `softmax(s, axis=1) @ v` one pass over the
     pairs. axis= may be spelled dim=. Raises AxisError for an axis that is not there, DtypeError for
     complex numbers, TypeError for what is no array.
 
@@ -110,13 +111,18 @@ def topk(
            [1., 2.]]), array([[0, 1],
            [1, 2]]))
     """
-    (axis,) = _spelled("topk", options, axis=axis)
-    a = _checked("topk", a)
+    return _topk_of("topk", a, k, axis, largest, sorted, options)
+
+
+def _topk_of(
+    what: str, a: Any, k: int, axis: int, largest: bool, sorted: bool, options: dict[str, Any]
+) -> tuple[Any, Any]:
+    """`topk`, in the name of the function that was called."""
+    (axis,) = _spelled(what, options, axis=axis)
+    a = _checked(what, a)
+    k = how_many(what, k)
     if _is_lazy(a):
         return a.topk(k, axis=axis, largest=largest)
-    k = operator.index(k)
-    if k < 0:
-        raise ValueError(f"topk(k={k}): k is the number of entries wanted, at least 0.")
     axis = normalize_axis_index(axis, a.ndim)
     k = min(k, a.shape[axis])
     torch = sys.modules.get("torch")
@@ -136,7 +142,7 @@ def argtopk(
     >>> argtopk(np.array([3.0, 1.0, 2.0]), 2)
     array([0, 2])
     """
-    return topk(a, k, axis, largest, sorted, **options)[1]
+    return _topk_of("argtopk", a, k, axis, largest, sorted, options)[1]
 
 
 # -- arguments -------------------------------------------------------------------------------------

@@ -29,22 +29,50 @@ def topk(a: Any, k: int, axis: int = -1, largest: bool = True) -> tuple[Any, Any
     Shapes: (M, N) -> (M, k), (M, k) for axis=1. NaN counts as the greatest. k is cut to the length
     of the axis.
     """
+    return _topk("topk", a, k, axis, largest)
+
+
+def _topk(what: str, a: Any, k: int, axis: int, largest: bool) -> tuple[Any, Any]:
+    """`topk`, in the name of the function that was called."""
     node = node_of(a)
     axis = normalize_axis_index(axis, node.ndim)
-    k = operator.index(k)
-    if k < 0:
-        raise ValueError(f"topk(k={k}): k is the number of entries wanted, at least 0.")
+    k = how_many(what, k)
     k = min(k, node.shape[axis])
     _check_size(node, axis, k)
     reduce = reductions.reduce(
         statistics.ROWS["topk"], (node,), (axis,), k=k, largest=bool(largest)
     )
     if not expr.is_evaluated(reduce):
-        raise _refused("topk", node, axis)
+        raise _refused(what, node, axis)
     values, index = evaluated(reduce)
     order = list(range(node.ndim - 1))
     order.insert(axis, node.ndim - 1)
     return permuted(values, order), permuted(index, order)
+
+
+def how_many(what: str, k: Any) -> int:
+    """The number of entries wanted.
+
+    Raises TypeError if it is no integer, ValueError if it is negative.
+    """
+    try:
+        k = operator.index(k)
+    except TypeError:
+        raise TypeError(
+            f"{what}(k={k!r}): k is the number of entries wanted, an integer, "
+            f"and got a {type(k).__name__}."
+        ) from None
+    if k < 0:
+        raise ValueError(f"{what}(k={k}): k is the number of entries wanted, at least 0.")
+    return k
+
+
+def argtopk(a: Any, k: int, axis: int = -1, largest: bool = True) -> Any:
+    """The positions of the k greatest (or least) entries along an axis.
+
+    Shapes: (M, N) -> (M, k) for axis=1.
+    """
+    return _topk("argtopk", a, k, axis, largest)[1]
 
 
 def _check_size(node: Node, axis: int, k: int) -> None:
