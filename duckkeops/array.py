@@ -7,8 +7,8 @@ library.
 
 from __future__ import annotations
 
-import functools
 import importlib
+import inspect
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -58,15 +58,26 @@ class LazyArray:
     reductions are compiled.
 
     x             an array of any array-API library, a number, or a lazy array
-    feature_ndim  how many trailing axes are features; by default the last one of two or more axes.
-    0 for scalars on a
-                  grid, 2 for a matrix at each point
+    feature_ndim  how many trailing axes are features; by default the last one of two or more
+                  axes; 0 for scalars on a grid, 2 for a matrix at each point
     batch_ndim    how many leading axes are batches; by default all before the last two points
 
     An operation between lazy arrays, or with arrays and numbers, is lazy. A reduction over point or
     batch axes is evaluated into a genuine array as soon as one input spans the point axes that are
     left. Raises TypeError for lists, strings, dates and objects, ShapeError for numbers of axes
     that do not fit.
+
+    Its methods are those of NumPy's arrays, and more; `help(type(d))` shows them all:
+
+    reductions       sum, prod, min, max, argmin, argmax, mean, var, std, any, all, count_nonzero,
+                     ptp, average, median, quantile, histogram, logsumexp, nansum and its kin
+    some of a row    topk, argtopk, argsort (to be sliced), take, take_along_axis, diagonal
+    entry by entry   exp, log, sqrt, square, abs, clip, where, round, isclose, astype ... ; softmax,
+                     log_softmax
+    products         @, dot, inner, tensordot, vecdot, softmax_sum
+    axes             T, mT, transpose, swapaxes, moveaxis, reshape, ravel, squeeze, expand_dims,
+                     broadcast_to, flip, repeat
+    looking at it    shape, dtype, roles, explain, estimate, source, to_dense
 
     >>> import numpy as np
     >>> x, y = np.array([[0.0, 0.0], [1.0, 1.0]]), np.array([[0.0, 1.0], [2.0, 2.0], [5.0, 5.0]])
@@ -671,7 +682,6 @@ def _spelled(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _method(handler: Callable) -> Callable:
-    @functools.wraps(handler)
     def method(self: LazyArray, *args: Any, **kwargs: Any) -> Any:
         if args:
             args = _opened(args)
@@ -679,7 +689,9 @@ def _method(handler: Callable) -> Callable:
             kwargs = _opened(_spelled(kwargs))
         return _wrapped(type(self), handler(self._node, *args, **kwargs))
 
-    return method
+    first, *others = inspect.signature(handler).parameters.values()
+    method.__doc__ = handler.__doc__
+    return _shown(method, (first.kind, *others))
 
 
 def _row_method(op: ops.Op) -> Callable:
@@ -692,6 +704,22 @@ def _row_method(op: ops.Op) -> Callable:
             type(self), elementwise.elementwise(op, self._node, *_opened(others), **options)
         )
 
+    names = op.form.__code__.co_varnames[2 : op.nargs + 1]
+    others = [inspect.Parameter(name, _POSITIONAL) for name in names]
+    return _shown(method, (_POSITIONAL, *others, _DTYPE))
+
+
+_POSITIONAL = inspect.Parameter.POSITIONAL_ONLY
+_PLAIN = ("int", "int | None", "bool", "float", "str")  # as annotations are kept: in words
+_DTYPE = inspect.Parameter("dtype", inspect.Parameter.KEYWORD_ONLY, default=None)
+
+
+def _shown(method: Any, parameters: tuple) -> Callable:
+    """The method with the signature that help() shows: without the types that we work with."""
+    kind, *others = parameters
+    empty = inspect.Parameter.empty
+    shown = [p.replace(annotation=empty) if p.annotation not in _PLAIN else p for p in others]
+    method.__signature__ = inspect.Signature([inspect.Parameter("self", kind), *shown])
     return method
 
 
