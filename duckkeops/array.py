@@ -689,9 +689,9 @@ def _method(handler: Callable) -> Callable:
             kwargs = _opened(_spelled(kwargs))
         return _wrapped(type(self), handler(self._node, *args, **kwargs))
 
-    first, *others = inspect.signature(handler).parameters.values()
     method.__doc__ = handler.__doc__
-    return _shown(method, (first.kind, *others))
+    method.__wrapped__ = _Shown(handler)  # type: ignore[attr-defined]
+    return method
 
 
 def _row_method(op: ops.Op) -> Callable:
@@ -704,23 +704,35 @@ def _row_method(op: ops.Op) -> Callable:
             type(self), elementwise.elementwise(op, self._node, *_opened(others), **options)
         )
 
-    names = op.form.__code__.co_varnames[2 : op.nargs + 1]
-    others = [inspect.Parameter(name, _POSITIONAL) for name in names]
-    return _shown(method, (_POSITIONAL, *others, _DTYPE))
-
-
-_POSITIONAL = inspect.Parameter.POSITIONAL_ONLY
-_PLAIN = ("int", "int | None", "bool", "float", "str")  # as annotations are kept: in words
-_DTYPE = inspect.Parameter("dtype", inspect.Parameter.KEYWORD_ONLY, default=None)
-
-
-def _shown(method: Any, parameters: tuple) -> Callable:
-    """The method with the signature that help() shows: without the types that we work with."""
-    kind, *others = parameters
-    empty = inspect.Parameter.empty
-    shown = [p.replace(annotation=empty) if p.annotation not in _PLAIN else p for p in others]
-    method.__signature__ = inspect.Signature([inspect.Parameter("self", kind), *shown])
+    method.__wrapped__ = _Shown(op)  # type: ignore[attr-defined]
     return method
+
+
+_PLAIN = ("int", "int | None", "bool", "float", "str")  # as annotations are kept: in words
+
+
+class _Shown:
+    """What inspect finds behind a method: the signature that help() shows, which is that of the
+    handler or row without the types that we work with.
+
+    It is made when it is asked for, so that the import need not make those of all methods.
+    """
+
+    def __init__(self, answers: Any):
+        self._answers = answers
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        one = inspect.Parameter
+        if isinstance(self._answers, ops.Op):
+            names = self._answers.form.__code__.co_varnames[2 : self._answers.nargs + 1]
+            kind, others = one.POSITIONAL_ONLY, [one(n, one.POSITIONAL_ONLY) for n in names]
+            others.append(one("dtype", one.KEYWORD_ONLY, default=None))
+        else:
+            first, *others = inspect.signature(self._answers).parameters.values()
+            kind = first.kind
+        plain = (p if p.annotation in _PLAIN else p.replace(annotation=one.empty) for p in others)
+        return inspect.Signature([one("self", kind), *plain])
 
 
 def _add_methods(cls: type) -> None:
