@@ -168,7 +168,7 @@ def large(m: int) -> dict[str, Any]:
 def operands(op: ops.Op, wrap: Callable) -> dict[str, Any]:
     """a, b, c over pairs and A, B, C as arrays, within the domain of a row."""
     domain = op.domain if isinstance(op.domain[0], tuple) else (op.domain,) * op.nargs
-    integer = op.name.startswith("bitwise")
+    integer = op.name.startswith("bitwise") or op.name in ("gcd", "lcm")
     out: dict[str, Any] = {}
     for k, (low, high) in enumerate(domain):
         rng = np.random.default_rng(k)

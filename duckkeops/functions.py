@@ -49,9 +49,9 @@ class Elementwise(Function):
     """A function that SymPy neither evaluates nor rewrites.
 
     `result` says what dtype the value has: "same" as the arguments' common one; "bool"; "real"
-    (complex -> its real part's dtype); "complex" (the reverse); "int32"; "last" (that of the last
-    argument; the first one is boolean); "named" (the last argument is a Symbol with the dtype's
-    name).
+    (complex -> its real part's dtype); "complex" (the reverse); "int32"; "uint8";
+    "last" (that of the last argument; the first one is boolean); "named" (the last argument is a
+    Symbol with the dtype's name).
     """
 
     is_real = True
@@ -69,8 +69,8 @@ class Elementwise(Function):
         """The dtype of the value for arguments of these dtypes (None: a bare number)."""
         if self.result == "bool":
             return np.dtype(bool)
-        if self.result == "int32":
-            return np.dtype(np.int32)
+        if self.result in ("int32", "uint8"):
+            return np.dtype(self.result)
         if self.result == "named":
             return np.dtype(self.args[-1].name)
         known = [k for k in (kinds[1:] if self.result == "last" else kinds) if k is not None]
@@ -299,6 +299,8 @@ bitwise_invert = step_like("bitwise_invert")
 bitwise_left_shift, bitwise_right_shift = (
     step_like(f"bitwise_{n}_shift", 2) for n in ("left", "right")
 )
+bitwise_count = step_like("bitwise_count", result="uint8")
+gcd, lcm = (step_like(n, 2) for n in ("gcd", "lcm"))
 integer_reciprocal = step_like("integer_reciprocal")
 
 # -- smooth ----------------------------------------------------------------------------------------

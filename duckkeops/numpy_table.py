@@ -476,9 +476,6 @@ COMPOSED: dict[numpy.ufunc, Callable] = {
 }
 
 REFUSED_UFUNCS: dict[numpy.ufunc, str] = {
-    np.gcd: "Compute it of the inputs, or of chunks of rows: d[:1000].to_dense().",
-    np.lcm: "Compute it of the inputs, or of chunks of rows: d[:1000].to_dense().",
-    np.bitwise_count: "Add up single bits: sum of (d >> k) & 1 over k.",
     np.isnat: _DATES,
 }
 

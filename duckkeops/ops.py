@@ -346,6 +346,26 @@ def _scipy(op: Op) -> Callable | None:
     return getattr(scipy.special, op.scipy)
 
 
+def _gcd(xp: Any, x: Any, y: Any) -> Any:
+    x, y = xp.broadcast_arrays(xp.abs(x), xp.abs(y))
+    while bool(xp.any(y != 0)):
+        one = xp.where(y == 0, xp.ones_like(y), y)
+        x, y = xp.where(y == 0, x, y), xp.where(y == 0, y, xp.remainder(x, one))
+    return x
+
+
+def _lcm(xp: Any, x: Any, y: Any) -> Any:
+    shared = _gcd(xp, x, y)
+    return xp.abs(x // xp.where(shared == 0, xp.ones_like(shared), shared) * y)
+
+
+def _bitwise_count(xp: Any, x: Any) -> Any:
+    size, total = xp.abs(x), xp.zeros_like(x)
+    for k in range(xp.iinfo(x.dtype).bits):
+        total = total + ((size >> xp.asarray(k, dtype=x.dtype)) & xp.asarray(1, dtype=x.dtype))
+    return xp.astype(total, xp.uint8)
+
+
 def _polygamma(xp: Any, n: Any, x: Any) -> Any:
     raise UnsupportedError("polygamma has no dense form outside SciPy and torch.")
 
@@ -489,6 +509,10 @@ TABLE: tuple[Op, ...] = (
        aliases=(np.bitwise_left_shift, "left_shift")),
     Op("bitwise_right_shift", lambda S, x, y: S.bitwise_right_shift(x, y), np.right_shift, "bitwise_right_shift", domain=(INTEGERS, (0, 8)),
        aliases=(np.bitwise_right_shift, "right_shift")),
+    Op("bitwise_count", lambda S, x: S.bitwise_count(x), np.bitwise_count, domain=INTEGERS, compose=_bitwise_count),
+    # whole numbers
+    Op("gcd", lambda S, x, y: S.gcd(x, y), np.gcd, "gcd", domain=INTEGERS, compose=_gcd),
+    Op("lcm", lambda S, x, y: S.lcm(x, y), np.lcm, "lcm", domain=INTEGERS, compose=_lcm),
     # complex numbers
     Op("real", lambda S, z: S.real(z), np.real, "real", types=to_real, dense=lambda xp, z: xp.real(z) if xp.isdtype(z.dtype, "complex floating") else z),
     Op("imag", lambda S, z: S.imag(z), np.imag, "imag", types=to_real, dense=lambda xp, z: xp.imag(z) if xp.isdtype(z.dtype, "complex floating") else xp.zeros_like(z)),

@@ -195,8 +195,9 @@ _DEAR = (
     (
         SPECIAL,
         "erfc erfcx erfinv lgamma digamma i0 i0e i1 i1e ndtr log_ndtr remainder fmod "
-        "floor_divide nextafter frexp_mantissa frexp_exponent erfcinv ndtri gamma rgamma "
-        "k0 k0e k1 k1e j0 j1 y0 y1 rel_entr kl_div boxcox boxcox1p inv_boxcox inv_boxcox1p",
+        "gcd lcm bitwise_count floor_divide nextafter frexp_mantissa frexp_exponent erfcinv ndtri "
+        "gamma rgamma k0 k0e k1 k1e j0 j1 y0 y1 rel_entr kl_div boxcox boxcox1p inv_boxcox "
+        "inv_boxcox1p",
     ),
     (6 * SPECIAL, "iv ive kv kve"),
 )

@@ -470,6 +470,18 @@ EACH(BOUNDS, )
   INL T right_shift_one_##T(T x, T y) { return (U)y < sizeof(T) * 8 ? (T)(x >> y) : x < 0 ? (T)-1 : 0; } \
   INL T reciprocal_one_##T(T x) { \
     return x == 1 || (SIGNED(T) && x == (T)-1) ? x : x == 0 && SIGNED(T) && sizeof(T) >= 4 ? LEAST(T) : 0; } \
+  INL U size_one_##T(T x) { return SIGNED(T) && x < 0 ? (U)(0 - (U)x) : (U)x; } \
+  INL U gcd_one_##T(T x, T y) { \
+    U a = size_one_##T(x), b = size_one_##T(y); \
+    while (b) { U r = (U)(a % b); a = b; b = r; } \
+    return a; } \
+  INL T lcm_one_##T(T x, T y) { \
+    U g = gcd_one_##T(x, y); \
+    return g ? (T)((u64)(size_one_##T(x) / g) * size_one_##T(y)) : 0; } \
+  INL T bitwise_count_one_##T(T x) { return (T)__builtin_popcountll(size_one_##T(x)); } \
+  LANE1(bits, T, bitwise_count_one_##T) \
+  INL vu8 bitwise_count_##T(v##T a) { return __builtin_convertvector(bits_##T(a), vu8); } \
+  LANE2(gcd, T, gcd_one_##T) LANE2(lcm, T, lcm_one_##T) \
   LANE2(floor_divide, T, floor_divide_one_##T) LANE2(remainder, T, remainder_one_##T) LANE2(fmod, T, fmod_one_##T) \
   LANE2(power, T, power_one_##T) LANE2(bitwise_left_shift, T, left_shift_one_##T) \
   LANE2(bitwise_right_shift, T, right_shift_one_##T) LANE1(integer_reciprocal, T, reciprocal_one_##T) \

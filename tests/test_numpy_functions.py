@@ -910,7 +910,7 @@ def test_every_ufunc_of_the_table_answers():
     d = 0.1 + 0.5 * squares(X, Y) / squares(X, Y).max()
     lazy = 0.1 + 0.5 * squares(LazyArray(X), LazyArray(Y)) / squares(X, Y).max()
     for f, op in ops.BY_FUNCTION.items():
-        if not isinstance(f, np.ufunc) or op.name.startswith(("bitwise", "clamp")):
+        if not isinstance(f, np.ufunc) or op.name.startswith(("bitwise", "clamp", "gcd", "lcm")):
             continue
         with np.errstate(invalid="ignore"):
             want = f(*[d] * f.nin)

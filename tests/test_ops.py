@@ -233,9 +233,6 @@ def test_names_are_unique():
 
 def test_every_unary_and_binary_ufunc_has_a_row():
     skipped = {
-        "bitwise_count",
-        "gcd",
-        "lcm",
         "ldexp",
         "spacing",
         "isnat",
@@ -280,7 +277,12 @@ NUMERIC = {  # our SymPy functions in NumPy and SciPy
     "complex": lambda a, b: a + 1j * b,
 }  # fmt: skip
 NO_DERIVATIVE = {("iv", 0), ("ive", 0), ("kv", 0), ("kve", 0)}  # (row, argument)
-INTEGER_ROWS = {"integer_reciprocal", *(op.name for op in TABLE if op.name.startswith("bitwise"))}
+INTEGER_ROWS = {
+    "integer_reciprocal",
+    "gcd",
+    "lcm",
+    *(op.name for op in TABLE if op.name.startswith("bitwise")),
+}
 
 
 def compiled(expression, symbols):
@@ -631,3 +633,24 @@ def test_cast():
     assert values(out).dtype == np.int16
     with pytest.raises(DtypeError, match="cannot convert to"):
         ops.cast(x, "U5")
+
+
+@pytest.mark.parametrize("engine", ["auto", "blocks"])
+@pytest.mark.parametrize("dtype", "bhilBHIL")
+def test_divisors_and_bits_of_all_integers(dtype, engine):
+    from duckkeops import LazyArray, config
+
+    info, rng = np.iinfo(dtype), np.random.default_rng(0)
+    x, y = (rng.integers(info.min, info.max, n, dtype, endpoint=True) for n in (19, 35))
+    x[:4], y[:4] = [0, info.min, info.max, 6], [0, 1, info.min, info.max]
+    x[4:12], y[4:20] = rng.integers(0, 100, 8), rng.integers(0, 100, 16)
+    a, b = LazyArray(x)[:, None], LazyArray(y)[None]
+    with config(engine=engine), np.errstate(all="ignore"):
+        for lazy, whole in (
+            (np.gcd(a, b), np.gcd(x[:, None], y)),
+            (np.lcm(a, b), np.lcm(x[:, None], y)),
+            (np.bitwise_count(a ^ b), np.bitwise_count(x[:, None] ^ y)),
+        ):
+            assert lazy.dtype == whole.dtype
+            np.testing.assert_array_equal(lazy.to_dense(), whole)
+            np.testing.assert_array_equal(lazy.max(axis=1), whole.max(1))

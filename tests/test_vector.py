@@ -187,7 +187,8 @@ INT_UNARY = {
 }
 INT_BINARY = {
     **of_numpy(
-        f"{ORDER} {EXTREMES} fmod remainder floor_divide power bitwise_and bitwise_or bitwise_xor"
+        f"{ORDER} {EXTREMES} fmod remainder floor_divide power gcd lcm "
+        "bitwise_and bitwise_or bitwise_xor"
     ),
     "bitwise_left_shift": np.left_shift,
     "bitwise_right_shift": np.right_shift,
