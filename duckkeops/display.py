@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from duckkeops import expr
+from duckkeops import expr, ops
 from duckkeops.expr import Apply, Broadcast, Concat, Input, Node, Reduce, Scalar
 from duckkeops.operands import describe, library
 from duckkeops.rewrite import Softmax
@@ -90,6 +90,8 @@ class _Text:
 
     def _apply(self, node: Apply, depth: int) -> tuple[str, int]:
         name = node.op.name
+        if node.op in ops.ROUNDED.values():
+            return self.of(node.args[0], depth)
         self.room -= 3
         if name in INFIX:
             sign, binds = INFIX[name]

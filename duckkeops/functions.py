@@ -223,6 +223,9 @@ isposinf, isneginf = (step_like(n, result="bool") for n in ("isposinf", "isnegin
 # -- steps, and what has corners -------------------------------------------------------------------
 
 floor, ceil, trunc, rint = (step_like(n) for n in ("floor", "ceil", "trunc", "rint"))
+as_float16, as_bfloat16 = (  # rounded to what memory holds; a slope of 1 all the same
+    function(f"as_{name}", lambda x: ONE) for name in ("float16", "bfloat16")
+)
 step = step_like("step", nonnegative=True)  # 0 where x <= 0, else 1 (NaN too, as in torch's relu)
 share = step_like(
     "share", 2, nonnegative=True

@@ -49,8 +49,7 @@ def histogram(
     """
     node, weight = _real(node_of(a)), None if weights is None else node_of(weights)
     if not any(expr.is_virtual(n) for n in (node, weight) if n is not None) and axis is None:
-        given = None if weight is None else dense(weight)
-        return np.histogram(dense(node), bins, range, density, given)
+        return np.histogram(dense(node), bins, range, density, _dense_weights(weight, node))
     if weight is not None:
         weight = _weights(weight, node)
     edges, uniform = _edges(node, bins, range, weight)
@@ -79,8 +78,9 @@ def bincount(x: Any, /, weights: Any = None, minlength: Any = 0) -> Any:
     """
     node, weight = node_of(x), None if weights is None else node_of(weights)
     if not any(expr.is_virtual(n) for n in (node, weight) if n is not None):
-        given = None if weight is None else dense(weight)
-        return np.bincount(dense(node), given, minlength)
+        given = _dense_weights(weight, node)
+        flat = given if given is None else given.reshape(-1)
+        return np.bincount(dense(node).reshape(-1), flat, minlength)
     if node.dtype.kind not in "biu":
         raise DtypeError(
             f"bincount counts whole numbers, and got d: {describe(node)}.\n"
@@ -106,6 +106,8 @@ def bincount(x: Any, /, weights: Any = None, minlength: Any = 0) -> Any:
     edges = np.zeros(max(bins, least) + 1, INT32 if node.dtype.itemsize <= 2 else INT64)
     if node.dtype == INT32:
         edges = edges.astype(INT32)
+    if 0 in node.shape:  # NumPy's dtype then, with weights too
+        return np.zeros(len(edges) - 1, np.int64)
     return _counted(node, weight, edges, "position", None)
 
 
@@ -130,12 +132,14 @@ def _real(a: Node) -> Node:
             stacklevel=5,
         )
         return ops.cast(a, np.dtype(np.uint8))
+    if a.dtype.name == "bfloat16":  # NumPy makes no edges of it
+        return ops.cast(ops.rounded(a), np.dtype(np.float32))
     return a
 
 
 def _edges(a: Node, bins: Any, range: Any, weights: Any) -> tuple[np.ndarray, bool]:
     """The edges, and whether the bins are equally wide. NumPy makes them, of the extremes alone."""
-    kind = np.dtype(np.float32) if a.dtype.name == "bfloat16" else a.dtype
+    kind = a.dtype
     if np.ndim(bins) or isinstance(bins, Node):
         array = dense(bins) if isinstance(bins, Node) else np.asarray(bins)
         return np.histogram_bin_edges(np.empty(0, kind), array, None), False
@@ -185,6 +189,11 @@ def _weights(weight: Node, a: Node) -> Node:
             f"  a: {describe(a)}        weights: {describe(weight)}"
         )
     return weight
+
+
+def _dense_weights(weight: Node | None, a: Node) -> Any:
+    """The weight of each entry, of arrays that are not virtual."""
+    return None if weight is None else np.broadcast_to(dense(_weights(weight, a)), a.shape)
 
 
 def _counted(a: Node, weight: Node | None, edges: np.ndarray, how: str, axis: Any) -> Any:

@@ -114,7 +114,8 @@ def _written(translator: Translator, e: Any) -> Any:
             new[a] = elem(str(p.inputs[a.base][0]), a.idx, bool(a.is_nonnegative), bool(a.is_real))
         elif isinstance(a, Elem):
             new[a] = elem(str(p.inputs[a.base][0]), (), False, bool(a.is_real))
-    return e.xreplace(new).replace(lambda n: isinstance(n, fn.cast), lambda n: n.args[0])
+    unseen = (fn.cast, fn.as_float16, fn.as_bfloat16)
+    return e.xreplace(new).replace(lambda n: isinstance(n, unseen), lambda n: n.args[0])
 
 
 def _fold(translator: Translator, what: Fold) -> Any:

@@ -84,8 +84,8 @@ def _searched(what: str, table: np.ndarray, x: Node, side: str) -> Any:
 def digitize(x: Any, bins: Any, right: bool = False) -> Any:
     """The bin of each entry: how many edges are below it."""
     edges = np.asarray(genuine.table("numpy.digitize", "bins", bins))
-    rising = np.all(edges[1:] >= edges[:-1])  # differences of unsigned edges would wrap
-    if edges.ndim != 1 or not (rising or np.all(edges[1:] <= edges[:-1])):
+    rising = edges.ndim == 1 and _rising(edges)
+    if edges.ndim != 1 or not _ordered(edges if rising else edges[::-1]):
         raise ValueError("bins must be monotonically increasing or decreasing")
     if not isinstance(x, Node):
         return np.digitize(x, edges, right)
@@ -94,6 +94,18 @@ def digitize(x: Any, bins: Any, right: bool = False) -> Any:
         return _searched("digitize", edges, x, side)
     found = _searched("digitize", edges[::-1], x, side)
     return ops.call("subtract", len(edges), found)
+
+
+def _rising(edges: np.ndarray) -> bool:
+    """Is the first step up? NumPy takes one to or from NaN as a step down."""
+    steps = np.flatnonzero(edges[1:] != edges[:-1])
+    return not len(steps) or bool(edges[steps[0]] < edges[steps[0] + 1])
+
+
+def _ordered(edges: np.ndarray) -> bool:
+    """Does no edge come before the one ahead of it? NaN comes last."""
+    after, before = edges[1:], edges[:-1]  # differences of unsigned edges would wrap
+    return bool(np.all((after >= before) | (after != after)))
 
 
 def interp(
@@ -109,7 +121,7 @@ def interp(
         raise ValueError("fp and xp are not of the same length.")
     if not len(xp):
         raise ValueError("array of sample points is empty")
-    x = ops.cast(x, np.float64)
+    x = ops.cast(ops.rounded(x), np.float64)
     if period is not None:
         xp, fp = _unrolled(xp, fp, period)
         x, left, right = ops.call("remainder", x, abs(period)), None, None

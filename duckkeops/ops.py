@@ -18,7 +18,7 @@ import numpy as np
 
 from duckkeops import expr
 from duckkeops.errors import DtypeError, UnsupportedError
-from duckkeops.expr import Applied, Apply, Input, Node, Outline, Scalar, dtype_of, record
+from duckkeops.expr import Applied, Apply, Broadcast, Input, Node, Outline, Scalar, dtype_of, record
 
 Resolved = tuple[tuple[np.dtype, ...], np.dtype]
 
@@ -230,6 +230,8 @@ def _rule(
     for kinds, name in op.instead:
         if loop[-1].kind in kinds:
             return loop, result, functools.partial(_instead, ROWS[name])
+    if any(is_half(a.dtype) for a in args) and (op.name in JUMPS or BOOL in loop):
+        return loop, result, functools.partial(_of_rounded, result)
     if loop[-1].kind in "iu" and len(loop) > 1:
         return loop, result, _integers
     return expr.applied(op, args, loop, result)
@@ -269,6 +271,49 @@ def _integers(op: Op, args: tuple[Node, ...], loop: tuple) -> Node | None:
     return None
 
 
+def _of_rounded(result: np.dtype, op: Op, args: tuple[Node, ...], loop: tuple) -> Node:
+    """Where an operation jumps, half precision is taken as memory holds it.
+
+    So is a Python number that meets it, which has its dtype.
+    """
+    if loop[-1].kind in "iu":
+        _integers(op, args, loop)  # np.where of a number that does not fit
+    seen: list[Node] = []
+    for a, t in zip(args, loop, strict=True):
+        if op.name not in JUMPS and t != BOOL:  # what np.where takes from
+            seen.append(a)
+        elif type(a) is Scalar and is_half(t):
+            with np.errstate(over="ignore"):
+                seen.append(Scalar(float(t.type(a.value))))
+        else:
+            seen.append(rounded(a))
+    return Apply(op, tuple(seen), loop, result)
+
+
+def is_half(dtype: Any) -> bool:
+    """Is this a dtype that is computed in float32: float16 or bfloat16?"""
+    return isinstance(dtype, np.dtype) and dtype.name in ROUNDED
+
+
+def rounded(node: Node) -> Node:
+    """Half precision as memory holds it; a node of another dtype itself.
+
+    Without it, an entry below an operation is the float32 number, not yet rounded.
+    """
+    if not is_half(node.dtype) or _is_stored(node):
+        return node
+    return Apply(ROUNDED[node.dtype.name], (node,), (node.dtype,), node.dtype)
+
+
+def _is_stored(node: Node) -> bool:
+    """Does memory hold the entries as they are, signs aside?"""
+    while True:
+        name = node.op.name if isinstance(node, Apply) else ""
+        if name not in ("negative", "positive", "abs") and not isinstance(node, Broadcast):
+            return isinstance(node, Input) or name == f"as_{node.dtype.name}"
+        node = node.args[0]
+
+
 def _fits(value: Any, t: np.dtype) -> bool:
     info = np.iinfo(t)
     return info.min <= value <= info.max
@@ -302,6 +347,13 @@ FLIPPED = {
     "equal": "equal", "not_equal": "not_equal",
 }  # fmt: skip
 COMPARISONS = frozenset(FLIPPED)
+# Where a rounding of the argument may move the value by more than a rounding.
+JUMPS = COMPARISONS | {
+    "floor", "ceil", "trunc", "rint", "frac", "modf_fraction", "modf_whole",
+    "frexp_mantissa", "frexp_exponent", "floor_divide", "remainder", "fmod",
+    "sign", "heaviside", "isinf", "isfinite", "isposinf", "isneginf", "nan_to_num_parts",
+    "hardshrink_width", "threshold_value",
+}  # fmt: skip
 
 # -- the array library's own functions -------------------------------------------------------------
 
@@ -381,6 +433,10 @@ def _cast_dense(xp: Any, x: Any, name: str) -> Any:
     return xp.astype(x, getattr(xp, name))
 
 
+def _rounded_dense(name: str, xp: Any, x: Any) -> Any:
+    return _cast_dense(xp, _cast_dense(xp, x, name), "float32")
+
+
 # -- the table -------------------------------------------------------------------------------------
 
 CLIP = np._core.umath.clip  # type: ignore[attr-defined]  # what ndarray.clip hands to __array_ufunc__
@@ -389,6 +445,14 @@ INTEGERS = (-8, 8)
 ORDERS = ((0, 3), (0.1, 8))  # of Bessel functions, and their arguments
 
 CAST = Op("cast", lambda S, x, name: S.cast_to(x, name), types=same, dense=_cast_dense, nargs=1)
+# Half precision as memory holds it, where it is computed in float32.
+ROUNDED: dict[str, Op] = {
+    name: Op(f"as_{name}", form, types=same, dense=functools.partial(_rounded_dense, name), nargs=1)
+    for name, form in (
+        ("float16", lambda S, x: S.as_float16(x)),
+        ("bfloat16", lambda S, x: S.as_bfloat16(x)),
+    )
+}
 
 # fmt: off
 TABLE: tuple[Op, ...] = (
@@ -599,7 +663,7 @@ TABLE: tuple[Op, ...] = (
 )
 # fmt: on
 
-ROWS: dict[str, Op] = {op.name: op for op in (*TABLE, CAST)}
+ROWS: dict[str, Op] = {op.name: op for op in (*TABLE, CAST, *ROUNDED.values())}
 BY_FUNCTION: dict[Any, Op] = {f: op for op in TABLE for f in (op.numpy, *op.aliases) if callable(f)}
 
 
@@ -644,6 +708,8 @@ def cast(node: Node, dtype: Any) -> Node:
         if isinstance(node.dtype, np.dtype)
         else np.result_type(WEAK.get(node.dtype, BOOL))
     )
+    if dtype.kind in "biu":  # 0.99999 is 1 in float16
+        node = rounded(node)
     return Apply(CAST, (node,), (own,), dtype, (dtype.name,))
 
 

@@ -215,13 +215,19 @@ def _function(
             "Name axes so that a point axis goes and the point axes left are those of one input: "
             f"{what}(d, axis=1).",
         )
+    if skip_nan and q is not None and 0 in node.shape:  # for any q, as in NumPy
+        value = np.nanmean(np.empty(node.shape, node.dtype), axis=axes, keepdims=keep)
+        return value if out is None else written(out, value)
+    if q is not None and 0 in [node.shape[k] for k in axes]:
+        raise IndexError("cannot take a quantile of no entries: the axis has length 0.")
     dtype = _dtype(what, node.dtype, arguments, given)
     levels = np.asarray(0.5 if q is None else arguments[0], np.float64) / whole
     if not (np.all(levels >= 0) and np.all(levels <= 1)):
         word = "Percentiles must be in the range [0, 100]" if whole > 1 else ""
         raise ValueError(word or "Quantiles must be in the range [0, 1]")
     if node.dtype.kind == "b" or (node.dtype.itemsize == 2 and node.dtype.kind == "f"):
-        node = ops.cast(node, np.dtype(np.uint8 if node.dtype.kind == "b" else np.float32))
+        wide = np.dtype(np.uint8 if node.dtype.kind == "b" else np.float32)
+        node = ops.cast(ops.rounded(node), wide)
     value = _levels(node, axes, levels.reshape(-1), method, skip_nan, q is None, dtype)
     kept = tuple(1 if k in axes else n for k, n in enumerate(node.shape) if keep or k not in axes)
     value = plain(constant(node, value.reshape(levels.shape + kept)))
@@ -255,8 +261,6 @@ def _levels(
     nans = np.zeros([m for k, m in enumerate(a.shape) if k not in axes], np.int64)
     if a.dtype.kind == "f":
         nans = _host(statistics.sum(ops.call("isnan", a), axes))
-    if n == 0 and not middle:
-        raise IndexError("cannot take a quantile of no entries: the axis has length 0.")
     if (n == 0 or (skip_nan and np.any(nans == n))) and middle:
         word = "All-NaN slice encountered" if skip_nan else "Mean of empty slice"
         warnings.warn(word, RuntimeWarning, stacklevel=6)

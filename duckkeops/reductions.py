@@ -85,6 +85,7 @@ class Reduction:
     aliases: tuple[str, ...] = ()  # more method names
     nargs: int = 1
     sizes: tuple[str, ...] = ()  # parameters that are lengths of the state: no kernel knows them
+    places: bool = False  # gives places: half precision is rounded before it is compared
 
     def __repr__(self) -> str:
         return f"Reduction({self.name})"
@@ -119,6 +120,8 @@ def reduce(
         node = record_reduction(rule, tuple(args), pairs)
     else:
         loops, result, normal = rule
+        if row.places:
+            args = (ops.rounded(args[0]), *args[1:])
         cast = tuple([cast_to(a, t) for a, t in zip(args, loops, strict=True)])
         node = Reduce(row, cast, normal, result, pairs)
     if pairs or not node.outline.count:
@@ -648,6 +651,8 @@ def bin_table(edges: np.ndarray, dtype: np.dtype, uniform: bool) -> np.ndarray:
         first, last = float(edges[0]), float(edges[-1])
         scale = n / (last - first) if last > first else math.inf
         unit, tiny, most = (float(getattr(np.finfo(dtype), n)) for n in ("eps", "tiny", "max"))
+        if edges.dtype.kind == "f":  # float16 edges are equally far apart up to their own rounding
+            unit = max(unit, float(np.finfo(edges.dtype).eps))
         guard = 4 * (unit * (n + max(abs(first), abs(last)) * scale) + tiny * scale)
         if scale < most and guard < 0.5 and n < 1 / unit:
             table[:3] = low[0], scale, guard
@@ -879,12 +884,12 @@ TABLE: tuple[Reduction, ...] = (
     Reduction(
         "argmin", _arg_types, _arg_state, *_arg_extreme(False), _arg_finish, _itself("argmin"),
         fold=True, empty=_NO_POSITION.format("argmin"), identity=_greatest,
-        numpy=(np.argmin,), torch=("argmin",),
+        numpy=(np.argmin,), torch=("argmin",), places=True,
     ),
     Reduction(
         "argmax", _arg_types, _arg_state, *_arg_extreme(True), _arg_finish, _itself("argmax"),
         fold=True, empty=_NO_POSITION.format("argmax"), identity=_least,
-        numpy=(np.argmax,), torch=("argmax",),
+        numpy=(np.argmax,), torch=("argmax",), places=True,
     ),
     Reduction(
         "any", _truth_types, _one("any"), _any_tile, _any_merge, _value, _itself("any"),
@@ -913,11 +918,11 @@ TABLE: tuple[Reduction, ...] = (
     ),
     Reduction(
         "topk", _topk_types, _topk_state, _topk_tile, _topk_merge, _topk_finish, None,
-        torch=("topk",),
+        torch=("topk",), places=True,
     ),
     Reduction(
         "histogram", _histogram_types, _histogram_state, _histogram_tile, _sum_merge, _value, None,
-        nargs=2, sizes=("bins",),
+        nargs=2, sizes=("bins",), places=True,
     ),
 )  # fmt: skip
 

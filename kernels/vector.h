@@ -365,6 +365,18 @@ INL vf32 load_lanes_f16(const void *base, long long stride, int n) {
 INL vf32 load_lanes_bf16(const void *base, long long stride, int n) {
   return (vf32)(u32_from_u16(load_lanes_u16(base, stride, n)) << 16);
 }
+INL vu32 either_u32(vu32 mask, vu32 a, vu32 b) { return (mask & a) | (~mask & b); }
+INL vf32 as_float16_f32(vf32 x) {  // as f32_of_f16(f16_of_f32(x)), lane by lane
+  vu32 b = (vu32)x, a = b & 0x7fffffff;
+  vu32 r = (a + 0xfff + (a >> 13 & 1)) & 0xffffe000;
+  r = either_u32((vu32)(a >= 0x477ff000), (vu32){} + 0x7f800000u, r);
+  r = either_u32((vu32)(a < 0x38800000), (vu32)(((vf32)a + 0.5f) - 0.5f), r);
+  return (vf32)either_u32((vu32)(a > 0x7f800000), b, r | (b & 0x80000000));
+}
+INL vf32 as_bfloat16_f32(vf32 x) {
+  vu32 b = (vu32)x, r = (b + 0x7fff + (b >> 16 & 1)) & 0xffff0000;
+  return (vf32)either_u32((vu32)((b & 0x7fffffff) > 0x7f800000), b, r);
+}
 INL void store_lanes_f16(void *base, long long stride, int n, vf32 a) {
   for (int l = 0; l < n && l < V; ++l) store_f16((char *)base + l * stride, a[l]);
 }

@@ -8,10 +8,20 @@ import tracemalloc
 import warnings
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
-from duckkeops import DtypeError, LazyArray, UnsupportedError, config, plan, reductions
+from duckkeops import (
+    DtypeError,
+    LazyArray,
+    UnsupportedError,
+    config,
+    ops,
+    plan,
+    reductions,
+    statistics,
+)
 from duckkeops.engines import blocks, cpu
 from duckkeops.expr import Input, Table
 
@@ -345,6 +355,196 @@ def test_tiles_of_other_libraries(library, weighted):
         else:
             want = np.histogram(a, edges, weights=weights)[0]
         np.testing.assert_allclose(got, want, rtol=1e-12)
+
+
+HALF = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
+
+
+def halves(dtype: np.dtype, m: int, n: int) -> tuple[LazyArray, np.ndarray]:
+    """Entries that are no numbers of their dtype before they are rounded; the dense array."""
+    x, y = (rng.normal(size=shape).astype(dtype) for shape in ((m, 1, 3), (1, n, 3)))
+    d = ((LazyArray(x) - LazyArray(y)) ** 2).sum(-1)
+    dense = d.to_dense()
+    return d, dense if dtype == np.float16 else dense.astype(np.float32)
+
+
+each_half = pytest.mark.parametrize("dtype", HALF, ids=str)
+each_size = pytest.mark.parametrize("size", [(0, 3), (3, 0), (1, 1), (1, 9), (7, 5), (65, 33)])
+
+
+@each_engine
+@each_half
+@each_size
+def test_half_precision_is_counted_as_memory_holds_it(size, dtype, engine):
+    with config(engine=engine):
+        d, dense = halves(dtype, *size)
+        edges = np.concatenate([np.unique(dense)[::3], np.array([99, 100], dense.dtype)])
+        for bins in (10, edges, edges.astype(float) * 1.0001):
+            count, found = np.histogram(d, bins)
+            want = np.histogram(dense, found)[0]  # which searches among them
+            np.testing.assert_array_equal(count, want)
+            if np.ndim(bins) == 0:
+                np.testing.assert_array_equal(found, np.histogram(dense, bins)[1])
+        rows = d.histogram(7, (0, 9), axis=1)[0]
+        whole = np.histogram_bin_edges(dense[:0], 7, (0, 9))
+        want = [np.histogram(r, whole)[0] for r in dense]
+        np.testing.assert_array_equal(rows, np.reshape(want, (size[0], 7)))
+
+
+def sums(f: Any, a: Any, *args: Any, **options: Any) -> np.ndarray:
+    """Of the entries of a lookup, which stays lazy; exact, as they are small whole numbers."""
+    return np.asarray(f(a, *args, **options).sum(1))
+
+
+@each_engine
+@each_half
+@each_size
+def test_half_precision_is_looked_up_as_memory_holds_it(size, dtype, engine):
+    with config(engine=engine):
+        d, dense = halves(dtype, *size)
+        own = np.concatenate([np.unique(dense)[::3], np.array([99], dense.dtype)])
+        for table in (own, own.astype(float), own.astype(np.float32) * np.float32(1.0001)):
+            for f in (np.isin, np.digitize):
+                np.testing.assert_array_equal(sums(f, d, table), sums(f, dense, table))
+            for side in ("left", "right"):
+                got, want = (np.searchsorted(table, a, side).sum(1) for a in (d, dense))
+                np.testing.assert_array_equal(got, want)
+            args = table.astype(float), np.arange(len(table)) * 2.0
+            np.testing.assert_allclose(sums(np.interp, d, *args), sums(np.interp, dense, *args))
+
+
+JUMPS = {
+    "comparison": lambda a: a < 0.3,  # a number that float16 and bfloat16 round
+    "between": lambda a: (a[:, :1] >= a) & (a != 0.7),
+    "floor": lambda a: np.floor(a * 8),
+    "rint": lambda a: np.rint(a * 8),
+    "whole": lambda a: (a * 8).astype(int),
+    "remainder": lambda a: (a * 8) // 0.5,
+    "truth": lambda a: (a * 1e-4 * 1e-4 * 1e-3).astype(bool),
+    "chosen": lambda a: np.where(a * 1e-4 * 1e-4 * 1e-3, 1, 2),
+    "infinite": lambda a: np.isinf(a * 60000),
+}
+
+
+@each_engine
+@each_half
+@pytest.mark.parametrize("case", JUMPS)
+def test_half_precision_is_rounded_before_a_jump(case, dtype, engine):
+    """The argument of a step is what memory holds, as where it is an array of its own."""
+    with config(engine=engine):
+        d, _ = halves(dtype, 33, 20)
+        factor = {"floor": 8, "rint": 8, "whole": 8, "remainder": 8, "infinite": 60000}.get(case, 1)
+        if case in ("truth", "chosen"):
+            small = d * 1e-4 * 1e-4 * 1e-3
+            want = small.to_dense() != 0
+            want = np.where(want, 1, 2) if case == "chosen" else want
+        else:
+            held = (d * factor).to_dense()
+            back = {
+                "comparison": lambda: held < dtype.type(0.3),
+                "between": lambda: (held[:, :1] >= held) & (held != dtype.type(0.7)),
+                "floor": lambda: np.floor(held),
+                "rint": lambda: np.rint(held),
+                "whole": lambda: held.astype(int),
+                "remainder": lambda: held // dtype.type(0.5),
+                "infinite": lambda: np.isinf(held),
+            }
+            want = back[case]()
+        got = JUMPS[case](d)
+        np.testing.assert_array_equal(got.to_dense().astype(float), want.astype(float))
+        got = np.asarray((got * np.ones(20, np.float32)).max(1))  # within a kernel
+        np.testing.assert_array_equal(got, want.astype(np.float32).max(1))
+
+
+@each_engine
+@each_half
+def test_half_precision_ties_go_to_the_first(engine, dtype):
+    with config(engine=engine):
+        d, dense = halves(dtype, 40, 300)
+        for axis in (0, 1):
+            np.testing.assert_array_equal(d.argmin(axis), dense.argmin(axis))
+            np.testing.assert_array_equal(d.argmax(axis), dense.argmax(axis))
+        order = np.argsort(d, axis=1, kind="stable")[:, :9]
+        np.testing.assert_array_equal(order, np.argsort(dense, axis=1, kind="stable")[:, :9])
+        if dtype != np.float16:
+            return
+        median = np.asarray(np.median(d[:, :299], axis=1)).astype(np.float32)
+        np.testing.assert_array_equal(median, np.median(dense[:, :299], axis=1))
+
+
+@pytest.mark.skipif(not cpu.is_available(), reason="no compiler")
+@each_half
+def test_kernels_round_half_precision_as_numpy(dtype):
+    """Every bit pattern of a half, its neighbours and the middle of two, as float32."""
+    bits = np.arange(1 << 16, dtype=np.uint16).view(dtype).astype(np.float32)
+    bits = bits[np.isfinite(bits)]
+    near = np.concatenate([bits, np.nextafter(bits, np.float32(9)), bits * np.float32(0.9996)])
+    order = np.sort(bits)
+    middle = order[:-1] / 2 + order[1:] / 2
+    x = np.concatenate([near, middle, np.float32([65519, 65520, 3.4e38, -0.0, np.inf, np.nan])])
+    x = x[np.isnan(x) | (np.abs(x) >= np.finfo(np.float32).tiny) | (x == 0)]
+    with np.errstate(all="ignore"):
+        want = x.astype(dtype).astype(np.float32)
+    with config(engine="cpu"):
+        product = (LazyArray(np.ones(2, np.float32))[:, None] * LazyArray(x))._node
+        held = ops.rounded(ops.cast(product, dtype))
+        got = statistics.max(ops.cast(held, np.dtype(np.float32)), 0)
+    np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (5, 1), (1, 1)])
+def test_axes_of_length_one(shape):
+    """Where one input spans all, counting is NumPy's, of all entries and their weights."""
+    x, y = (np.arange(n) for n in shape)
+    d, dense = LazyArray(x)[:, None] + LazyArray(y), x[:, None] + y
+    agree([np.bincount(d)], [np.bincount(dense.ravel())])
+    for w in (y * 0.5, x[:, None] * 0.5, np.float64(2), LazyArray(y * 0.5)):
+        full = np.broadcast_to(np.asarray(w.to_dense() if isinstance(w, LazyArray) else w), shape)
+        agree(np.histogram(d, weights=w), np.histogram(dense, weights=full))
+        agree([np.bincount(d, w)], [np.bincount(dense.ravel(), full.ravel())])
+    with pytest.raises(ValueError, match="weights should have the same shape"):
+        np.histogram(d, weights=np.ones(7))
+
+
+@each_engine
+@pytest.mark.parametrize("weights", ["float32", "float64", "int64"])
+def test_bincount_of_no_entries_is_of_int64(weights, engine):
+    d = LazyArray(np.zeros(0, int))[:, None] + LazyArray(np.arange(3))
+    for least in (0, 4):
+        with config(engine=engine):
+            got = np.bincount(d, np.ones(3, weights), least)
+        agree([got], [np.bincount(np.zeros(0, int), np.ones(0, weights), least)])
+
+
+@each_engine
+@pytest.mark.parametrize(
+    "edges",
+    [[0, 1, np.nan], [np.nan, 1, 0], [np.nan, np.nan], [np.nan, np.nan, 1, 0], [np.nan], []],
+)
+def test_digitize_with_nan_as_its_last_edge(edges, engine):
+    x = np.array([1, 5, np.nan, -1, 0.5])
+    d, dense = LazyArray(np.ones(3))[:, None] * LazyArray(x), np.ones((3, 1)) * x
+    for right in (False, True):
+        with config(engine=engine):
+            got = np.digitize(d, edges, right).to_dense()
+        np.testing.assert_array_equal(got, np.digitize(dense, edges, right))
+    for wrong in ([0, np.nan, 1], [0, 0, np.nan, np.nan]):
+        with pytest.raises(ValueError, match="monotonically"):
+            np.digitize(d, wrong)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int32", "float16", "float64"])
+def test_nanquantile_of_no_entries(dtype):
+    d, dense = (
+        LazyArray(np.zeros(3, dtype))[:, None] * LazyArray(np.zeros(0, dtype)),
+        np.zeros((3, 0), dtype),
+    )
+    for q in (0.5, [0.1, 0.2]):
+        for keep in (False, True):
+            got = quietly(np.nanquantile, d, q, axis=1, keepdims=keep)
+            agree([got], [quietly(np.nanquantile, dense, q, axis=1, keepdims=keep)])
+    with pytest.raises(IndexError, match="no entries"):
+        np.quantile(d, 0.5, axis=1)
 
 
 ERRORS = {

@@ -18,7 +18,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 GCC = shutil.which("gcc")
 # Every reduction in a float and an integer type, every type in one reduction; sizes around a tile;
-# top-k with and without ties; folds over features.
+# top-k with and without ties; folds over features; histograms (test_sizes of both files).
 SELECTION = (
     "test_sizes or (test_folds and (float32 or int8 or bool or complex64))"
     " or (test_topk and (float32 or uint8) and 3)"
@@ -68,7 +68,8 @@ def sanitized(cache: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 
 def test_kernels_are_clean(tmp_path: Path) -> None:
-    tests = [str(ROOT / "tests" / "test_engines.py"), "-k", SELECTION]
+    files = [str(ROOT / "tests" / f"test_{name}.py") for name in ("engines", "histograms")]
+    tests = [*files, "-k", SELECTION]
     options = ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist"]
     answer = sanitized(tmp_path, "-m", "pytest", *options, *tests)
     assert answer.returncode == 0, answer.stdout[-5000:] + answer.stderr[-5000:]
