@@ -1077,6 +1077,18 @@ def test_quantiles_of_every_dtype(dtype, shape):
         same(lambda x, y, f=f: f(x[:, None] * y), x, y, exactly_lazy=False)
 
 
+@pytest.mark.parametrize(("f", "missing"), [(np.median, 0), (np.median, 1), (np.nanmedian, 2)])
+def test_medians_of_bfloat16(f, missing):
+    """An odd number of entries: the median is one of them, so it is exact."""
+    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+    x, y = (rng.normal(size=n).astype(bfloat16) for n in (9, 13))
+    y[:missing] = np.nan
+    got = f(LazyArray(x)[:, None] * LazyArray(y), axis=1)
+    want = f((x[:, None] * y).astype(np.float32), axis=1)
+    assert got.dtype == bfloat16
+    np.testing.assert_array_equal(got.astype(np.float32), want)
+
+
 def test_quantiles_in_batches_and_of_no_entries():
     def median(x, y):
         return np.median(((x - y) ** 2).sum(-1), axis=2)
