@@ -918,6 +918,16 @@ def test_every_ufunc_of_the_table_answers():
         agree(getattr(lazy, op.name)(*[d] * (f.nin - 1)), want, True, 1e-9)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint64"])
+def test_clip_drops_bounds_beyond_the_dtype(dtype):
+    x, y = rng.integers(0, 6, 9).astype(dtype), rng.integers(0, 6, 5).astype(dtype)
+    for low, high in [(-1, 2), (-200, 3), (1, 10**30), (-(10**30), 10**30), (None, 10**30), (0, 3)]:
+        same(lambda x, y, b=(low, high): np.clip(x[:, None] - y, *b), x, y)
+    d = LazyArray(x)[:, None] - LazyArray(y)
+    with pytest.raises(OverflowError, match="out of bounds"):
+        np.clip(d, 0, -(10**30))
+
+
 def test_private_ufunc_of_clip():
     lazy, _ = lazies()
     agree(COST.clip(lazy, 5), COST.clip(squares(X, Y), 5), True)
