@@ -104,9 +104,19 @@ def clip(
     shapes.refuse_out("clip", out)
     only("clip", options, "order", "subok", "casting", "dtype")
     low, high = a_min if min is None else min, a_max if max is None else max
-    nodes = [None if b is None else node_of(b) for b in (low, high)]
-    result = ops.clip(node_of(a), *nodes)
+    node = node_of(a)
+    low, high = _within(node.dtype, low, high)
+    result = ops.clip(node, *(None if b is None else node_of(b) for b in (low, high)))
     return result if options.get("dtype") is None else ops.cast(result, np.dtype(options["dtype"]))
+
+
+def _within(dtype: Any, low: Any, high: Any) -> tuple[Any, Any]:
+    """The bounds, less Python integers that no integer of the dtype is beyond, as in NumPy."""
+    if getattr(dtype, "kind", None) in ("i", "u"):
+        ends = np.iinfo(dtype)
+        low = None if type(low) is int and low <= ends.min else low
+        high = None if type(high) is int and high >= ends.max else high
+    return low, high
 
 
 def _unset(x: Any) -> Any:

@@ -225,9 +225,8 @@ def _function(
     if not (np.all(levels >= 0) and np.all(levels <= 1)):
         word = "Percentiles must be in the range [0, 100]" if whole > 1 else ""
         raise ValueError(word or "Quantiles must be in the range [0, 1]")
-    if node.dtype.kind == "b" or (node.dtype.itemsize == 2 and node.dtype.kind == "f"):
-        wide = np.dtype(np.uint8 if node.dtype.kind == "b" else np.float32)
-        node = ops.cast(ops.rounded(node), wide)
+    wide = np.dtype(np.uint8) if node.dtype.kind == "b" else reductions.computed(node.dtype)
+    node = node if node.dtype == wide else ops.cast(ops.rounded(node), wide)
     value = _levels(node, axes, levels.reshape(-1), method, skip_nan, q is None, dtype)
     kept = tuple(1 if k in axes else n for k, n in enumerate(node.shape) if keep or k not in axes)
     value = plain(constant(node, value.reshape(levels.shape + kept)))

@@ -918,6 +918,16 @@ def test_every_ufunc_of_the_table_answers():
         agree(getattr(lazy, op.name)(*[d] * (f.nin - 1)), want, True, 1e-9)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint64"])
+def test_clip_drops_bounds_beyond_the_dtype(dtype):
+    x, y = rng.integers(0, 6, 9).astype(dtype), rng.integers(0, 6, 5).astype(dtype)
+    for low, high in [(-1, 2), (-200, 3), (1, 10**30), (-(10**30), 10**30), (None, 10**30), (0, 3)]:
+        same(lambda x, y, b=(low, high): np.clip(x[:, None] - y, *b), x, y)
+    d = LazyArray(x)[:, None] - LazyArray(y)
+    with pytest.raises(OverflowError, match="out of bounds"):
+        np.clip(d, 0, -(10**30))
+
+
 def test_private_ufunc_of_clip():
     lazy, _ = lazies()
     agree(COST.clip(lazy, 5), COST.clip(squares(X, Y), 5), True)
@@ -1075,6 +1085,18 @@ def test_quantiles_of_every_dtype(dtype, shape):
         if dtype in ("bool", "float16") and f is QUANTILES[4]:
             continue  # NumPy cannot subtract truth values, and rounds 0.3 to float16
         same(lambda x, y, f=f: f(x[:, None] * y), x, y, exactly_lazy=False)
+
+
+@pytest.mark.parametrize(("f", "missing"), [(np.median, 0), (np.median, 1), (np.nanmedian, 2)])
+def test_medians_of_bfloat16(f, missing):
+    """An odd number of entries: the median is one of them, so it is exact."""
+    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+    x, y = (rng.normal(size=n).astype(bfloat16) for n in (9, 13))
+    y[:missing] = np.nan
+    got = f(LazyArray(x)[:, None] * LazyArray(y), axis=1)
+    want = f((x[:, None] * y).astype(np.float32), axis=1)
+    assert got.dtype == bfloat16
+    np.testing.assert_array_equal(got.astype(np.float32), want)
 
 
 def test_quantiles_in_batches_and_of_no_entries():
