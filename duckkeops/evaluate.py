@@ -32,6 +32,7 @@ from duckkeops.expr import (
     Broadcast,
     Concat,
     Input,
+    Joint,
     Node,
     Reduce,
     Scalar,
@@ -281,6 +282,7 @@ def key_of(
     """
     numbers: dict[int, int] = {}
     parts: list[Any] = [axes]
+    roots = set(map(id, expr.together(node)))
     for n in nodes:
         numbers[id(n)] = len(numbers)
         args = tuple([numbers[id(a)] for a in n.args])
@@ -290,8 +292,10 @@ def key_of(
             parts.append((n.dtype, tuple([s == 1 for s in n.shape])))
         elif isinstance(n, Scalar):
             parts.append((type(n.value), n.value if is_constant(n.value) else None))
+        elif type(n) is Joint:
+            parts.append(args)
         elif isinstance(n, Reduce):
-            static = _static(n, n is node)
+            static = _static(n, id(n) in roots)
             params = tuple([p for p in n.params if p[0] not in n.row.sizes])
             parts.append((n.row.name, args, n.axes, n.dtype, params, n.whole_roles, static))
         elif isinstance(n, Broadcast):
@@ -456,12 +460,17 @@ def known(key: tuple, settings: Settings) -> Launch | None:
     return _launches.get((settings.precision, settings.accumulate, key))
 
 
-def _prepared(key: tuple, node: Reduce, nodes: Sequence[Node], settings: Settings) -> Launch:
+def prepared(node: Reduce, nodes: Sequence[Node], settings: Settings) -> Launch:
+    """The launch of the node's kernel, which will be given `nodes`."""
     order = walk(node)
     kernel = built(node, plan.loop_axes(node), order, settings, cpu.compiler)
     if kernel.compiled is None:
         kernel.compiled = cpu.load(kernel.text, kernel.formula, settings.precision == "exact")
-    found = launch.prepare(kernel, node, order, nodes)
+    return launch.prepare(kernel, node, order, nodes)
+
+
+def _prepared(key: tuple, node: Reduce, nodes: Sequence[Node], settings: Settings) -> Launch:
+    found = prepared(node, nodes, settings)
     if len(_launches) >= LAUNCHES:
         _launches.clear()
     _launches[settings.precision, settings.accumulate, key] = found

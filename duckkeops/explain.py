@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
-from duckkeops import concatenation, evaluate, expr, plan, reductions, source
+from duckkeops import concatenation, evaluate, expr, joint, plan, reductions, source
 from duckkeops.config import config, current
 from duckkeops.engines import cpu, threads
 from duckkeops.expr import FEATURE, NEUTRAL, Node, Reduce
@@ -74,6 +74,20 @@ def explain(node: Node) -> str:
             f"tile       {vectors}, {target.name}, {_counted(count, 'thread')}",
         ]
     lines.append(f"work       {plan.pairs(root):.3g} pairs; estimate() tells the time")
+    return "\n".join(lines)
+
+
+def explain_passes(nodes: Sequence[Reduce], names: Sequence[str]) -> str:
+    """Which reductions, by their names, are computed in one pass over the pairs: a line a pass."""
+    lines = []
+    for number, one in enumerate(joint.passes(nodes), 1):
+        loops = _loops(one.parts[0], replace(plan.loop_axes(one.parts[0]), features=()))
+        results = f", with {_counted(one.outputs, 'result')} a row"
+        text = f"pass {number}     {', '.join(names[k] for k in one.members)}: {loops}{results}"
+        pairs = zip(one.members, one.parts, strict=True)
+        if added := [names[k] for k, part in pairs if part is not nodes[k]]:
+            text += f"; those of {' and '.join(added)} are merged at the end"
+        lines.append(text)
     return "\n".join(lines)
 
 

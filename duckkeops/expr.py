@@ -211,6 +211,24 @@ class Reduce(Node):
         return self.outline.whole_roles
 
 
+class Joint(Reduce):
+    """Reductions over the same loop axes, each with features of its own, for one kernel.
+
+    Only a root. The first of them, `args[0]`, stands for all where they agree: in the row, the
+    reduced axes, and the lengths of those that are no features of the result.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, args: tuple[Reduce, ...]):
+        self.outline, self._args, self.params = args[0].outline, args, args[0].params
+
+
+def together(node: Reduce) -> tuple[Reduce, ...]:
+    """The reductions that a kernel for `node` computes."""
+    return node._args if type(node) is Joint else (node,)  # type: ignore[return-value]
+
+
 class Concat(Node):
     """The arguments one after the other along `axis`.
 

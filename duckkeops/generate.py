@@ -12,7 +12,7 @@ import numpy as np
 
 from duckkeops import plan
 from duckkeops.config import Settings
-from duckkeops.expr import Input, Reduce, Table, walk
+from duckkeops.expr import Input, Node, Reduce, Table, together, walk
 from duckkeops.lower import LANE, Root
 from duckkeops.prelude import Axes, Kernel, Prelude
 from duckkeops.printer import formula, lane_bytes, suffix
@@ -57,23 +57,18 @@ def prelude(
     translator = Translator(walk(node))
     program = translator.program
     names, named = _names(node, axes, program)
-    loops, _ = node.row.types(tuple(a.dtype for a in node.args), node.params)
-    whole = tuple(names.get(a) for a in range(len(node.whole)))
-    args = [(a, t) for a, t in zip(node.args, loops, strict=True) if not isinstance(a, Table)]
-    values = [translator.argument(a, whole[len(whole) - a.ndim :], t) for a, t in args]
-    types = _types(node, loops, settings, wide)
-    features = tuple(names[a] for a in axes.features)
-    if node.row.name == "histogram":  # the weights first
-        kinds = [compute_dtype(t) for _, t in reversed(args)]
-        roots = [Root(v, t, ()) for v, t in zip(reversed(values), kinds, strict=True)]
-    else:
-        roots = [Root(v, types.value, ()) for v in values[:-1]] + [
-            Root(values[-1], types.value, features)
-        ]
+    every = together(node)
+    types = _types(every[0], settings, wide)
+    roots: list[Root] = []
+    values: list[Any] = []
+    for one in every:
+        own = _roots(one, names, translator, types)
+        roots += own[0]
+        values += own[1]
     loop_axes = Axes(
         {names[a]: a for a in axes.outer}, (LANE, -1 if axes.lane is None else axes.lane), named
     )
-    macros = _macros(node, types) | _binning(node, axes)
+    macros = _macros(every[0], types, walk(node)) | _binning(node, axes)
     narrow = plan.few_rows(node, axes) or dict(node.params).get("k", 0) > plan.LARGE_K
     if settings.precision != "exact":
         macros["FLUSH_SUBNORMALS"] = "1"
@@ -98,17 +93,45 @@ def prelude(
         target.vector_bytes,
         next((numbers[id(a)] for a in node.args if isinstance(a, Table)), None),
     ).text()
-    assert out.features == tuple(node.whole[a] for a in axes.features)
+    widths = [math.prod(one.whole[a] for a in plan.loop_axes(one).features) for one in every]
+    assert out.outputs == sum(widths)
     return out, title, types
 
 
 SECTION = {"std": "var"}
 
 
+def _roots(
+    node: Reduce, names: dict[int, str], translator: Translator, types: _types
+) -> tuple[list[Root], list[Any]]:
+    """What the kernel reduces, the weights first, and the arguments' values.
+
+    `names` are those of the loop axes.
+    """
+    names, features = dict(names), plan.loop_axes(node).features
+    for a in features:
+        names[a] = translator.program.feature(node.whole[a], names.values())
+    whole = tuple(names.get(a) for a in range(len(node.whole)))
+    args = [
+        (a, t) for a, t in zip(node.args, _loops(node), strict=True) if not isinstance(a, Table)
+    ]
+    values = [translator.argument(a, whole[len(whole) - a.ndim :], t) for a, t in args]
+    if node.row.name == "histogram":
+        kinds = [compute_dtype(t) for _, t in reversed(args)]
+        return [Root(v, t, ()) for v, t in zip(reversed(values), kinds, strict=True)], values
+    last = Root(values[-1], types.value, tuple(names[a] for a in features))
+    return [*(Root(v, types.value, ()) for v in values[:-1]), last], values
+
+
+def _loops(node: Reduce) -> tuple[np.dtype, ...]:
+    """The dtypes that the reduction takes its arguments in."""
+    return node.row.types(tuple(a.dtype for a in node.args), node.params)[0]
+
+
 def _names(
     node: Reduce, axes: plan.LoopAxes, program: Any
 ) -> tuple[dict[int, str], dict[str, int]]:
-    """Index names of the whole's axes, and the columns' names and positions.
+    """Index names of the loop axes, and the columns' names and positions.
 
     If there is no column, a dummy one of one entry stands in for it.
     """
@@ -126,16 +149,14 @@ def _names(
         columns[name] = a
         if a >= 0 and node.whole[a] != 1:
             names[a] = name
-    for a in axes.features:
-        names[a] = program.feature(node.whole[a], names.values())
     return names, columns
 
 
 class _types:
     """The scalar types of a reduction in C."""
 
-    def __init__(self, node: Reduce, loops: tuple[np.dtype, ...], settings: Settings, wide: bool):
-        self.value = compute_dtype(loops[-1])  # of a histogram, the dtype of its table
+    def __init__(self, node: Reduce, settings: Settings, wide: bool):
+        self.value = compute_dtype(_loops(node)[-1])  # of a histogram, the dtype of its table
         self.index = INT64 if wide else INT32
         name = node.row.name
         self.uses_index = name in ("argmin", "argmax", "topk", "count_nonzero")
@@ -173,7 +194,7 @@ class _types:
         }.get(name, [s])
 
 
-def _macros(node: Reduce, types: _types) -> dict[str, str]:
+def _macros(node: Reduce, types: _types, nodes: list[Node]) -> dict[str, str]:
     v, s = suffix(types.value), suffix(types.sum)
     out = {
         "VAL": v,
@@ -196,7 +217,7 @@ def _macros(node: Reduce, types: _types) -> dict[str, str]:
             any(
                 n.dtype is not None
                 and getattr(n.dtype, "kind", "c" if n.dtype is complex else "") == "c"
-                for n in walk(node)
+                for n in nodes
             ),
         ),
     ):

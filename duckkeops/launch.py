@@ -17,7 +17,7 @@ import numpy as np
 
 from duckkeops import plan, reductions
 from duckkeops.engines import cpu, threads
-from duckkeops.expr import Node, Reduce, dtype_of
+from duckkeops.expr import Joint, Node, Reduce, dtype_of, together
 from duckkeops.tensors import as_array, is_tensor
 
 State = tuple[np.ndarray, ...]
@@ -188,6 +188,30 @@ class _Bins(NamedTuple):
         return array[..., :-1, :].sum(axis=(-3, -1))
 
 
+class _Part(NamedTuple):
+    """One of several reductions of a kernel: its part of the last axis of what is written."""
+
+    cut: slice
+    out: _Out
+
+    def finished(self, array: np.ndarray) -> np.ndarray:
+        return self.out.finished(np.ascontiguousarray(array[..., self.cut]).reshape(self.out.shape))
+
+
+def _parts(
+    node: Reduce, axes: plan.LoopAxes, dtype: np.dtype
+) -> tuple[tuple[int, ...], tuple[_Part, ...]]:
+    """The shape of what is written, (outer ..., lane, outputs of all reductions), and its parts."""
+    parts, first = [], 0
+    for one in together(node):
+        own = plan.loop_axes(one)
+        last = first + math.prod(one.whole[a] for a in own.features)
+        parts.append(_Part(slice(first, last), _out(one, own, dtype, (), dtype)))
+        first = last
+    loops = (*axes.outer, *(() if axes.lane is None else (axes.lane,)))
+    return (*(node.whole[a] for a in loops), first), tuple(parts)
+
+
 def _bins(node: Reduce, axes: plan.LoopAxes, dtype: np.dtype, blocks: int) -> _Bins:
     size = dict(node.params)["bins"] + 1
     if plan.rows_apart(axes):
@@ -203,7 +227,7 @@ class Launch:
 
     compiled: cpu.Compiled
     arguments: Arguments
-    outs: tuple[_Out | _Bins, ...]
+    outs: tuple[_Out | _Bins, ...] | tuple[_Part, ...]
     written: tuple[tuple[tuple[int, ...], np.dtype], ...]  # shapes and dtypes, of all splits
     as_is: bool  # what is written is the state, in the order of the result
     axes: plan.LoopAxes
@@ -215,7 +239,8 @@ class Launch:
     result: str  # as messages call it
 
     def __call__(self, nodes: Sequence[Any], count: int | None) -> State:
-        """The state of the reduction `nodes[0]`, in the order of the result.
+        """The state of the reduction `nodes[0]`, in the order of the result; of several, one array
+        each.
 
         `count` is a number of threads, or None. Raises MemoryError if the state does not fit.
         """
@@ -229,9 +254,14 @@ class Launch:
         state = tuple(parts)
         if self.as_is:
             return state
-        if self.splits > 1:
+        several = type(self.outs[0]) is _Part  # of one array
+        if several:
+            state = (_added(state[0]) if self.splits > 1 else state[0],) * len(self.outs)
+        elif self.splits > 1:
             state = _joined(nodes[0], state)
         state = tuple([out.finished(part) for out, part in zip(self.outs, state, strict=True)])
+        if several:
+            return tuple(map(_added, state)) if self.axes.merged else state
         tables = type(self.outs[0]) is _Bins
         return _merged(nodes[0], self.axes, state) if self.axes.merged and not tables else state
 
@@ -249,9 +279,15 @@ def prepare(kernel: Any, node: Reduce, order: Sequence[Node], nodes: Sequence[No
     splits = plan.splits(node, axes, blocks)
     place = {id(n): k for k, n in enumerate(nodes)}
     arguments = Arguments(kernel.entries, node, order, [place[id(n)] for n in order], splits)
+    result = node.shape
     if node.row.name == "histogram":
         places = math.prod(node.whole[a] for a in axes.outer)
         outs = (_bins(node, axes, kernel.components[0][0], blocks // places),)
+        written = tuple((out.shape, out.dtype) for out in outs)
+    elif type(node) is Joint:
+        dtype = kernel.components[0][0]
+        result, outs = _parts(node, axes, dtype)
+        written = ((result, dtype),)
     else:
         outs = tuple(
             _out(node, axes, dtype, extra, own)
@@ -259,6 +295,7 @@ def prepare(kernel: Any, node: Reduce, order: Sequence[Node], nodes: Sequence[No
                 kernel.components, reductions.components(node), strict=True
             )
         )
+        written = tuple((out.shape, out.dtype) for out in outs)
     ordered = not axes.merged and all(
         type(out) is _Out and out.order is None and not out.wide for out in outs
     )
@@ -267,15 +304,15 @@ def prepare(kernel: Any, node: Reduce, order: Sequence[Node], nodes: Sequence[No
         kernel.compiled,
         arguments,
         outs,
-        tuple((split + out.shape, out.dtype) for out in outs),
+        tuple((split + shape, dtype) for shape, dtype in written),
         ordered and not split,
         axes,
         blocks * splits,
         splits,
         kernel.fixed_columns,
         plan.seconds(node, order, lanes, 1),
-        splits * sum(math.prod(out.shape) * out.dtype.itemsize for out in outs),
-        f"the result of {kernel.formula}, of shape {node.shape},",
+        splits * sum(math.prod(shape) * dtype.itemsize for shape, dtype in written),
+        f"the result of {kernel.formula}, of shape {result},",
     )
 
 
@@ -298,6 +335,16 @@ def _joined(node: Reduce, parts: State) -> State:
                 for j, p in zip(joined, parts, strict=True)
             )
     return tuple(p[0] for p in parts)
+
+
+def _added(array: np.ndarray) -> np.ndarray:
+    """The sum along axis 0, neighbours first."""
+    with np.errstate(all="ignore"):
+        while (n := array.shape[0]) > 1:
+            even = n // 2 * 2
+            pairs = array[0:even:2] + array[1:even:2]
+            array = np.concatenate([pairs, array[even:]]) if n % 2 else pairs
+    return array[0]
 
 
 def _merged(node: Reduce, axes: plan.LoopAxes, parts: State) -> State:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from duckkeops.expr import BATCH, FEATURE, NEUTRAL, POINT, Apply, Node, Reduce, Scalar
+from duckkeops.expr import BATCH, FEATURE, NEUTRAL, POINT, Apply, Joint, Node, Reduce, Scalar
 from duckkeops.operands import units
 
 SLICE_SECONDS = 0.05  # the calling thread looks for Ctrl-C about this often
@@ -43,6 +43,8 @@ def loop_axes(node: Reduce) -> LoopAxes:
     apart and may be few. If only such axes are left, lanes run over the longer of them and the
     first reduced axis.
     """
+    if type(node) is Joint:  # of its reductions each has features of its own
+        return replace(loop_axes(node.args[0]), features=())  # type: ignore[arg-type]
     whole, roles = node.whole, node.whole_roles
     kept = [a for a in range(len(whole)) if a not in node.axes]
     features = tuple(a for a in kept if roles[a] == FEATURE and whole[a] != 1)

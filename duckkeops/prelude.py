@@ -21,6 +21,7 @@ from duckkeops.symbolic import Elem, Program
 from duckkeops.writer import UNROLL_UP_TO, Writer
 
 STACK_BYTES = 65536  # of one array of a kernel
+WEIGHTED = ("histogram", "softmax_sum")  # reductions whose first root may be a weight
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Kernel:
     layout: Layout
     lanes_bytes: int
     rows: int
-    features: tuple[int, ...]
+    outputs: int
     fixed_columns: bool
 
 
@@ -107,7 +108,7 @@ class Prelude:
             *(self.p.types[a.base] for a in self._inputs()),
         ]
         self.lane = max([4, *(lane_bytes(t) for t in kinds)])
-        outputs = self._size(self._features())
+        outputs = sum(self._size(r.features) for r in self._results())
         arrays = sum(self._size(self.plan.features(t.idx)) for t in self.plan.scopes["pair"].arrays)
         self.rows, self.cols = tile(self._deepest(), outputs, arrays)
         self.outputs = outputs
@@ -127,8 +128,9 @@ class Prelude:
         }
         return sorted(found | set(self.plan.direct), key=lambda a: a.name)
 
-    def _features(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(c for r in self.roots for c in r.features))
+    def _results(self) -> list[Root]:
+        """The roots that are reduced; the others are weights."""
+        return self.roots[-1:] if self.row in WEIGHTED else self.roots
 
     def _size(self, features: Iterable[str]) -> int:
         out = 1
@@ -316,7 +318,7 @@ class Prelude:
             Layout(tuple(self.entries)),
             self.lane,
             self.rows,
-            tuple(self.p.sizes[c] or 0 for c in self._features()),
+            self.outputs,
             self._fixed(),
         )
 
@@ -580,11 +582,15 @@ class Prelude:
         table = self.plan.scopes["pair"]
         arrays = [self._array(t, "[NJ][NI]", self.rows * self.cols) for t in table.arrays]
         out += [declared for declared, _ in arrays]
-        together = list(table.steps) if len(self.roots) == 1 and not self._features() else []
+        together = list(table.steps) if self.at_once() else []
         if not together:
             out += writer.steps(table.steps, "    ")
         out += self._take(writer, together)
         return [*out, *(freed for _, freed in arrays if freed), "}", ""]
+
+    def at_once(self) -> bool:
+        """Does one sweep over the tile end in the value that is reduced?"""
+        return len(self.roots) == 1 and not self.roots[0].features
 
     def tile_function(self, name: str, result: str, body: list[str]) -> list[str]:
         """A function of one tile that is not inlined; `call_tile` calls it."""
@@ -651,10 +657,10 @@ class Prelude:
 
         `together` are the steps that end in the value itself.
         """
-        out: list[str] = []
-        values = list(zip(self.roots, self.plan.values, strict=True))
-        if len(values) == 2 and self.row == "histogram":  # the weights first
-            root, value = values.pop(0)
+        out, call = [], "take(nj, head, acc + {at}, v, index);"
+        results = list(enumerate(zip(self.roots, self.plan.values, strict=True)))
+        if len(results) == 2 and self.row == "histogram":  # the weights first
+            _, (root, value) = results.pop(0)
             vector = f"v{vector_suffix(root.dtype)}"
             out += [
                 f"    {vector} w[NJ][NI];",
@@ -664,8 +670,8 @@ class Prelude:
                 "    }",
             ]
             call = "take(nj, head, acc + {at}, v, w, index);"
-        elif len(values) == 2:  # softmax_sum: the weights first
-            root, value = values.pop(0)
+        elif len(results) == 2 and self.row == "softmax_sum":
+            _, (root, value) = results.pop(0)
             out += [
                 "    vval w[NJ][NI];",
                 "    {",
@@ -673,24 +679,32 @@ class Prelude:
             ]
             out += ["        take_head(nj, head, acc, s, w);", "    }"]
             call = "take(nj, acc + {at}, v, w, index);"
-        else:
-            call = "take(nj, head, acc + {at}, v, index);"
-        ((root, value),) = values
-        pad, opened = "    ", []
+        first = 0
+        for n, (root, value) in results:
+            steps = together or writer.last_steps(n)
+            out += self._take_one(writer, root, value, steps, call, first)
+            first += self._size(root.features)
+        return out
+
+    def _take_one(
+        self, writer: Writer, root: Root, value: Any, steps: list[Any], call: str, first: int
+    ) -> list[str]:
+        """Hand the values of one root to the accumulators from `first` on."""
+        out: list[str] = []
+        pad = "    "
+        at = ""
         for c in root.features:
             size = self.p.sizes[c] or 0
-            if self.outputs <= UNROLL_UP_TO:
+            if self._size(root.features) <= UNROLL_UP_TO:
                 out.append(f"{pad}UNROLL")
             out.append(f"{pad}for (int {c} = 0; {c} < {size}; ++{c}) {{")
-            opened.append(c)
+            at = f"({at})*{size} + {c}" if at else c
             pad += "    "
-        if not opened and len(self.roots) == 2:
+        if not root.features and len(self.roots) > 1:
             out.append(f"{pad}{{")
             pad += "    "
-        out += writer.tile("v", value, root.dtype, together or writer.last_steps(value), pad)
-        at = "0"
-        for c in opened:
-            at = c if at == "0" else f"({at})*{self.p.sizes[c]} + {c}"
+        out += writer.tile("v", value, root.dtype, steps, pad)
+        at = " + ".join(filter(None, (str(first) if first or not at else "", at)))
         out.append(pad + call.format(at=at))
         for m in reversed(range(len(pad) // 4 - 1)):
             out.append("    " * (m + 1) + "}")

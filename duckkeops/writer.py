@@ -28,10 +28,10 @@ class Writer:
         self._count_uses()
         self.printer = prelude._printer(scope, self.inlined, self.tiles)
 
-    def last_steps(self, value: Any) -> list[Any]:
-        """What the reduction's value needs inside the loops over the features of the result."""
-        loops = tuple(self.o._features()) if value is self.roots[-1] else ()
-        return self.plan.inside([value], loops, "pair") if loops else []
+    def last_steps(self, root: int) -> list[Any]:
+        """What a root's value needs inside the loops over its features."""
+        loops = self.o.roots[root].features
+        return self.plan.inside([self.roots[root]], loops, "pair") if loops else []
 
     # -- which values need a name ------------------------------------------------------------------
 
@@ -66,8 +66,8 @@ class Writer:
 
         visit(self.plan.scopes[self.scope].steps)
         for n, value in enumerate(self.roots):
-            count[0] += n > 0 or bool(self.o._features())
-            visit(self.last_steps(value))
+            count[0] += n > 0 or not self.o.at_once()
+            visit(self.last_steps(n))
             note(value, "root")
         fields = {a for a, _, _ in self.plan.scopes[self.scope].fields}
         for a, run in runs.items():

@@ -53,6 +53,7 @@ ORDER = (
     "indexing",
     "genuine",
     "explain",
+    "joint",
     "evaluate",
     "batching",
     "concatenation",
