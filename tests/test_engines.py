@@ -503,6 +503,29 @@ def test_softmax_weighted_sum() -> None:
     np.testing.assert_allclose(got, weights @ v / weights.sum(1, keepdims=True), rtol=1e-12)
 
 
+def test_weighted_by_one_number() -> None:
+    """Weights and values without features, where the weights use a value of a pair twice."""
+    x, y = rng.random((6, 1)), rng.random((1, 70))
+    s = ops.call("sin", ops.call("multiply", points(x), points(y)))
+    twice = ops.call("add", ops.call("multiply", s, ops.call("exp", s)), ops.call("cos", s))
+    dense = np.sin(x * y)
+    weights = np.exp(dense * np.exp(dense) + np.cos(dense))
+    row = reductions.BY_NAME["softmax_sum"]
+    with config(engine="cpu"):
+        got = evaluate.evaluate(reductions.reduce(row, [twice, points(y)], (1,)))
+    np.testing.assert_allclose(got, (weights * y).sum(1) / weights.sum(1), rtol=1e-12)
+    with config(engine="cpu"):
+        counts, _ = np.histogram(
+            LazyArray(x, feature_ndim=0) * LazyArray(y, feature_ndim=0),
+            bins=5,
+            range=(0, 1),
+            weights=LazyArray(x, feature_ndim=0) + LazyArray(y, feature_ndim=0),
+        )
+    np.testing.assert_allclose(
+        counts, np.histogram(x * y, bins=5, range=(0, 1), weights=x + y)[0], rtol=1e-12
+    )
+
+
 def test_concatenated_features() -> None:
     """Kernels know no concatenation: folds over it are split, results of it are joined."""
     x, y = rng.random((6, 2)), rng.random((7, 3))
