@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from duckkeops import evaluate, plan, reductions
+from duckkeops import evaluate, plan, reductions, tensors
 from duckkeops.config import Settings, current
 from duckkeops.errors import CompilerNotFoundError
 from duckkeops.expr import Concat, Joint, Node, Reduce, Vjp, walk
@@ -43,55 +43,76 @@ class Pass:
 def evaluate_jointly(nodes: Sequence[Reduce]) -> list[Any]:
     """The values of reductions, those that `passes` puts together each by one kernel.
 
-    Each as `evaluate.evaluate` gives it, in the order of `nodes`.
+    Each as `evaluate.evaluate` gives it, in the order of `nodes`. Other libraries' arrays, which
+    may be differentiated, are reduced one by one; see `arrays`.
     """
-    settings = current()
-    if len(nodes) > 1 and settings.engine != "blocks":
-        key, order = evaluate.listed(Joint(tuple(nodes)))
-        full = (settings.precision, settings.accumulate, key)
-        found = _plans.get(full)
-        if found is None:
-            try:
-                found = _prepared(nodes, order, settings)
-            except CompilerNotFoundError:
-                found = ()
-            else:
-                if len(_plans) >= evaluate.LAUNCHES:
-                    _plans.clear()
-                _plans[full] = found
-    else:
-        order, found = [], ()
+    if all(reductions.is_numpy(namespace_of(n)) for n in nodes):
+        return arrays(nodes)
+    return [evaluate.evaluate(n) for n in nodes]
+
+
+def arrays(nodes: Sequence[Reduce]) -> list[Any]:
+    """The same as NumPy arrays, of NumPy arrays or of the entries of tensors on the CPU: no
+    gradient passes through.
+    """
+    order, found = planned(nodes)
+    threads = current().threads
     out: dict[int, Any] = {}
-    for ready in found:
-        states = ready.launch(order, settings.threads)
-        for k, axes, array in zip(ready.members, ready.added, states, strict=True):
-            out[k] = reductions.result(np, nodes[k], (_added(array, axes),))
-    return [out[k] if k in out else evaluate.evaluate(n) for k, n in enumerate(nodes)]
+    for one in found:
+        for k, axes, state in zip(one.members, one.added, one.launch(order, threads), strict=True):
+            out[k] = finished(nodes[k], state, axes)
+    return [out[k] if k in out else _alone(n) for k, n in enumerate(nodes)]
+
+
+def _alone(node: Reduce) -> Any:
+    if tensors.is_torch(node):
+        return reductions.result(np, node, evaluate.state(node, np))
+    return evaluate.evaluate(node)
 
 
 @dataclass(frozen=True)
-class _Ready:
-    """A pass that can be launched, and the axes of each part that are added up. No arrays."""
+class Ready:
+    """A pass that can be launched. What it gives for each of its members is to be added up along
+    some axes. It holds no arrays.
+    """
 
     launch: Launch
     members: tuple[int, ...]
     added: tuple[tuple[int, ...], ...]
 
 
-_plans: dict[tuple, tuple[_Ready, ...]] = {}
+_plans: dict[tuple, tuple[Ready, ...]] = {}
+
+
+def planned(nodes: Sequence[Reduce]) -> tuple[list[Node], tuple[Ready, ...]]:
+    """The passes of more than one of these reductions, and the nodes that their launches take."""
+    settings = current()
+    if len(nodes) < 2 or settings.engine == "blocks":
+        return [], ()
+    key, order = evaluate.listed(Joint(tuple(nodes)))
+    full = (settings.precision, settings.accumulate, key)
+    found = _plans.get(full)
+    if found is None:
+        try:
+            found = _prepared(nodes, order, settings)
+        except CompilerNotFoundError:
+            return order, ()
+        if len(_plans) >= evaluate.LAUNCHES:
+            _plans.clear()
+        _plans[full] = found
+    return order, found
 
 
 def _prepared(
     nodes: Sequence[Reduce], order: Sequence[Node], settings: Settings
-) -> tuple[_Ready, ...]:
-    """The passes of more than one sum. They will be given `order`."""
+) -> tuple[Ready, ...]:
     out = []
     for one in passes(nodes):
         if len(one.members) > 1:
             root = Joint(one.parts)
             launch = evaluate.prepared(root, [*order, root, *one.parts], settings)
             pairs = zip(one.members, one.parts, strict=True)
-            out.append(_Ready(launch, one.members, tuple(_left(nodes[k], p) for k, p in pairs)))
+            out.append(Ready(launch, one.members, tuple(_left(nodes[k], p) for k, p in pairs)))
     return tuple(out)
 
 
@@ -101,15 +122,15 @@ def _left(node: Reduce, part: Reduce) -> tuple[int, ...]:
     return tuple(k for k, a in enumerate(kept) if a in node.axes)
 
 
-def _added(array: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
-    """The sum over some axes. They become the last one, along which NumPy adds pairwise."""
-    if not axes:
-        return array
-    rest = [a for a in range(array.ndim) if a not in axes]
-    shape = tuple(array.shape[a] for a in rest)
-    rows = np.ascontiguousarray(array.transpose(*rest, *axes)).reshape(*shape, -1)
-    with np.errstate(all="ignore"):
-        return np.asarray(rows.sum(-1, dtype=rows.dtype))
+def finished(node: Reduce, state: np.ndarray, axes: tuple[int, ...]) -> Any:
+    """The value of a sum, from what its pass gives and the axes along which that is added up."""
+    if axes:  # they become the last one, along which NumPy adds pairwise
+        rest = [a for a in range(state.ndim) if a not in axes]
+        shape = tuple(state.shape[a] for a in rest)
+        rows = np.ascontiguousarray(state.transpose(*rest, *axes)).reshape(*shape, -1)
+        with np.errstate(all="ignore"):
+            state = np.asarray(rows.sum(-1, dtype=rows.dtype))
+    return reductions.result(np, node, (state,))
 
 
 # -- which sums go together ------------------------------------------------------------------------
@@ -155,7 +176,7 @@ def _may_share(node: Reduce) -> bool:
         node.row.name == "sum"
         and not (0 in node.whole or Concat in kinds)
         and current().engine != "blocks"
-        and reductions.is_numpy(namespace_of(node))
+        and (tensors.is_torch(node) or reductions.is_numpy(namespace_of(node)))
         and _loop(node).kind != "b"
         and _width(node) <= MOST_OUTPUTS
         and (Vjp in kinds or not evaluate.is_plain(node, nodes))

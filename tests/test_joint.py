@@ -244,6 +244,22 @@ def test_sums_with_features_of_their_own(launched):
     compare(got, want, 1e-13)
 
 
+def test_tensors(launched):
+    """Their entries, as NumPy arrays, in one pass; evaluated for torch they may be differentiated."""
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    x, y = torch.tensor(rng.random((300, 1))), torch.tensor(rng.random((1, 70)))
+    d = LazyArray(x, feature_ndim=0) * LazyArray(y, feature_ndim=0)
+    nodes = [reductions.reduce(SUM, (f(d)._node,), (1,)) for f in (torch.exp, torch.cos)]
+    assert places(nodes) == [(0, 1)]
+    got = joint.arrays(nodes)
+    assert len(launched) == 1
+    want = [f(x * y).sum(1) for f in (torch.exp, torch.cos)]
+    compare(got, [w.numpy() for w in want], 1e-13)
+    for a, b in zip(joint.evaluate_jointly(nodes), want, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_sums_over_everything_share_a_pass(launched):
     rng = np.random.default_rng(0)
     x, y = rng.random((300, 1)), rng.random((1, 70))
