@@ -16,7 +16,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from duckkeops import evaluate, expr, gradients, ops, reductions, rewrite, torch_passes, views
+from duckkeops import (
+    evaluate,
+    expr,
+    gradients,
+    joint,
+    ops,
+    reductions,
+    rewrite,
+    torch_passes,
+    views,
+)
 from duckkeops.batching import batched
 from duckkeops.config import current
 from duckkeops.engines import blocks
@@ -268,8 +278,10 @@ def _pulled_back(
         for term in gradients.gradient(v, c, leaf)
     ]
     out: list[torch.Tensor | None] = [None] * len(leaves)
-    for k, term in terms:
-        part = value(term.node).permute(term.order).reshape(leaves[k].shape)
+    sums = [term.node for _, term in terms]
+    parts = map(as_tensor, joint.arrays(sums)) if once else map(value, sums)
+    for (k, term), part in zip(terms, parts, strict=True):
+        part = part.permute(term.order).reshape(leaves[k].shape)
         have = out[k]
         out[k] = part if have is None else have + part
     if once and plan.holds(tensors):

@@ -8,15 +8,14 @@ kept.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
-from duckkeops import evaluate, expr, gradients, reductions
+from duckkeops import evaluate, expr, gradients, joint
 from duckkeops.config import Settings, current
-from duckkeops.expr import Input, Node, Scalar
+from duckkeops.expr import Input, Node, Reduce, Scalar
 from duckkeops.launch import Launch
 from duckkeops.tensors import as_array, as_tensor
 
@@ -33,15 +32,25 @@ class _Held:
         self.array = array
 
 
+class _Result(NamedTuple):
+    """A term: its node without arguments, the axes along which a pass is added up, and where the
+    value goes.
+    """
+
+    node: Reduce
+    added: tuple[int, ...]
+    leaf: int
+    order: tuple[int, ...] | None
+    shape: tuple[int, ...]
+
+
 class _Launched(NamedTuple):
-    """One launch: its nodes without the inputs, which slots fill, and where the result goes."""
+    """One launch: its nodes without the inputs, which slots fill, and its terms."""
 
     launch: Launch
     nodes: tuple[Any, ...]
     fills: tuple[tuple[int, Slot], ...]
-    leaf: int
-    order: tuple[int, ...] | None
-    shape: tuple[int, ...]
+    results: tuple[_Result, ...]
 
 
 class Passes(NamedTuple):
@@ -71,11 +80,12 @@ class Passes(NamedTuple):
             its = list(one.nodes)
             for place, slot in one.fills:
                 its[place] = nodes[slot[1]] if slot[0] == NUMBER else slots[slot]
-            value = reductions.result(np, its[0], one.launch(its, threads))
-            part = value if one.order is None else value.transpose(one.order)
-            part = as_tensor(part).reshape(one.shape)
-            have = out[one.leaf]
-            out[one.leaf] = part if have is None else have + part
+            for to, state in zip(one.results, one.launch(its, threads), strict=True):
+                value = joint.finished(to.node, state, to.added)
+                part = value if to.order is None else value.transpose(to.order)
+                part = as_tensor(part).reshape(to.shape)
+                have = out[to.leaf]
+                out[to.leaf] = part if have is None else have + part
         return out
 
 
@@ -107,10 +117,7 @@ def keep(
     """
     numbers = {id(n): (NUMBER, k) for k, n in enumerate(forward) if isinstance(n, Scalar)}
     launches = []
-    settings = current()
-    for leaf, term in terms:
-        listed, nodes = evaluate.listed(term.node)
-        launch = evaluate.known(listed, settings)
+    for launch, nodes, members in _launches([term.node for _, term in terms]):
         if launch is None:
             return
         template: list[Any] = []
@@ -122,16 +129,39 @@ def keep(
             elif isinstance(n, Input):
                 return
             template.append(n if slot is None and isinstance(n, Scalar) else _bare(n))
-        template[0] = expr.record_reduction(
-            term.node.outline, tuple(map(_bare, term.node.args)), term.node.params
-        )
-        order = term.order if term.order != tuple(range(len(term.order))) else None
-        launches.append(
-            _Launched(launch, tuple(template), tuple(fills), leaf, order, leaves[leaf].shape)
-        )
+        results = tuple(_result(*terms[k], axes, leaves) for k, axes in members)
+        template[0] = results[0].node
+        launches.append(_Launched(launch, tuple(template), tuple(fills), results))
     if len(_passes) >= KEPT:
         _passes.clear()
     _passes[key] = Passes(tuple(launches), len(leaves), spread)
+
+
+def _launches(
+    nodes: Sequence[Reduce],
+) -> Iterator[tuple[Launch | None, Sequence[Node], list[tuple[int, tuple[int, ...]]]]]:
+    """What `joint.arrays` launches: the nodes that it takes, and the places of the sums that it
+    computes with the axes along which they are added up.
+    """
+    order, found = joint.planned(nodes)
+    left = dict.fromkeys(range(len(nodes)))
+    for one in found:
+        members = list(zip(one.members, one.added, strict=True))
+        for k, _ in members:
+            del left[k]
+        yield one.launch, order, members
+    for k in left:
+        key, own = evaluate.listed(nodes[k])
+        yield evaluate.known(key, current()), own, [(k, ())]
+
+
+def _result(
+    leaf: int, term: gradients.Term, added: tuple[int, ...], leaves: Sequence[Input]
+) -> _Result:
+    args = tuple(map(_bare, term.node.args))
+    node = expr.record_reduction(term.node.outline, args, term.node.params)
+    order = term.order if term.order != tuple(range(len(term.order))) else None
+    return _Result(node, added, leaf, order, leaves[leaf].shape)
 
 
 def _bare(node: Node) -> Node:

@@ -245,7 +245,7 @@ def test_sums_with_features_of_their_own(launched):
 
 
 def test_tensors(launched):
-    """Their entries, as NumPy arrays, in one pass; evaluated for torch they may be differentiated."""
+    """Their entries as NumPy arrays, in one pass; each by itself where torch may differentiate."""
     torch = pytest.importorskip("torch")
     rng = np.random.default_rng(0)
     x, y = torch.tensor(rng.random((300, 1))), torch.tensor(rng.random((1, 70)))
@@ -258,6 +258,26 @@ def test_tensors(launched):
     compare(got, [w.numpy() for w in want], 1e-13)
     for a, b in zip(joint.evaluate_jointly(nodes), want, strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_backward_is_one_launch_a_pass(launched):
+    """The first one, and those that repeat it with other tensors."""
+    torch = pytest.importorskip("torch")
+    for seed in range(3):
+        data, *_ = problem(33, 20 + seed)
+        leaves = {n: torch.tensor(a, requires_grad=n in "xybs") for n, a in data.items()}
+        x, y, b, s = (LazyArray(leaves[n], feature_ndim=int(n in "xy")) for n in "xybs")
+        d = torch.exp(-((x - y) ** 2).sum(-1) / (2 * s**2)) * b
+        out = d.sum(1)
+        del launched[:]
+        out.backward(leaves["g"][:, 0])
+        assert len(launched) == 2
+        got = [leaves[n].grad.numpy() for n in "xybs"]
+        compare(
+            got,
+            [np.reshape(w, a.shape) for w, a in zip(closed_form(data), got, strict=True)],
+            1e-12,
+        )
 
 
 def test_sums_over_everything_share_a_pass(launched):
