@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -19,15 +20,19 @@ REPLACE_EVERY = 50  # iterations between two residuals computed anew
 DRIFT = 0.3  # of a residual from the recurrence's, beyond which the directions begin anew
 SHOWN_FROM = 0.2  # of the way, in digits: how long it takes is not known before
 RANK = 100  # of preconditioner="nystrom"
+RTOL = {"f4": 1e-4, "c8": 1e-4, "f8": 1e-5, "c16": 1e-5}  # by dtype
+PROBES = 8  # random vectors that tell whether K is Hermitian
+SINGULAR = 0.01  # of |b|, which a well-posed system never leaves to rounding errors
+ROWS = 4096  # of a stored float32 matrix, multiplied in float64 at a time
 
 
 def solve(
     K: Any,
     b: Any,
     *,
-    ridge: float = 0.0,
+    ridge: Any = 0.0,
     x0: Any = None,
-    rtol: float = 1e-5,
+    rtol: float | None = None,
     atol: float = 0.0,
     maxiter: int | None = None,
     preconditioner: Any = None,
@@ -39,9 +44,11 @@ def solve(
     K               Hermitian and, with the ridge, positive definite: a lazy array, or what has a
                     shape and `K @ x`
     b               the right-hand sides, (N,) or (N, E): the columns share each product with K
-    ridge           a number added to the diagonal
+    ridge           what is added to the diagonal: a number, or (N,), one for each point; never
+                    one for each column of b, which takes a call for each
     x0              where to begin, of b's shape; by default 0
-    rtol, atol      done where |b - (K + ridge I) x| <= max(rtol |b|, atol), column by column
+    rtol, atol      done where |b - (K + ridge I) x| <= max(rtol |b|, atol), column by column;
+                    rtol is 1e-5 by default, and 1e-4 in float32 and complex64
     maxiter         how many iterations at most, 10 N by default
     preconditioner  None, "nystrom" (see `nystrom`), or an approximate inverse of K + ridge I: a
                     function of an (N, E) array, or what multiplies one by `@`
@@ -49,13 +56,16 @@ def solve(
     progress        does a long solution show how far it is? as in `config`
 
     Shapes: (N, N), (N,) -> (N,) and (N, N), (N, E) -> (N, E), in the library of b; integers are
-    solved in float64. The residual of the recurrence drifts from the true one, in float32 soon:
-    it is computed anew every 50 iterations, and before anything is returned.
+    solved in float64, and lists and tuples are NumPy arrays. The residual of the recurrence drifts
+    from the true one, in float32 soon: it is computed anew every 50 iterations, and before anything
+    is returned, in float64 also where x is float32.
 
-    Raises ConvergenceError where the tolerance is not reached, with the residual that is, and the
-    best x as its attribute `x`; ShapeError if the shapes do not fit; DtypeError for what is no
-    number. Method: Hestenes and Stiefel (1952); van der Vorst and Ye, "Residual replacement
-    strategies for Krylov subspace iterative methods" (2000).
+    Raises ConvergenceError where the tolerance is not reached, with the residual that is and the
+    reason (a matrix that is not Hermitian or not positive definite, rounding errors, too few
+    iterations), and the best x as its attribute `x`; ShapeError if the shapes do not fit;
+    DtypeError for what is no number; TypeError or ValueError for any other argument. Method:
+    Hestenes and Stiefel (1952); van der Vorst and Ye, "Residual replacement strategies for Krylov
+    subspace iterative methods" (2000).
 
     >>> rng = np.random.default_rng(0)
     >>> x, b = rng.random((500, 1, 2)), rng.random(500)
@@ -64,26 +74,46 @@ def solve(
     >>> bool(np.linalg.norm(K @ c + 0.1 * c - b) <= 1e-5 * np.linalg.norm(b))
     True
     """
-    b, n = _genuine(b, "b"), _size(K, b)
+    K, b = _matrix(K), _genuine(b, "b")
+    n = _size(K, b)
     xp = namespace_of(b)
+    x0 = None if x0 is None else _like(b, _genuine(x0, "x0"), "x0")
     dtype = _dtype(K, b, x0)
-    B = _columns(xp, b, dtype)
-    X = xp.zeros_like(B) if x0 is None else _columns(xp, _like(b, _genuine(x0, "x0"), "x0"), dtype)
+    shift = _ridge(ridge, b, n)
+    rtol = RTOL.get(dtype.str[1:], 1e-5) if rtol is None else _tolerance(rtol, "rtol")
+    atol, limit = _tolerance(atol, "atol"), _limit(maxiter, n)
+    if callback is not None and not callable(callback):
+        raise TypeError(f"solve(callback={callback!r}): it is a function of x, or None.")
+    wide = np.result_type(dtype, np.float64)
+    B = _columns(xp, b, wide)
+    X = xp.zeros_like(B) if x0 is None else _columns(xp, x0, wide)
+    narrow = getattr(xp, dtype.name)
     shown = settings().progress if progress is None else progress
     with config(progress=False):  # one bar for all products
-        precondition = _preconditioner(K, b, preconditioner, ridge, dtype)
+        precondition = _preconditioner(K, b, preconditioner, shift, dtype)
 
         def product(P: Any) -> Any:
-            return _product(K, P, ridge)
+            return _product(xp, K, P, shift)
 
         one = len(b.shape) == 1
-        shape = (lambda Y: Y[:, 0]) if one else (lambda Y: Y)
+
+        def shape(Y: Any) -> Any:
+            Y = xp.astype(Y, narrow, copy=False)
+            return Y[:, 0] if one else Y
+
         watch = None if callback is None else (lambda Y: callback(shape(Y)))
-        limit = 10 * n if maxiter is None else maxiter
         with config(progress=shown):
             bar = Progress()
             try:
-                X = _iterate(xp, product, precondition, B, X, rtol, atol, limit, watch, bar, shape)
+                X = _iterate(
+                    xp, product, precondition, B, X, narrow, rtol, atol, limit, watch, bar, shape
+                )
+            except ConvergenceError as error:
+                with config(progress=False):
+                    lopsided = _asymmetry(xp, K, B, dtype)
+                if lopsided:
+                    raise _not_hermitian(lopsided, error) from None
+                raise
             finally:
                 bar.close()
     return shape(X)
@@ -173,8 +203,67 @@ def _genuine(a: Any, name: str) -> Any:
     if is_array(a):
         return a
     if isinstance(a, list | tuple) or type(a) in NUMBERS:
-        return np.asarray(a)
+        try:
+            return np.asarray(a)
+        except ValueError:
+            raise ShapeError(
+                f"solve takes an array as {name}; its rows differ in length."
+            ) from None
     raise TypeError(f"solve takes an array as {name}, and got {type(a).__name__}.")
+
+
+def _matrix(K: Any) -> Any:
+    if isinstance(K, list | tuple):
+        return _genuine(K, "K")
+    if hasattr(K, "shape") and hasattr(K, "__matmul__"):
+        return K
+    raise TypeError(
+        f"solve takes a matrix K, with a shape and `K @ x`, and got {type(K).__name__}.\n"
+        "  Pass a LazyArray, an array, or scipy.sparse.linalg.LinearOperator(shape, matvec=...)."
+    )
+
+
+def _ridge(ridge: Any, b: Any, n: int) -> Any:
+    """A number, or an (N, 1) array in b's library."""
+    ridge = _genuine(ridge, "ridge")
+    if _floating(ridge.dtype, name="ridge").kind == "c":
+        raise DtypeError(f"solve takes a real ridge, and got {ridge.dtype}.")
+    shape = tuple(ridge.shape)
+    if shape not in ((), (n,)):
+        raise ShapeError(
+            f"solve takes a number or one for each point, ({n},), as ridge, and got {shape}."
+        )
+    xp = namespace_of(ridge)
+    values = xp.astype(ridge, xp.float64, copy=False)
+    if not bool(xp.all(xp.isfinite(values))):
+        raise ValueError("solve takes a finite ridge, and this one holds NaN or infinities.")
+    if shape == ():
+        return float(values)
+    if namespace_of(b) is not xp:
+        raise TypeError(f"ridge is a {type(ridge).__name__} and b a {type(b).__name__}.")
+    return values[:, None]
+
+
+def _tolerance(value: Any, name: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"solve({name}={value!r}): it is a number.") from None
+    if not 0 <= number < math.inf:
+        raise ValueError(f"solve({name}={value!r}): it is finite and not negative.")
+    return number
+
+
+def _limit(maxiter: Any, n: int) -> int:
+    if maxiter is None:
+        return 10 * n
+    try:
+        limit = operator.index(maxiter)
+    except TypeError:
+        raise TypeError(f"solve(maxiter={maxiter!r}): it is an integer.") from None
+    if limit < 0:
+        raise ValueError(f"solve(maxiter={maxiter!r}): it is not negative.")
+    return limit
 
 
 def _size(K: Any, b: Any) -> int:
@@ -191,24 +280,40 @@ def _size(K: Any, b: Any) -> int:
 
 def _like(b: Any, x0: Any, name: str) -> Any:
     if tuple(x0.shape) != tuple(b.shape):
-        raise ShapeError(f"{name} must be of b's shape, {tuple(b.shape)}, and is {x0.shape}.")
+        raise ShapeError(
+            f"{name} must be of b's shape, {tuple(b.shape)}, and is {tuple(x0.shape)}."
+        )
+    if namespace_of(x0) is not namespace_of(b):
+        raise TypeError(f"{name} is a {type(x0).__name__} and b a {type(b).__name__}.")
+    _floating(x0.dtype, name=name)
+    xp = namespace_of(x0)
+    if not bool(xp.all(xp.isfinite(xp.astype(x0, _double(xp, x0), copy=False)))):
+        raise ValueError(f"cannot solve K x = b: {name} holds NaN or infinities.")
     return x0
 
 
-def _floating(*dtypes: Any) -> np.dtype:
+def _double(xp: Any, a: Any) -> Any:
+    return xp.complex128 if xp.isdtype(a.dtype, "complex floating") else xp.float64
+
+
+def _floating(*dtypes: Any, name: str = "K and b") -> np.dtype:
     """The floating-point dtype that NumPy combines these in."""
-    names = [np.dtype(getattr(t, "name", None) or str(t).rpartition(".")[2]) for t in dtypes]
-    dtype = np.result_type(*names)
+    names = [getattr(t, "name", None) or str(t).rpartition(".")[2] for t in dtypes]
+    for one in names:
+        if one.rstrip("0123456789") not in ("bool", "int", "uint", "float", "bfloat", "complex"):
+            raise DtypeError(f"solve takes numbers as {name}, and got {one}.")
+    dtype = np.result_type(*(np.dtype(one) for one in names))
     if dtype.kind in "biu":
         dtype = np.dtype(np.float64)
-    if dtype.kind not in "fc":
-        raise DtypeError(f"solve knows numbers, and got {dtype}.")
     return np.result_type(dtype, np.float32)
 
 
 def _dtype(K: Any, b: Any, x0: Any) -> np.dtype:
-    kinds = [getattr(K, "dtype", None), b.dtype, getattr(x0, "dtype", None)]
-    return _floating(*(k for k in kinds if k is not None))
+    given = {"K": getattr(K, "dtype", None), "b": b.dtype, "x0": getattr(x0, "dtype", None)}
+    known = {name: dtype for name, dtype in given.items() if dtype is not None}
+    for name, dtype in known.items():
+        _floating(dtype, name=name)
+    return _floating(*known.values())
 
 
 def _columns(xp: Any, a: Any, dtype: np.dtype) -> Any:
@@ -217,7 +322,7 @@ def _columns(xp: Any, a: Any, dtype: np.dtype) -> Any:
     return a[:, None] if len(a.shape) == 1 else a
 
 
-def _preconditioner(K: Any, b: Any, given: Any, ridge: float, dtype: np.dtype) -> Callable:
+def _preconditioner(K: Any, b: Any, given: Any, ridge: Any, dtype: np.dtype) -> Callable:
     if given is None:
         return lambda R: R
     if isinstance(given, str):
@@ -225,15 +330,78 @@ def _preconditioner(K: Any, b: Any, given: Any, ridge: float, dtype: np.dtype) -
             raise ValueError(
                 f"preconditioner={given!r}: it is None, 'nystrom', a function or an operator."
             )
-        given = nystrom(K, ridge, like=b)
-    multiply = given if callable(given) and not hasattr(given, "shape") else (lambda R: given @ R)
-    return lambda R: namespace_of(R).astype(multiply(R), R.dtype, copy=False)
+        return nystrom(K, ridge, like=b) if isinstance(ridge, float) else _balanced(K, ridge, b)
+    shape = tuple(getattr(given, "shape", ()))
+    if shape and shape != tuple(K.shape):
+        raise ShapeError(f"the preconditioner is {shape}, and K is {tuple(K.shape)}.")
+    if not shape and not callable(given):
+        raise TypeError(
+            f"solve(preconditioner={given!r}): it is None, 'nystrom', a function or an operator."
+        )
+    multiply = (lambda R: given @ R) if shape else given
+
+    def apply(R: Any) -> Any:
+        Z = multiply(R)
+        if tuple(getattr(Z, "shape", ())) != tuple(R.shape):
+            seen = getattr(Z, "shape", type(Z).__name__)
+            raise ShapeError(f"the preconditioner made {seen} of an array of {tuple(R.shape)}.")
+        return namespace_of(R).astype(Z, R.dtype, copy=False)
+
+    return apply
 
 
-def _product(K: Any, P: Any, ridge: float) -> Any:
-    Y = K @ P
-    Y = namespace_of(P).astype(Y, P.dtype, copy=False)
-    return Y + ridge * P if ridge else Y
+class _Scaled:
+    """S K S for a diagonal S, (N, 1)."""
+
+    def __init__(self, K: Any, scale: Any):
+        self.K, self.scale = K, scale
+        self.shape, self.dtype = K.shape, K.dtype
+
+    def __matmul__(self, P: Any) -> Any:
+        scale = namespace_of(P).astype(self.scale, P.dtype, copy=False)
+        return scale * (self.K @ (scale * P))
+
+
+def _balanced(K: Any, ridge: Any, b: Any) -> Callable:
+    """`nystrom` where each point has its ridge: K + D = S^-1 (S K S + I) S^-1, S = D^-1/2."""
+    xp = namespace_of(b)
+    if not float(xp.min(ridge)) > 0:
+        raise ValueError("preconditioner='nystrom' needs a ridge that is positive at each point.")
+    scale = 1 / xp.sqrt(ridge)
+    inner = nystrom(_Scaled(K, scale), 1.0, like=b)
+
+    def apply(R: Any) -> Any:
+        s = xp.astype(scale, R.dtype, copy=False)
+        return s * inner(s * R)
+
+    return apply
+
+
+def _product(xp: Any, K: Any, P: Any, ridge: Any) -> Any:
+    """(K + ridge I) P in the dtype of P, which may be wider than that of K."""
+    if isinstance(K, np.ndarray) and K.dtype != P.dtype and K.shape[0] > ROWS:  # no copy of K
+        Y = np.concatenate([K[i : i + ROWS] @ P for i in range(0, K.shape[0], ROWS)])
+    else:
+        Y = K @ P
+    if tuple(Y.shape) != tuple(P.shape):
+        raise ShapeError(
+            f"K @ x is {tuple(Y.shape)} for x of {tuple(P.shape)}; it must be of x's shape."
+        )
+    Y = xp.astype(Y, P.dtype, copy=False)
+    if isinstance(ridge, float):
+        return Y + ridge * P if ridge else Y
+    return Y + xp.astype(ridge, P.dtype, copy=False) * P
+
+
+def _asymmetry(xp: Any, K: Any, like: Any, dtype: np.dtype) -> float:
+    """|G - G*| / |G| for G = V* K V of a few random V, or 0 if rounding errors explain it."""
+    V = np.random.default_rng(0).standard_normal((K.shape[0], PROBES))
+    V = V.astype(np.result_type(dtype, np.float64))
+    if not isinstance(like, np.ndarray):
+        V = xp.asarray(V, device=like.device)
+    G = _adjoint(xp, V) @ _product(xp, K, V, 0.0)
+    whole, part = _norm(xp, G), _norm(xp, G - _adjoint(xp, G))
+    return part / whole if part > math.sqrt(np.finfo(dtype).eps) * whole else 0.0
 
 
 # -- the iteration ---------------------------------------------------------------------------------
@@ -243,7 +411,8 @@ def _dots(xp: Any, a: Any, b: Any) -> np.ndarray:
     """The inner products of columns, real and in float64: (N, E), (N, E) -> (E,)."""
     if xp.isdtype(a.dtype, "complex floating"):
         return _dots(xp, xp.real(a), xp.real(b)) + _dots(xp, xp.imag(a), xp.imag(b))
-    sums = xp.sum(a * b, axis=0, dtype=xp.float64)
+    a, b = (xp.astype(c, xp.float64, copy=False) for c in (a, b))  # squares may overflow float32
+    sums = xp.sum(a * b, axis=0)
     return np.array([float(s) for s in sums])
 
 
@@ -304,6 +473,7 @@ def _iterate(
     precondition: Callable,
     B: Any,
     X: Any,
+    narrow: Any,
     rtol: float,
     atol: float,
     limit: int,
@@ -311,26 +481,33 @@ def _iterate(
     bar: Progress,
     shape: Callable,
 ) -> Any:
-    """Conjugate gradients of all columns at once; a column that is done takes part no longer."""
-    wanted = np.maximum(rtol * _norms(xp, B), atol)
-    if not np.isfinite(wanted).all():
-        raise ValueError("cannot solve K x = b: b holds NaN or infinities, or rtol or atol does.")
+    """Conjugate gradients of all columns at once; a column that is done takes part no longer.
+
+    X, B and the true residuals are in double precision, what is iterated on in that of `narrow`.
+    """
+    scale = _norms(xp, B)
+    wanted = np.maximum(rtol * scale, atol)
+    if not np.isfinite(scale).all():
+        raise ValueError("cannot solve K x = b: b holds NaN or infinities.")
+    if (scale == 0).any():
+        X = _scaled(xp, X, np.where(scale == 0, 0.0, 1.0))
     R = B - product(X)
     size = first = _norms(xp, R)  # true residuals
     if not np.isfinite(size).all():
         raise _not_finite(X, size, 0, shape)
     best, least = X, size
     last = np.full(len(wanted), np.inf)  # those where a column's recurrence ended
-    active, P, steps = np.flatnonzero(~(size <= wanted)), X, 0
+    active, steps = np.flatnonzero(~(size <= wanted)), 0
     before = np.ones(len(active))
     fresh = np.ones(len(active), bool)  # columns whose directions begin anew
-    R, P = _taken(xp, R, active), _taken(xp, P, active)
+    R = xp.astype(_taken(xp, R, active), narrow, copy=False)
+    P = xp.zeros_like(R)
     rho = curved = before
     bent = ~fresh
     while active.size:
         if steps >= limit:
-            raise _failed(best, least, wanted, steps, limit, shape)
-        Y = _taken(xp, X, active)
+            raise _failed(best, least, wanted, scale, steps, limit, shape, narrow)
+        Y, begun = xp.zeros_like(R), _taken(xp, X, active)
         for _ in range(min(REPLACE_EVERY, limit - steps)):
             Z = precondition(R)
             rho = _dots(xp, R, Z)
@@ -346,32 +523,38 @@ def _iterate(
             steps += 1
             norms = _norms(xp, R)
             if watch is not None:
-                X = _put(xp, X, active, Y)
+                X = _put(xp, X, active, begun + Y)
                 watch(X)
             share = _share(norms, wanted[active], first[active])
             if share > SHOWN_FROM:
                 bar.update(share)
             if (norms <= wanted[active]).any():
                 break
-        X = _put(xp, X, active, Y)
+        X = _put(xp, X, active, begun + Y)
         true = B - product(X)
         size = _norms(xp, true)
         if not np.isfinite(size).all():
             raise _not_finite(best, least, steps, shape)
         if _worst(size, wanted) < _worst(least, wanted):
             best, least = xp.asarray(X, copy=True), size
-        drift = _norms(xp, _taken(xp, true, active) - R) > DRIFT * size[active]
+        drift = _norms(xp, _taken(xp, true, active) - xp.astype(R, B.dtype)) > DRIFT * size[active]
         ended = bent | drift | (_norms(xp, R) <= wanted[active])
         stuck = ended & (size[active] > wanted[active]) & (size[active] > last[active] / 2)
         if stuck.any():
             if bent.any():
-                raise _indefinite(rho, curved, best, least, steps, shape)
-            raise _failed(best, least, wanted, steps, limit, shape)
+                raise _indefinite(rho, curved, best, least, wanted, scale, steps, shape)
+            raise _failed(best, least, wanted, scale, steps, limit, shape, narrow)
         last[active[ended]] = size[active[ended]]
         fresh |= ended | bent.any()
         rest = np.flatnonzero(~(size[active] <= wanted[active]))
         active, before, fresh = active[rest], before[rest], fresh[rest]
-        R, P = _taken(xp, true, active), _taken(xp, P, rest)
+        R = xp.astype(_taken(xp, true, active), narrow, copy=False)
+        P = _taken(xp, P, rest)
+    if narrow != X.dtype:
+        X = xp.astype(X, narrow)
+        size = _norms(xp, B - product(xp.astype(X, B.dtype)))
+        if not (size <= wanted).all():
+            raise _rounded(X, size, wanted, scale, steps, shape)
     return X
 
 
@@ -396,22 +579,43 @@ def _worst(size: np.ndarray, wanted: np.ndarray) -> float:
     return float(np.max(size / np.maximum(wanted, 1e-300)))
 
 
-def _failed(
-    X: Any, size: Any, wanted: Any, steps: int, limit: int, shape: Callable
-) -> ConvergenceError:
+def _attained(size: Any, wanted: Any, scale: Any, steps: int) -> str:
+    """What was reached in the worst column, where what was asked for."""
     worst = int(np.argmax(size / np.maximum(wanted, 1e-300)))
-    name = str(X.dtype).rpartition(".")[2]
     column = "" if len(size) == 1 else f" of column {worst}"
-    remedy = (
-        f"Allow more iterations, maxiter={10 * limit}, or help them: preconditioner='nystrom', "
-        "or a larger ridge."
-        if steps >= limit
-        else f"The rounding errors of {name} allow no less: take a larger rtol or ridge"
-        + (", or float64." if name in ("float32", "complex64") else ".")
+    share = f", {size[worst] / scale[worst]:.1e} of |b|," if scale[worst] > 0 else ""
+    return (
+        f"the residual{column} is {size[worst]:.1e}{share} after {steps} iterations, "
+        f"where {wanted[worst]:.1e} was asked for"
     )
+
+
+def _failed(
+    X: Any,
+    size: Any,
+    wanted: Any,
+    scale: Any,
+    steps: int,
+    limit: int,
+    shape: Callable,
+    narrow: Any,
+) -> ConvergenceError:
+    name = np.dtype(narrow).name if isinstance(narrow, type) else str(narrow).rpartition(".")[2]
+    if steps >= limit:
+        remedy = (
+            f"Allow more iterations, maxiter={max(10 * limit, 10)}, or help them by a larger "
+            "ridge, or a ridge and preconditioner='nystrom'."
+        )
+    else:
+        singular = (size > SINGULAR * scale).any()
+        remedy = (
+            f"The rounding errors of {name} allow no less"
+            + (", and K + ridge I is singular or nearly so" if singular else "")
+            + ": take a larger rtol or ridge"
+            + (", or b in float64." if name in ("float32", "complex64") else ".")
+        )
     return ConvergenceError(
-        f"the residual{column} is {size[worst]:.1e} after {steps} iterations, "
-        f"where {wanted[worst]:.1e} was asked for.\n  {remedy}\n"
+        f"{_attained(size, wanted, scale, steps)}.\n  {remedy}\n"
         "  The best solution so far is the attribute x of this error.",
         shape(X),
         size,
@@ -419,16 +623,55 @@ def _failed(
     )
 
 
-def _indefinite(
-    rho: np.ndarray, curved: np.ndarray, X: Any, size: Any, steps: int, shape: Callable
+def _rounded(
+    X: Any, size: Any, wanted: Any, scale: Any, steps: int, shape: Callable
 ) -> ConvergenceError:
-    what, value = (
-        ("the preconditioner", rho.min()) if (rho <= 0).any() else ("K + ridge I", curved.min())
-    )
+    name = str(X.dtype).rpartition(".")[2]
     return ConvergenceError(
-        f"{what} is not positive definite: p* A p is {value:.1e} for a vector p.\n"
+        f"{_attained(size, wanted, scale, steps)}.\n"
+        f"  A solution was found, but the nearest numbers of {name} have this residual: take b in "
+        "float64, or a larger rtol or ridge.\n"
+        "  The solution, rounded, is the attribute x of this error.",
+        shape(X),
+        size,
+        steps,
+    )
+
+
+def _indefinite(
+    rho: np.ndarray,
+    curved: np.ndarray,
+    X: Any,
+    size: Any,
+    wanted: Any,
+    scale: Any,
+    steps: int,
+    shape: Callable,
+) -> ConvergenceError:
+    bad = ~(rho > 0)
+    what, value = (
+        ("the preconditioner", rho[bad][0]) if bad.any() else ("K + ridge I", curved.min())
+    )
+    fault = "is not positive definite" if math.isfinite(value) else "gives NaN or infinities"
+    return ConvergenceError(
+        f"{what} {fault}: p* A p is {value:.1e} for a vector p.\n"
+        f"  When it was met, {_attained(size, wanted, scale, steps)}.\n"
         "  Take a larger ridge, or scipy.sparse.linalg.minres(K, b), which needs no such thing.",
         shape(X),
         size,
         steps,
+    )
+
+
+def _not_hermitian(share: float, error: ConvergenceError) -> ConvergenceError:
+    reached = "" if error.iterations == 0 else f" ({error.iterations} iterations)"
+    return ConvergenceError(
+        f"K is not Hermitian{reached}: G = V* K V, for random V, differs from G* by "
+        f"{share:.1e} of its size.\n"
+        "  Conjugate gradients need K = K*. scipy.sparse.linalg.gmres(K, b) and lsmr(K, b) do not; "
+        "(K + K.T) / 2 is symmetric.\n"
+        f"  Seen first: {str(error).splitlines()[0]}",
+        error.x,
+        error.residual,
+        error.iterations,
     )
