@@ -37,6 +37,7 @@ from duckkeops.tensors import as_tensor
 
 Outputs = tuple[torch.Tensor, ...]
 ROWS = reductions.BY_NAME
+PICKS = ("min", "max", "argmin", "argmax", "topk")  # rows whose values are entries
 TIES = 64  # equal least entries of one row that are differentiated one by one
 
 
@@ -63,7 +64,8 @@ def _outputs(node: Reduce, key: tuple, nodes: list[Node], places: bool) -> Outpu
     tensors = [i.array for i in leaves]
     if not _is_tracked(tensors):
         return _computed(node, key, nodes, places)
-    return _Reduction.apply(_Plan(node, leaves, key, nodes), *tensors)
+    out = _Reduction.apply(_Plan(node, leaves, key, nodes), *tensors)
+    return _picked(node, out) if node.row.name in PICKS else out
 
 
 def is_native(node: Reduce) -> bool:
@@ -204,8 +206,8 @@ class _Reduction(torch.autograd.Function):
         ctx.save_for_backward(*tensors, *output)
         ctx.save_for_forward(*tensors, *output)
         fixed = [t for t in output if not (t.is_floating_point() or t.is_complex())]
-        if plan.node.row.name in ("min", "max"):
-            fixed = list(output[1:])
+        if plan.node.row.name in PICKS:
+            fixed = list(output)
         ctx.mark_non_differentiable(*fixed)
         ctx.set_materialize_grads(False)
 
@@ -258,10 +260,6 @@ def _pulled_back(
     wanted: Sequence[bool],
 ) -> list[torch.Tensor | None]:
     """The gradient with respect to each tensor that wants one."""
-    if (picked := _picks(plan.node, outs)) is not None:
-        place, share = picked
-        g = grads[_names(plan.node).index("value")]
-        return _picked_back(plan, tensors, place, share, g, wanted)
     once = not (torch.is_grad_enabled() or torch._C._are_functorch_transforms_active())
     key = torch_passes.key_of(plan.key, grads, wanted, current())
     if once and (known := torch_passes.find(key)) is not None:
@@ -288,8 +286,7 @@ def _pulled_back(
         slots = {id(i): (torch_passes.LEAF, k) for k, i in enumerate(leaves)}
         slots |= {id(i): (torch_passes.OUT, k) for k, i in enumerate(results)}
         slots |= {id(i): (torch_passes.GRAD, k) for k, i in enumerate(spread) if i is not None}
-        shape = tuple(1 if a in node.axes else n for a, n in enumerate(node.whole))
-        torch_passes.keep(key, plan.nodes, slots, terms, leaves, shape)
+        torch_passes.keep(key, plan.nodes, slots, terms, leaves, node.axes)
     return out
 
 
@@ -372,57 +369,36 @@ def _product_of_others(node: Reduce, v: Node) -> Node:
 # -- what picks entries ----------------------------------------------------------------------------
 
 
-def _picks(
-    node: Reduce, outs: Sequence[torch.Tensor]
-) -> tuple[torch.Tensor, torch.Tensor | None] | None:
-    """The places (..., k) of the entries that the value is made of, and their shares."""
-    names = _names(node)
-    if "index" not in names:
-        return None
-    index = outs[names.index("index")]
-    if "share" in names:
-        return index, outs[names.index("share")]
-    return (index if node.row.name == "topk" else index[..., None]), None
-
-
-def _picked_back(
-    plan: _Plan,
-    tensors: Sequence[torch.Tensor],
-    place: torch.Tensor,
-    share: torch.Tensor | None,
-    g: torch.Tensor | None,
-    wanted: Sequence[bool],
-) -> list[torch.Tensor | None]:
-    if g is None:
-        return [None] * len(tensors)
-    wrt = [k for k, want in enumerate(wanted) if want]
-
-    def picked(*some: torch.Tensor) -> torch.Tensor:
-        all_ = list(tensors)
-        for k, t in zip(wrt, some, strict=True):
-            all_[k] = t
-        return entries(plan, all_, place, share)
-
-    found = iter(torch.func.vjp(picked, *(tensors[k] for k in wrt))[1](g))
-    return [next(found) if want else None for want in wanted]
-
-
-def entries(
-    plan: _Plan,
-    tensors: Sequence[torch.Tensor],
-    place: torch.Tensor,
-    share: torch.Tensor | None,
-) -> torch.Tensor:
-    """The entries at `place`, flat positions along the reduced axes, computed by torch itself.
-
-    Shapes: place (..., k) -> (..., k) for a top-k, else (...), summed with the shares.
+def _picked(node: Reduce, outs: Outputs) -> Outputs:
+    """The outputs with the value as entries at their places, computed by torch itself, which
+    differentiates and maps that in every way.
     """
-    node, _ = plan.of(tensors)
+    names = _names(node)
+    at_value = names.index("value")
+    if not outs[at_value].is_floating_point():
+        return outs
+    place = outs[names.index("index")]
     (arg,) = node.args
-    out = at(arg, node.axes, place)
     if node.row.name == "topk":
-        return out
-    return out[..., 0] if share is None else (out * share).sum(-1)
+        entries = at(arg, node.axes, place)
+    elif "share" not in names:
+        entries = at(arg, node.axes, place[..., None])[..., 0]
+    elif place.shape[-1]:
+        share = outs[names.index("share")]
+        entries = (at(arg, node.axes, place) * share).sum(-1)
+    else:
+        entries = _mean_of_equals(node, arg, outs[at_value])
+    entries = entries.to(outs[at_value].dtype)
+    return tuple([entries if k == at_value else o for k, o in enumerate(outs)])
+
+
+def _mean_of_equals(node: Reduce, arg: Node, extreme: torch.Tensor) -> torch.Tensor:
+    """The mean of all entries that equal the extreme one of their row."""
+    hit = ops.call("equal", arg, _spread(extreme.detach(), node))
+    count = value(reductions.reduce(ROWS["count_nonzero"], (hit,), node.axes))
+    kept = ops.call("where", hit, arg, 0)
+    total = value(reductions.reduce(ROWS["sum"], (kept,), node.axes))
+    return total / count
 
 
 def at(arg: Node, axes: Sequence[int], place: torch.Tensor) -> torch.Tensor:
@@ -454,19 +430,8 @@ def _pushed_forward(
     tangents: Sequence[torch.Tensor | None],
 ) -> Any:
     """The tangents of the outputs."""
-    names = _names(plan.node)
-    if (picked := _picks(plan.node, outs)) is not None:
-        moved = [k for k, t in enumerate(tangents) if t is not None]
-
-        def value_of(*some: torch.Tensor) -> torch.Tensor:
-            all_ = list(tensors)
-            for k, t in zip(moved, some, strict=True):
-                all_[k] = t
-            return entries(plan, all_, *picked)
-
-        primals = tuple(tensors[k] for k in moved)
-        _, change = torch.func.jvp(value_of, primals, tuple(tangents[k] for k in moved))
-        return tuple(change if name == "value" else None for name in names)
+    if plan.node.row.name in PICKS:
+        return (None,) * len(outs)
     node, leaves = plan.of(tensors)
     found: list[torch.Tensor | None] = []
     results = [_spread(o, node) for o in outs]

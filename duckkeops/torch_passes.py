@@ -54,11 +54,11 @@ class _Launched(NamedTuple):
 
 
 class Passes(NamedTuple):
-    """All launches of a backward pass, and the shape of results along the reduced axes."""
+    """All launches of a backward pass, and the axes that the forward pass reduced."""
 
     launches: tuple[_Launched, ...]
     leaves: int
-    spread: tuple[int, ...]  # the shape of outputs and their gradients, reduced axes being 1 long
+    axes: tuple[int, ...]  # that were reduced: outputs and their gradients have 1 entry there
 
     def __call__(
         self,
@@ -73,7 +73,7 @@ class Passes(NamedTuple):
             for k, t in enumerate(given):
                 if t is not None:
                     a = as_array(t)
-                    slots[kind, k] = _Held(a if kind == LEAF else a.reshape(self.spread))
+                    slots[kind, k] = _Held(a if kind == LEAF else self._spread(a))
         threads = current().threads
         out: list[torch.Tensor | None] = [None] * self.leaves
         for one in self.launches:
@@ -87,6 +87,12 @@ class Passes(NamedTuple):
                 have = out[to.leaf]
                 out[to.leaf] = part if have is None else have + part
         return out
+
+    def _spread(self, a: np.ndarray) -> np.ndarray:
+        shape = list(a.shape)
+        for axis in self.axes:
+            shape.insert(axis, 1)
+        return a.reshape(shape)
 
 
 _passes: dict[tuple, Passes] = {}
@@ -108,7 +114,7 @@ def keep(
     slots: dict[int, Slot],
     terms: Sequence[tuple[int, gradients.Term]],
     leaves: Sequence[Input],
-    spread: tuple[int, ...],
+    axes: tuple[int, ...],
 ) -> None:
     """Remember what these terms, each of a leaf, were evaluated by.
 
@@ -134,7 +140,7 @@ def keep(
         launches.append(_Launched(launch, tuple(template), tuple(fills), results))
     if len(_passes) >= KEPT:
         _passes.clear()
-    _passes[key] = Passes(tuple(launches), len(leaves), spread)
+    _passes[key] = Passes(tuple(launches), len(leaves), axes)
 
 
 def _launches(

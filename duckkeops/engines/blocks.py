@@ -21,6 +21,7 @@ from duckkeops import expr, views
 from duckkeops.errors import UnsupportedError
 from duckkeops.expr import Apply, Broadcast, Concat, Input, Node, Reduce, Scalar, Table, Vjp
 from duckkeops.reductions import astype, computed, native, result
+from duckkeops.tensors import is_tensor
 
 TILE_BYTES = 32 << 20
 
@@ -311,6 +312,9 @@ class _Work:
             node.op.name == "cast"
         ):  # to half precision, it does not round: that is done once, at the end
             return astype(self.xp, arrays[0], _computed(node))
+        if node.op.name == "pow" and isinstance(node.args[1], Scalar) and is_tensor(arrays[0]):
+            # an exponent that is a tensor is differentiated too, and the logarithm of x is NaN
+            return astype(self.xp, arrays[0] ** node.args[1].value, _computed(node))
         return astype(self.xp, node.op.dense(self.xp, *arrays, *node.params), _computed(node))
 
     def _array(self, node: Node, v: Any) -> Any:
