@@ -88,7 +88,7 @@ class Passes(NamedTuple):
                 out[to.leaf] = part if have is None else have + part
         return out
 
-    def _spread(self, a: np.ndarray) -> np.ndarray:
+    def _spread(self, a: Any) -> Any:
         shape = list(a.shape)
         for axis in self.axes:
             shape.insert(axis, 1)
