@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sympy.printing.precedence import PRECEDENCE, precedence
+from sympy.printing.precedence import PRECEDENCE
 
 from duckkeops import functions as fn
 from duckkeops.lower import LANE, Lower, Root, Scheduler, Temp
-from duckkeops.printer import KernelPrinter, lane_bytes, suffix, vector_suffix
+from duckkeops.printer import KernelPrinter, binding, lane_bytes, suffix, vector_suffix
 from duckkeops.symbolic import Elem, Program
 from duckkeops.writer import UNROLL_UP_TO, Writer
 
@@ -427,9 +427,7 @@ class Prelude:
             if a in inlined and temp is not None:
                 if temp.expr.is_Symbol:
                     return operand(temp.expr)
-                prec = PRECEDENCE["Func"] if temp.expr.is_Function else precedence(temp.expr)
-                if temp.dtype.kind == "c":
-                    prec = PRECEDENCE["Func"]
+                prec = PRECEDENCE["Func"] if temp.dtype.kind == "c" else binding(temp.expr)
                 return printer.text(temp.expr, self._loop(temp)), prec
             dynamic = any(self.plan.is_dynamic(c) for c in self.lower.idx(a))
             own = scope if dynamic else self.lower.scope(self.lower.idx(a))

@@ -51,6 +51,13 @@ def lane_bytes(dtype: np.dtype) -> int:
     return {"c": dtype.itemsize // 2, "b": 1}.get(dtype.kind, dtype.itemsize)
 
 
+def binding(e: Any) -> int:
+    """How tightly the text of an expression holds together: powers are products and quotients."""
+    if e.is_Function or (e.is_Pow and e.exp == sympy.Rational(1, 2)):
+        return PRECEDENCE["Func"]
+    return PRECEDENCE["Mul"] if e.is_Pow else precedence(e)
+
+
 class KernelPrinter(C99CodePrinter):
     """Prints expressions over operands.
 
@@ -127,10 +134,7 @@ class KernelPrinter(C99CodePrinter):
                 PRECEDENCE["Atom"] if not sympy.N(item).is_negative else PRECEDENCE["Add"],
             )
         else:
-            text, prec = (
-                self._print(item),
-                PRECEDENCE["Func"] if item.is_Function else precedence(item),
-            )
+            text, prec = self._print(item), binding(item)
         return f"({text})" if prec < level or (strict and prec == level) else text
 
     def _argument(self, e: Any, t: np.dtype | None = None) -> str:

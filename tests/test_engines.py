@@ -503,6 +503,18 @@ def test_softmax_weighted_sum() -> None:
     np.testing.assert_allclose(got, weights @ v / weights.sum(1, keepdims=True), rtol=1e-12)
 
 
+def test_divided_by_a_square() -> None:
+    """A square that is printed in place is one denominator, under a factor of exp2 as elsewhere."""
+    x, y, v = rng.random((9, 1)), rng.random((1, 70)), rng.random((70, 2))
+    g = np.array(1.7)
+    lazy = LazyArray(x, feature_ndim=0) * LazyArray(y, feature_ndim=0)
+    value = np.exp(-2 * np.sin(lazy) / LazyArray(g) ** 2)
+    want = np.exp(-2 * np.sin(x * y) / g**2)
+    with config(engine="cpu"):
+        np.testing.assert_allclose(value @ v, want @ v, rtol=1e-12)
+        np.testing.assert_allclose(value.max(1), want.max(1), rtol=1e-12)
+
+
 def test_weighted_by_one_number() -> None:
     """Weights and values without features, where the weights use a value of a pair twice."""
     x, y = rng.random((6, 1)), rng.random((1, 70))

@@ -280,6 +280,21 @@ def test_backward_is_one_launch_a_pass(launched):
         )
 
 
+def test_backward_of_a_softmax_repeats():
+    """Its logsumexp, which the backward pass reads, has no features."""
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    v = torch.tensor(rng.random((9, 2)))
+    for _ in range(2):
+        x, y = (torch.tensor(rng.random(s), requires_grad=True) for s in ((7, 1), (1, 9)))
+        lazy = torch.softmax(LazyArray(x, feature_ndim=0) * LazyArray(y, feature_ndim=0), 1) @ v
+        dense = torch.softmax(x * y, 1) @ v
+        g = torch.tensor(rng.random((7, 2)))
+        got = torch.autograd.grad(lazy, (x, y), g)
+        for a, b in zip(got, torch.autograd.grad(dense, (x, y), g), strict=True):
+            torch.testing.assert_close(a, b)
+
+
 def test_sums_over_everything_share_a_pass(launched):
     rng = np.random.default_rng(0)
     x, y = rng.random((300, 1)), rng.random((1, 70))
