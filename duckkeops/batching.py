@@ -88,7 +88,8 @@ class _Batches:
                 shape = (n, *(1,) * extra, *node.shape)
                 return Broadcast(arg, shape, role + NEUTRAL * extra + node.roles)
             case Vjp():
-                return self._vjp(node, *args(len(node.whole)), extra)
+                value, cotangent = args(len(node.whole))
+                return self._vjp(node, value, cotangent, extra)
         raise AssertionError(f"no batches of a {type(node).__name__}")
 
     def _input(self, node: Input, extra: int) -> Input:

@@ -82,7 +82,8 @@ def _steps_forward(array: Any, key: tuple) -> bool:
     """Would torch take the key? It has no slices that run backwards, and no bounds on axes of ints
     beyond the end.
     """
-    return all(type(k) is not slice or k.step is None or k.step > 0 for k in key)
+    steps: list[Any] = [k.step for k in key if type(k) is slice]
+    return all(step is None or step > 0 for step in steps)
 
 
 @functools.lru_cache(maxsize=expr.TABLE_SIZE)

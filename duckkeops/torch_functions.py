@@ -67,7 +67,8 @@ def _signed(value: Any) -> Any:
     """torch sums unsigned integers in int64."""
     if isinstance(value, Node) and value.dtype == np.uint64:
         return ops.cast(value, np.dtype(np.int64))
-    return value.to(torch.int64) if getattr(value, "dtype", None) is torch.uint64 else value
+    unsigned = isinstance(value, torch.Tensor) and value.dtype is torch.uint64
+    return value.to(torch.int64) if unsigned else value
 
 
 def _dense(a: Node) -> Any:
