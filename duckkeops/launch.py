@@ -18,7 +18,7 @@ import numpy as np
 from duckkeops import plan, reductions
 from duckkeops.engines import cpu, threads
 from duckkeops.expr import Joint, Node, Reduce, dtype_of, together
-from duckkeops.tensors import as_array, is_tensor
+from duckkeops.tensors import is_tensor, located
 
 State = tuple[np.ndarray, ...]
 
@@ -99,16 +99,15 @@ class Arguments:
         for place, pointers, strides in self.arrays:
             array = nodes[place].array
             if type(array) is not np.ndarray and is_tensor(array):
-                array = as_array(array)
-                keep.append(array)
-            if not array.dtype.isnative:
-                array = array.astype(array.dtype.newbyteorder("="))
-                keep.append(array)
-            address = _address(array)
+                address, steps = located(array, keep)
+            else:
+                if not array.dtype.isnative:
+                    array = array.astype(array.dtype.newbyteorder("="))
+                    keep.append(array)
+                address, steps = _address(array), array.strides if strides else ()
             for at in pointers:
                 values[at] = address
             if strides:
-                steps = array.strides
                 for at, axis in strides:
                     values[at] = steps[axis]
         for at, which in self.outs:

@@ -84,12 +84,18 @@ def _checked(array: Any) -> tuple[Any, np.dtype]:
     if isinstance(array, np.generic):
         array = np.asarray(array)
     if not isinstance(array, np.ndarray):
-        return array, _dtype_named(str(array.dtype).rpartition(".")[2])
+        return array, _dtype_of(array.dtype)
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
     if array.dtype not in _KNOWN_DTYPES:
         _dtype_named(array.dtype.name)
     return array.view(), array.dtype
+
+
+@functools.lru_cache(maxsize=256)
+def _dtype_of(dtype: Any) -> np.dtype:
+    """NumPy's dtype for another library's."""
+    return _dtype_named(str(dtype).rpartition(".")[2])
 
 
 _KNOWN_DTYPES = frozenset(np.dtype(name) for name in DTYPES if name != "bfloat16")

@@ -40,6 +40,20 @@ def as_array(tensor: Any) -> np.ndarray:
     return tensor.numpy()
 
 
+def located(tensor: Any, keep: list[Any]) -> tuple[int, list[int]]:
+    """Address and strides, in bytes, of a tensor; a copy that is needed for them goes to `keep`.
+
+    Raises what `as_array` raises.
+    """
+    if not tensor.is_cpu or tensor.layout is not sys.modules["torch"].strided:
+        as_array(tensor)
+    if tensor.is_conj() or tensor.is_neg():
+        tensor = tensor.detach().resolve_conj().resolve_neg()
+        keep.append(tensor)
+    size = tensor.element_size()
+    return tensor.data_ptr(), [s * size for s in tensor.stride()]
+
+
 def as_tensor(array: Any) -> Any:
     """A NumPy array or scalar as a tensor that shares its memory where that may be written to."""
     torch = sys.modules["torch"]

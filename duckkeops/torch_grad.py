@@ -8,7 +8,6 @@ same way. What picks entries (min, top-k) is differentiated at the entries that 
 
 from __future__ import annotations
 
-import inspect
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -64,7 +63,7 @@ def _outputs(node: Reduce, key: tuple, nodes: list[Node], places: bool) -> Outpu
     tensors = [i.array for i in leaves]
     if not _is_tracked(tensors):
         return _computed(node, key, nodes, places)
-    out = _Reduction.apply(_Plan(node, leaves, key, nodes), *tensors)
+    out = _differentiable(_Plan(node, leaves, key, nodes), *tensors)
     return _picked(node, out) if node.row.name in PICKS else out
 
 
@@ -231,8 +230,12 @@ class _Reduction(torch.autograd.Function):
         return out, (0,) * len(out)
 
 
-# what torch asks for at each call, which takes it 25 us
-_Reduction.forward.__signature__ = inspect.signature(_Reduction.forward)  # type: ignore[attr-defined]
+def _differentiable(plan: _Plan, *tensors: torch.Tensor) -> Outputs:
+    """_Reduction.apply, which binds its arguments to a signature at each call, for 25 us."""
+    if torch._C._are_functorch_transforms_active():
+        return _Reduction.apply(plan, *tensors)
+    args = torch._functorch.utils.unwrap_dead_wrappers((plan, *tensors))
+    return super(torch.autograd.Function, _Reduction).apply(*args)  # type: ignore[misc]
 
 
 def _names(node: Reduce) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from duckkeops import evaluate, expr, gradients, joint
 from duckkeops.config import Settings, current
 from duckkeops.expr import Input, Node, Reduce, Scalar
 from duckkeops.launch import Launch
-from duckkeops.tensors import as_array, as_tensor
+from duckkeops.tensors import as_tensor
 
 LEAF, OUT, GRAD, NUMBER = range(4)
 Slot = tuple[int, int]
@@ -72,8 +72,7 @@ class Passes(NamedTuple):
         for kind, given in ((LEAF, tensors), (OUT, outs), (GRAD, grads)):
             for k, t in enumerate(given):
                 if t is not None:
-                    a = as_array(t)
-                    slots[kind, k] = _Held(a if kind == LEAF else self._spread(a))
+                    slots[kind, k] = _Held(t if kind == LEAF else self._spread(t))
         threads = current().threads
         out: list[torch.Tensor | None] = [None] * self.leaves
         for one in self.launches:
@@ -83,16 +82,15 @@ class Passes(NamedTuple):
             for to, state in zip(one.results, one.launch(its, threads), strict=True):
                 value = joint.finished(to.node, state, to.added)
                 part = value if to.order is None else value.transpose(to.order)
-                part = as_tensor(part).reshape(to.shape)
+                part = as_tensor(part if part.shape == to.shape else part.reshape(to.shape))
                 have = out[to.leaf]
                 out[to.leaf] = part if have is None else have + part
         return out
 
-    def _spread(self, a: Any) -> Any:
-        shape = list(a.shape)
+    def _spread(self, t: torch.Tensor) -> torch.Tensor:
         for axis in self.axes:
-            shape.insert(axis, 1)
-        return a.reshape(shape)
+            t = t.unsqueeze(axis)
+        return t
 
 
 _passes: dict[tuple, Passes] = {}

@@ -397,6 +397,7 @@ def _take(array: Any, index: Any, a: int) -> Any:
     from array_api_compat import device
 
     xp = _namespace(array)
+    index = index if index.flags.writeable else index.copy()  # torch warns
     return xp.take(array, xp.asarray(index, device=device(array)), axis=a)
 
 

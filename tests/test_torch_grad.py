@@ -6,7 +6,9 @@ formula, with respect to two inputs, and the third of every twelfth; DUCKKEOPS_A
 all of all.
 """
 
+import gc
 import os
+import weakref
 
 import numpy as np
 import pytest
@@ -221,3 +223,114 @@ def test_transforms(name, which):
     dense = transforms(lambda x, y, b: f(x, y, b, plain))[which]()
     lazy, dense = (r if isinstance(r, tuple) else (r,) for r in (lazy, dense))
     assert_close(lazy, dense, 1e-9)
+
+
+# -- other forms of arguments and results
+
+
+def sq(x, y):
+    return ((x[..., :, None, :] - y[..., None, :, :]) ** 2).sum(-1)
+
+
+def kernel(x, y):
+    return torch.exp(-sq(x, y))
+
+
+def three_axes(x, y):
+    u = ((x[:, None, None, :] - y[None, :, None, :]) ** 2).sum(-1)
+    v = ((y[None, :, None, :] - x[None, None, :, :]) ** 2).sum(-1)
+    return (torch.exp(-u) * v).sum((1, 2))
+
+
+def kinks(x, y):
+    d = sq(x, y)
+    return torch.where(d > 2, torch.relu(d - 1), d.clamp(0.5, 1.5)).sum(1) + abs(d - 1).sum(1)
+
+
+FORMS = {  # (wrap, tensors): a function, and which leaves it takes
+    "dense pairs": (lambda w, x, y, c: (kernel(w(x), w(y)) * c).sum(1), "xyc"),
+    "dense costs": (lambda w, x, y, c: torch.logsumexp(sq(w(x), w(y)) - c, 1), "xyc"),
+    "batches": (lambda w, x, y: kernel(w(x), w(y)).sum(-1), "XY"),
+    "batches of one side": (lambda w, x, y: kernel(w(x), w(y)).sum(-1), "X1"),
+    "a product from the left": (lambda w, y, x, b: b.T @ kernel(w(y), w(x)), "yxb"),
+    "einsum": (lambda w, x, y, b: torch.einsum("ij,jk->ik", kernel(w(x), w(y)), b), "xyb"),
+    "three point axes": (lambda w, x, y: three_axes(w(x), w(y)), "xy"),
+    "a product of kernels": (
+        lambda w, x, y: (kernel(w(x), w(y)) @ kernel(w(y), w(x))).sum(1),
+        "xy",
+    ),
+    "kinks": (lambda w, x, y: kinks(w(x), w(y)), "xy"),
+    "no pairs": (lambda w, x: (w(x) ** 2).sum(0), "x"),
+    "joined points": (lambda w, x, y: kernel(torch.cat([w(x), w(y)]), w(y)).sum(1), "xy"),
+    "joined features": (
+        lambda w, x: kernel(torch.cat([w(x), w(x)[:, :1]], 1), w(x)[:, [0, 1, 2, 1]]).sum(1),
+        "x",
+    ),
+    "rows": (lambda w, x, y: kernel(w(x), w(y))[2:5].sum(1), "xy"),
+    "the least of all": (lambda w, x, y: sq(w(x), w(y)).min(), "xy"),
+    "both extremes": (lambda w, x, y: sum(torch.aminmax(sq(w(x), w(y)), dim=1)), "xy"),
+    "ties": (lambda w, x, y: torch.amin(torch.relu(sq(w(x), w(y)) - 3), 1), "xy"),
+    "the same points": (lambda w, x: kernel(w(x), w(x)).sum(1), "x"),
+    "float32 inside": (lambda w, x, y: kernel(w(x.float()), w(y.float())).sum(1).double(), "xy"),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_forms(name):
+    function, which = FORMS[name]
+    g = torch.Generator().manual_seed(1)
+    shapes = {
+        "x": (7, 3),
+        "y": (9, 3),
+        "b": (9, 2),
+        "c": (7, 9),
+        "X": (2, 7, 3),
+        "Y": (2, 9, 3),
+        "1": (1, 9, 3),
+    }
+    leaves = [
+        torch.randn(shapes[k], generator=g, dtype=torch.float64, requires_grad=True) for k in which
+    ]
+    count = 2 if name in ("dense pairs", "batches", "joined points", "ties") else 1
+    lazy = orders(function(LazyArray, *leaves), leaves, count)
+    dense = orders(function(plain, *leaves), leaves, count)
+    assert_close(lazy, dense, 1e-6 if name == "float32 inside" else 1e-9)
+
+
+def test_more_ties_than_are_counted_apart():
+    x = torch.zeros(3, 2, dtype=torch.float64, requires_grad=True)
+    y = torch.zeros(300, 2, dtype=torch.float64)
+    y[:, 0] = (torch.arange(300) % 2) + 1.0
+    for wrap in (LazyArray, plain):
+        d = torch.amin((wrap(x)[:, None, :] - wrap(y)[None, :, :]).sum(-1) ** 2, 1)
+        (found,) = torch.autograd.grad(d.sum(), x)
+        assert torch.allclose(found, torch.full_like(found, -2.0))
+
+
+def test_a_repeated_backward_pass_sees_other_tensors_and_numbers():
+    for seed, scale in enumerate((0.5, 2.0, 0.5)):
+        x, y, b = (t.requires_grad_() for t in inputs(seed))
+        found = []
+        for wrap in (LazyArray, plain):
+            d = ((wrap(x)[:, None, :] - wrap(y)[None, :, :]) ** 2).sum(-1)
+            found.append(torch.autograd.grad((torch.exp(-d * scale) @ b).sum(), (x, y, b)))
+        assert_close(*found, 1e-12)
+
+
+def test_an_input_changed_before_the_backward_pass_is_refused():
+    x, y, b = inputs()
+    x.requires_grad_()
+    value = gaussian(x, y, b).sum()
+    y.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        value.backward()
+
+
+def test_tensors_are_freed_after_the_backward_pass():
+    x, y, b = inputs()
+    alive = weakref.ref(y)
+    value = gaussian(x.requires_grad_(), y, b).sum()
+    value.backward()
+    del value, y
+    gc.collect()
+    assert alive() is None

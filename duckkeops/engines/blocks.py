@@ -127,7 +127,8 @@ def _tile(
 
 
 def _broadcast_state(xp: Any, state: tuple[Any, ...], rows: tuple[int, ...]) -> tuple[Any, ...]:
-    return tuple(xp.broadcast_to(xp.asarray(s), (*rows, *s.shape[len(rows) :])) for s in state)
+    arrays = (s if is_tensor(s) else xp.asarray(s) for s in state)
+    return tuple(xp.broadcast_to(s, (*rows, *s.shape[len(rows) :])) for s in arrays)
 
 
 def _room(work: _Work, state: Any, n: int, shape: tuple[int, ...]) -> Any:
