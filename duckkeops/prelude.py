@@ -331,7 +331,8 @@ class Prelude:
             for a in self.plan.needed[c]:
                 if a in self.lower.by_sym:
                     todo += list(self.lower.by_sym[a].expr.free_symbols)
-        return not any(set(getattr(a, "idx", ())) & set(self.axes.outer) for a in todo)
+        outer = set(self.axes.outer)
+        return not (self._named() & outer or any(set(getattr(a, "idx", ())) & outer for a in todo))
 
     def _struct(self, scope: str) -> str:
         fields = []
@@ -390,8 +391,10 @@ class Prelude:
             key=lambda a: (int(a.base[1:]), a.name),
         )
         anchors = {self.anchor(a): a for a in arrays}
-        out = [f"struct At {{ {' '.join(f'const char *{name};' for name in anchors)} }};"]
         outer = list(self.axes.outer)
+        named = [c for c in outer if c in self._named()]
+        fields = [f"const char *{name};" for name in anchors] + [f"i64 {c};" for c in named]
+        out = [f"struct At {{ {' '.join(fields)} }};"]
         out += ["INL void locate(const i64 *a, i64 outer, struct At *at) {"]
         for c in reversed(outer):
             out += [
@@ -404,11 +407,17 @@ class Prelude:
             for c, axis in self._entry(a):
                 text += f" + {c}*{self.slot(f'{base}_{axis}', ('stride', number, axis))}"
             out.append(f"    at->{name} = {text};")
+        out += [f"    at->{c} = {c};" for c in named]
         out += [
             f"    {' '.join(f'(void){c};' for c in outer)}" if outer else "    (void)outer;",
             "}",
         ]
         return out
+
+    def _named(self) -> set[str]:
+        """The indices that some operation compares with others."""
+        symbols = {a for t in self.lower.temps for a in t.expr.free_symbols}
+        return {a.name for a in symbols if isinstance(a, fn.IndexSymbol)}
 
     def _outputs(self) -> list[str]:
         """Where the state of (outer, row, output) goes, one address a component."""
@@ -446,6 +455,8 @@ class Prelude:
 
     def _index(self, c: str, scope: str) -> str:
         """The value of a loop index; of one along the lanes, that of the first lane."""
+        if c in self.axes.outer:
+            return f"at->{c}"
         if c in (LANE, scope):
             return "i[k]" if scope == "pair" else "first"
         if c in self.columns and scope == "pair":

@@ -51,11 +51,14 @@ def lane_bytes(dtype: np.dtype) -> int:
     return {"c": dtype.itemsize // 2, "b": 1}.get(dtype.kind, dtype.itemsize)
 
 
+PRODUCT = PRECEDENCE["Mul"] + 1  # may stand as it is in a longer product, and not below a line
+
+
 def binding(e: Any) -> int:
     """How tightly the text of an expression holds together: powers are products and quotients."""
     if e.is_Function or (e.is_Pow and e.exp == sympy.Rational(1, 2)):
         return PRECEDENCE["Func"]
-    return PRECEDENCE["Mul"] if e.is_Pow else precedence(e)
+    return PRODUCT if e.is_Pow else precedence(e)
 
 
 class KernelPrinter(C99CodePrinter):
@@ -188,7 +191,7 @@ class KernelPrinter(C99CodePrinter):
         if under and not any(a.free_symbols for a in factors):
             text = self.splat(sympy.Mul(*factors))
         for b in under:
-            text += "/" + self.parenthesize(b, PRECEDENCE["Mul"], strict=True)
+            text += "/" + self.parenthesize(b, PRODUCT, strict=True)
         return sign + text
 
     def _complex_product(self, factors: list[Any], under: list[Any]) -> str:
