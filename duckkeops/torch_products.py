@@ -314,14 +314,28 @@ def attention(
         if attn_mask is not None:
             raise RuntimeError("_scaled_dot_product_attention: is_causal=True takes no attn_mask")
         scores = call("where", shapes.below(scores, 0), scores, -math.inf)
-    elif attn_mask is not None:
+    kept = None
+    if attn_mask is not None:
+        kept = _some_kept(attn_mask)
         mask = as_node(attn_mask)
         boolean = mask.dtype == bool
         scores = call("where", mask, scores, -math.inf) if boolean else call("add", scores, mask)
+        if kept is not None:
+            scores = call("where", kept, scores, 0.0)
     weights = views.expand(statistics.softmax(scores, scores.ndim - 1), (scores.ndim,))
     weighted = call("multiply", weights, views.expand(v, (v.ndim - 2,)))
     out = statistics.total(weighted, (weighted.ndim - 2,))
-    return out
+    if kept is None:
+        return out
+    return call("where", kept, out, 0.0) if isinstance(out, Node) else torch.where(kept, out, 0.0)
+
+
+def _some_kept(mask: Any) -> torch.Tensor | None:
+    """Which queries keep a key; None if all do. torch gives 0 to the others, and no NaN."""
+    if isinstance(mask, Node):
+        return None
+    kept = (mask if mask.dtype is torch.bool else mask > -math.inf).any(-1, keepdim=True)
+    return None if bool(kept.all()) else kept
 
 
 # -- losses ----------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ def sizes(given: Sequence[Any]) -> tuple[int, ...]:
 def transpose(input: Any, dim0: int, dim1: int) -> Node:
     a = as_node(input)
     if a.ndim == 0:
-        axis_of(a, dim0), axis_of(a, dim1)
+        axis_of(a, max(dim0, dim1)), axis_of(a, min(dim0, dim1))
         return a
     return shapes.swapaxes(a, axis_of(a, dim0), axis_of(a, dim1))
 

@@ -19,6 +19,7 @@ from duckkeops import (
     shapes,
     sorting,
     statistics,
+    torch_elementwise,
     torch_grad,
 )
 from duckkeops.errors import DtypeError, UnsupportedError
@@ -64,7 +65,7 @@ def _signed(value: Any) -> Any:
     if isinstance(value, Node) and value.dtype == np.uint64:
         return ops.cast(value, np.dtype(np.int64))
     unsigned = isinstance(value, torch.Tensor) and value.dtype is torch.uint64
-    return value.to(torch.int64) if unsigned else value
+    return torch.Tensor.to(value, torch.int64) if unsigned else value
 
 
 def _dense(a: Node) -> Any:
@@ -296,3 +297,19 @@ def log_softmax(input: Any, dim: int, dtype: Any = None, _stacklevel: int = 3, *
 
 def softmin(input: Any, dim: int, dtype: Any = None, _stacklevel: int = 3) -> Any:
     return softmax(call("negative", input), dim, dtype)
+
+
+# -- of all entries --------------------------------------------------------------------------------
+
+
+def equal(input: Any, other: Any) -> bool:
+    """Are shapes and all entries the same?"""
+    a, b = as_node(input), as_node(other)
+    return tuple(a.shape) == tuple(b.shape) and statistics.array_equal(a, b)
+
+
+def allclose(
+    input: Any, other: Any, rtol: float = 1e-05, atol: float = 1e-08, equal_nan: bool = False
+) -> bool:
+    """Are all entries next to each other, as isclose says?"""
+    return bool(all(torch_elementwise.isclose(input, other, rtol, atol, equal_nan)))

@@ -279,6 +279,8 @@ COMPOSITE: dict[str, Callable] = {
     "bucketize": entries.bucketize,
     "searchsorted": entries.searchsorted,
     "nan_to_num": entries.nan_to_num,
+    "equal": statistics.equal,
+    "allclose": statistics.allclose,
     "nansum": statistics.nansum,
     "nanmean": statistics.nanmean,
     **_each(statistics.softmax, f"softmax special.softmax {_F}softmax"),
@@ -405,7 +407,7 @@ REFUSED: dict[str, str] = {
         ),
         (
             "cummax cummin logcumsumexp cumulative_trapezoid gradient renorm histogramdd "
-            "allclose equal is_nonzero kron take cov corrcoef norm_except_dim native_norm "
+            "is_nonzero kron take cov corrcoef norm_except_dim native_norm "
             "hash_tensor dequantize block_diag functional.block_diag pdist unravel_index "
             f"functional.unravel_index {_F}pdist {_F}one_hot {_F}glu",
             _FEATURES,
@@ -559,13 +561,16 @@ def _reach(name: str) -> Any:
         return None
 
 
+_OTHERS = ("equal", "kl_div")  # rows of ours; torch's functions of these names are others
+
+
 def _of_rows() -> dict[str, Callable]:
     """The rows of the table of operations, under each name that torch knows."""
     out: dict[str, Callable] = {}
     for op in ops.TABLE:
         names = (op.torch, op.name, *(a for a in op.aliases if isinstance(a, str)))
         for name in names:
-            if name is not None and op.name != "kl_div" and _reach(name) is not None:
+            if name not in (None, *_OTHERS) and _reach(name) is not None:
                 out.setdefault(name, entries.row(op))
                 plain = name.removeprefix("special.")
                 if plain != name and _reach(plain) is not None:
@@ -642,10 +647,10 @@ def class_of(func: Any) -> str | None:
 @functools.cache
 def remedy_of(func: Any) -> str:
     """What the refusal of a function says to do instead; empty if there is nothing special."""
-    if func in CHANGING:
-        return _CHANGE
     name = _below_torch(func)
     last = name.rpartition(".")[2]
+    if name not in REFUSED and func in CHANGING:
+        return _CHANGE
     for one in (name, last):
         if one in REFUSED:
             return REFUSED[one]
