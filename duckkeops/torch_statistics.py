@@ -206,13 +206,18 @@ def argmax(input: Any, dim: int | None = None, keepdim: bool = False, *, out: An
 
 
 def any(input: Any, dim: Dim = None, keepdim: bool = False, *, out: Any = None) -> Any:
-    a = ops.cast(as_node(input), np.dtype(bool))
-    return finished(statistics.fold("any", (a,), axes_of(a, dim), keepdim), out)
+    return finished(_truth("any", as_node(input), dim, keepdim), out)
 
 
 def all(input: Any, dim: Dim = None, keepdim: bool = False, *, out: Any = None) -> Any:
-    a = ops.cast(as_node(input), np.dtype(bool))
-    return finished(statistics.fold("all", (a,), axes_of(a, dim), keepdim), out)
+    return finished(_truth("all", as_node(input), dim, keepdim), out)
+
+
+def _truth(name: str, a: Node, dim: Dim, keepdim: bool) -> Any:
+    """any and all: of uint8, torch's first booleans, they are uint8 still."""
+    args = (ops.cast(a, np.dtype(bool)),)
+    value = statistics.fold(name, args, axes_of(a, dim), keepdim)
+    return genuine.cast(value, a.dtype) if a.dtype == np.uint8 else value
 
 
 def count_nonzero(input: Any, dim: Dim = None) -> Any:

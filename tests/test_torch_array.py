@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 import duckkeops
-from duckkeops import LazyArray, UnsupportedError
+from duckkeops import LazyArray, UnsupportedError, config
 from duckkeops.engines import cpu
+from duckkeops.errors import DtypeError
 from duckkeops.torch_array import TorchLazyArray
 
 needs_compiler = pytest.mark.skipif(not cpu.is_available(), reason="no C compiler here")
@@ -69,6 +70,10 @@ def test_promotion_is_torchs(f, one):
                     want = run(lambda t: t)
                 except (RuntimeError, TypeError):
                     continue
+                if torch.result_type(a, b) is torch.complex32:  # of which we know nothing
+                    with pytest.raises(DtypeError, match="complex32"):
+                        run(lambda t: LazyArray(t, 0))
+                    continue
                 assert run(lambda t: LazyArray(t, 0)).dtype == want.dtype, (one, other, order)
 
 
@@ -80,6 +85,10 @@ def test_reductions_have_torchs_dtypes(dtype):
         try:
             want = function(a * b, 1)
         except (RuntimeError, TypeError):
+            continue
+        if dtype.is_complex and name == "logsumexp":
+            with pytest.raises(DtypeError, match="takes real numbers"):
+                function(LazyArray(a, 0) * b, 1)
             continue
         got = function(LazyArray(a, 0) * b, 1)
         assert (got.dtype, got.shape) == (want.dtype, want.shape), name
@@ -164,7 +173,8 @@ def test_random_code_is_what_torch_computes(c):
         want = run(c, lambda t: t)[1]
     except (RuntimeError, TypeError):
         return  # torch refuses it
-    lazy, got = run(c, lambda t: LazyArray(t, 0))
+    with config(engine="cpu"):
+        lazy, got = run(c, lambda t: LazyArray(t, 0))
     seen.append(isinstance(lazy, TorchLazyArray))
     assert type(got) is torch.Tensor
     assert (got.dtype, got.shape) == (want.dtype, want.shape)
@@ -177,7 +187,7 @@ def test_random_code_is_what_torch_computes(c):
 @needs_compiler
 def test_that_code_was_virtual():
     if EXAMPLES >= 300 and seen:
-        assert len(seen) >= 250 and all(seen)
+        assert len(seen) >= 300 and all(seen)
 
 
 # -- NumPy's functions, and ours -------------------------------------------------------------------
