@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from duckkeops import array, expr, ops, shapes, torch_functions
+from duckkeops import (
+    array,
+    expr,
+    ops,
+    shapes,
+    torch_elementwise,
+    torch_functions,
+    torch_products,
+    torch_shapes,
+    torch_table,
+)
 from duckkeops.array import LazyArray, _opened, _wrap
 from duckkeops.expr import Node
 from duckkeops.genuine import all_entries
-from duckkeops.tensors import numpy_dtype, torch_dtype
-from duckkeops.torch_rules import apply, axis_of
+from duckkeops.operands import unsupported
+from duckkeops.tensors import torch_dtype
+from duckkeops.torch_rules import apply
 
 
 class TorchLazyArray(LazyArray):
@@ -46,50 +56,49 @@ class TorchLazyArray(LazyArray):
         """The last two axes swapped."""
         return _wrap(type(self), shapes.matrix_transpose(self._node))
 
-    def size(self, dim: int | None = None) -> Any:
-        """The shape, or the length of one axis."""
-        return self.shape if dim is None else self._node.shape[axis_of(self._node, dim)]
+    @property
+    def H(self) -> Any:
+        """The conjugate transpose of a matrix."""
+        return _wrap(type(self), torch_shapes.adjoint(self._node))
 
-    def dim(self) -> int:
-        """The number of axes."""
-        return self._node.ndim
+    mH = H
 
-    def numel(self) -> int:
-        """The number of entries."""
-        return math.prod(self._node.shape)
+    @property
+    def real(self) -> Any:
+        """The real parts."""
+        return _wrap(type(self), torch_elementwise.real(self._node))
 
-    def t(self) -> Any:
-        """The transpose of a matrix."""
-        return _wrap(type(self), shapes.matrix_transpose(self._node))
+    @property
+    def imag(self) -> Any:
+        """The imaginary parts, of complex numbers."""
+        return _wrap(type(self), torch_elementwise.imag(self._node))
 
-    def transpose(self, dim0: int, dim1: int) -> Any:
-        """Two axes swapped."""
-        return _wrap(type(self), shapes.swapaxes(self._node, dim0, dim1))
+    @property
+    def data(self) -> Any:
+        """The same of detached inputs."""
+        return _wrap(type(self), torch_elementwise.detach(self._node))
 
-    def permute(self, *dims: Any) -> Any:
-        """The axes in another order."""
-        order = dims[0] if len(dims) == 1 and not isinstance(dims[0], int) else dims
-        return _wrap(type(self), shapes.transpose(self._node, order))
+    @property
+    def layout(self) -> torch.layout:
+        """That of tensors whose entries are all there."""
+        return torch.strided
 
-    def unsqueeze(self, dim: int) -> Any:
-        """A new axis of length 1."""
-        return _wrap(type(self), shapes.expand_dims(self._node, dim))
+    @property
+    def is_leaf(self) -> bool:
+        """Is it an input itself?"""
+        return isinstance(self._node, expr.Input)
 
     def item(self) -> Any:
         """The one entry, as a Python number."""
         return all_entries("d.item()", self._node).item()
 
-    def to(self, dtype: Any) -> Any:
-        """In another dtype."""
-        return _wrap(type(self), ops.cast(self._node, numpy_dtype(dtype)))
+    def tolist(self) -> Any:
+        """The entries as nested lists of Python numbers."""
+        return all_entries("d.tolist()", self._node).tolist()
 
-    def float(self) -> Any:
-        """In float32."""
-        return self.to(torch.float32)
-
-    def double(self) -> Any:
-        """In float64."""
-        return self.to(torch.float64)
+    def numpy(self, *, force: bool = False) -> Any:
+        """All entries as a NumPy array, of an array that is not virtual."""
+        return all_entries("d.numpy()", self._node).numpy(force=force)
 
     @classmethod
     def __torch_function__(
@@ -113,20 +122,39 @@ def wrapped(result: Any) -> Any:
 
 def _method(handler: Callable) -> Callable:
     def method(self: LazyArray, *args: Any, **kwargs: Any) -> Any:
-        for theirs, ours in (("axis", "dim"), ("keepdims", "keepdim")):
-            if theirs in kwargs:
-                kwargs[ours] = kwargs.pop(theirs)
-        return wrapped(handler(self._node, *_opened(args), **_opened(kwargs)))
+        return wrapped(
+            handler(self._node, *_opened(args), **_opened(torch_functions.spelled(kwargs)))
+        )
+
+    return method
+
+
+def _refusing(name: str, remedy: str) -> Callable:
+    def method(self: LazyArray, *args: Any, **kwargs: Any) -> Any:
+        raise unsupported(f"torch.Tensor.{name}", self._node, remedy)
 
     return method
 
 
 def _add_methods(cls: Any) -> None:
-    own = vars(cls)
-    for function, handler in torch_functions.HANDLERS.items():
-        name = getattr(function, "__name__", "")
-        if hasattr(torch.Tensor, name) and name not in own:
-            array._add(cls, name, _method(handler), f"As torch.Tensor.{name}.")
+    for name in dir(torch.Tensor):
+        function = getattr(torch.Tensor, name)
+        if name.startswith("_") or (hasattr(cls, name) and name not in torch_table.METHODS):
+            continue
+        if name in torch_table.METHODS:
+            array._add(cls, name, _method(torch_table.METHODS[name]), f"As torch.Tensor.{name}.")
+        elif callable(function) and torch_table.class_of(function) == "refused":
+            remedy = torch_table.remedy_of(function)
+            array._add(cls, name, _refusing(name, remedy), f"Refused: {remedy}")
+    for name in dir(torch.Tensor):
+        if name.startswith("is_") and torch_table.PROPERTIES.get(name) and not hasattr(cls, name):
+            setattr(cls, name, property(_is(name)))
+    for name, value in (("grad", None), ("grad_fn", None), ("name", None), ("retains_grad", False)):
+        setattr(cls, name, property(lambda self, value=value: value))
+    cls.output_nr = property(lambda self: 0)
+    cls.names = property(lambda self: (None,) * self.ndim)
+    cls.__matmul__ = _product(torch_products.matmul)
+    cls.__rmatmul__ = _product(torch_products.rmatmul)
     for short, name in array.BINARY.items():
         row = ops.ROWS[name]
         array._add(cls, f"__{short}__", _operator(row, False))
@@ -136,6 +164,19 @@ def _add_methods(cls: Any) -> None:
     array._add(cls, "__pow__", _operator(ops.ROWS["pow"], False))
     array._add(cls, "__rpow__", _operator(ops.ROWS["pow"], True))
     cls.__hash__ = object.__hash__
+
+
+def _is(name: str) -> Callable:
+    """A property such as is_cuda: that of the inputs."""
+    return lambda self: getattr(expr.inputs(self._node)[0].array, name)
+
+
+def _product(function: Callable) -> Callable:
+    def operator(self: LazyArray, other: Any) -> Any:
+        node = array._operand(self, other)
+        return node if node is NotImplemented else wrapped(function(self._node, node))
+
+    return operator
 
 
 def _operator(op: ops.Op, reflected: bool) -> Callable:
