@@ -49,6 +49,7 @@ from duckkeops.operands import (
     unsupported,
 )
 from duckkeops.rewrite import retag, settle
+from duckkeops.tensors import is_traced
 
 GIB = 2**30
 
@@ -97,6 +98,10 @@ class LazyArray:
         default = feature_ndim is None and batch_ndim is None
         if default and type(x) is np.ndarray:  # the common case
             return _wrap(NumpyLazyArray if cls is LazyArray else cls, input_of(x))
+        if is_traced(x):
+            from duckkeops.torch_compile import traced
+
+            return traced(x, feature_ndim, batch_ndim)
         if isinstance(x, LazyArray):
             if default:
                 return x
@@ -493,6 +498,8 @@ COMPARE = {
     "ne": "not_equal",
 }
 UNARY = {"neg": "negative", "pos": "positive", "abs": "abs", "invert": "bitwise_invert"}
+_TWO = (*BINARY, "matmul", "pow", "divmod")
+OPERATORS = {f"__{n}__" for n in (*_TWO, *(f"r{n}" for n in _TWO), *COMPARE, *UNARY, "getitem")}
 
 
 def _binary(op: ops.Op) -> Callable:

@@ -20,6 +20,16 @@ def is_tensor(x: Any) -> bool:
     return torch is not None and isinstance(x, torch.Tensor)
 
 
+def is_traced(x: Any) -> bool:
+    """Is it a tensor of torch.compile's or torch.export's, in code that they trace?"""
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(x, torch.Tensor):
+        return False
+    if torch.compiler.is_dynamo_compiling():
+        return True
+    return torch.compiler.is_compiling() and type(x) not in (torch.Tensor, torch.nn.Parameter)
+
+
 def as_array(tensor: Any) -> np.ndarray:
     """The entries of a tensor on the CPU, as a NumPy array that shares its memory.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +21,7 @@ from duckkeops import (
     torch_table,
 )
 from duckkeops.array import LazyArray, _opened, _wrap
+from duckkeops.errors import UnsupportedError
 from duckkeops.expr import Node
 from duckkeops.genuine import all_entries
 from duckkeops.operands import unsupported
@@ -104,9 +107,26 @@ class TorchLazyArray(LazyArray):
     def __torch_function__(
         cls, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if torch.compiler.is_dynamo_compiling():
+            return _recorded_function(func, args, kwargs or {})
         if not all(issubclass(t, torch.Tensor | LazyArray) for t in types):
             return NotImplemented
         return wrapped(torch_functions.function(func, _opened(args), _opened(kwargs or {})))
+
+
+SIDES: list[str] = []  # not empty once Dynamo says on which side of @ a tensor stands
+
+
+def _recorded_function(func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
+    if not SIDES and func is torch.Tensor.matmul:
+        raise UnsupportedError(
+            "torch.compile does not say on which side of @ a tensor stands, if a lazy array that "
+            "was made outside is first used there.\n"
+            "  Write torch.matmul(d, b), or import duckkeops.torch_compile before."
+        )
+    from duckkeops.torch_compile import function
+
+    return function(func, args, kwargs)
 
 
 def wrapped(result: Any) -> Any:
@@ -190,5 +210,36 @@ def _operator(op: ops.Op, reflected: bool) -> Callable:
     return operator
 
 
+def _compiled(kind: str, name: str, function: Callable) -> Callable:
+    """The method, which is recorded in another way in code that torch.compile traces."""
+    is_traced = torch.compiler.is_dynamo_compiling
+
+    @functools.wraps(function)
+    def method(self: LazyArray, *args: Any, **kwargs: Any) -> Any:
+        if is_traced():
+            from duckkeops.torch_compile import recorded
+
+            return recorded(kind, name, (self, *args), kwargs)
+        return function(self, *args, **kwargs)
+
+    return method
+
+
+def _compile_methods(cls: Any) -> None:
+    for name in dir(cls):
+        if name.startswith("_") and name not in array.OPERATORS:
+            continue
+        value = inspect.getattr_static(cls, name)
+        if isinstance(value, property) and value.fget is not None:
+            if name in VIEWS:
+                setattr(
+                    cls, name, property(_compiled("property", name, value.fget), doc=value.__doc__)
+                )
+        elif callable(value):
+            setattr(cls, name, _compiled("method", name, value))
+
+
+VIEWS = ("T", "mT", "H", "mH", "real", "imag")
 _add_methods(TorchLazyArray)
+_compile_methods(TorchLazyArray)
 array.FAMILIES["torch"] = TorchLazyArray

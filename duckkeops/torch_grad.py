@@ -32,7 +32,7 @@ from duckkeops.engines import blocks
 from duckkeops.errors import UnsupportedError
 from duckkeops.expr import NEUTRAL, Input, Node, Reduce, Scalar, Vjp
 from duckkeops.reductions import parameter
-from duckkeops.tensors import as_tensor
+from duckkeops.tensors import as_tensor, torch_dtype
 
 Outputs = tuple[torch.Tensor, ...]
 ROWS = reductions.BY_NAME
@@ -44,7 +44,7 @@ def value(node: Reduce) -> Any:
     """The value of a reduction of tensors; of a top-k, values and indices."""
     key, nodes = evaluate.listed(node)
     known = evaluate.known(key, current())
-    if known is None and is_native(node):
+    if known is None and not _is_meta(nodes) and is_native(node):
         return blocks.value(node)
     out = _outputs(node, key, nodes, False)
     return out[:2] if node.row.name == "topk" else out[0]
@@ -59,12 +59,32 @@ def outputs(node: Reduce, places: bool = False) -> Outputs:
 
 
 def _outputs(node: Reduce, key: tuple, nodes: list[Node], places: bool) -> Outputs:
+    if _is_meta(nodes):
+        return _without_entries(node)
     leaves = [n for n in nodes if isinstance(n, Input) and isinstance(n.array, torch.Tensor)]
     tensors = [i.array for i in leaves]
     if not _is_tracked(tensors):
         return _computed(node, key, nodes, places)
     out = _differentiable(_Plan(node, leaves, key, nodes), *tensors)
     return _picked(node, out) if node.row.name in PICKS else out
+
+
+def _is_meta(nodes: Sequence[Node]) -> bool:
+    return any(
+        isinstance(n, Input) and isinstance(n.array, torch.Tensor) and n.array.is_meta
+        for n in nodes
+    )
+
+
+def _without_entries(node: Reduce) -> Outputs:
+    """The outputs of tensors on the device "meta": shapes and dtypes."""
+    shape, dtypes = node.shape, [torch_dtype(node.dtype)]
+    if node.row.name == "topk":
+        shape = (*shape, parameter(node.params, "k", 1))
+        dtypes.append(torch.int64)
+    elif node.row.name in ("argmin", "argmax"):
+        dtypes.append(torch_dtype(node.args[0].dtype))
+    return tuple([torch.empty(shape, dtype=t, device="meta") for t in dtypes])
 
 
 def is_native(node: Reduce) -> bool:

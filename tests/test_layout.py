@@ -29,6 +29,7 @@ ORDER = (
     "array_api/special",
     "array_api/functions",
     "array_api/arrays",
+    "torch_compile",
     "torch_array",
     "array",
     "torch_functions",
@@ -117,7 +118,10 @@ DEFERRED = {
     "torch_rules",
     "torch_grad",
     "torch_passes",
+    "torch_compile",
 }
+# torch.compile traces import statements, and no import_module; only then are these run.
+UPWARDS = {("array", "torch_compile"), ("torch_array", "torch_compile")}
 HEAVY = {"sympy", "torch", "cupy", "scipy", "dask", "array_api_compat", "tqdm"}
 WRITES_C = {"prelude", "writer", "source"}
 C_TEXT = re.compile(
@@ -173,7 +177,8 @@ def test_every_file_has_its_place():
 def test_imports_run_downwards(name):
     below = ORDER[ORDER.index(name) + 1 :]
     ours = [own(dotted) for dotted, _ in imports(name)]
-    assert [other for other in ours if other is not None and other not in below] == []
+    wrong = [other for other in ours if other is not None and other not in below]
+    assert [other for other in wrong if (name, other) not in UPWARDS] == []
 
 
 @each_file
