@@ -33,6 +33,7 @@ from duckkeops import (
 from duckkeops.errors import UnsupportedError
 from duckkeops.expr import Node
 from duckkeops.genuine import all_entries, settled
+from duckkeops.importing import import_whole
 from duckkeops.numpy_table import METHODS
 from duckkeops.operands import (
     NUMBERS,
@@ -185,6 +186,7 @@ class LazyArray:
         return format(number(one), spec)
 
     def _repr_latex_(self) -> str:
+        import_whole("duckkeops.latex")  # which imports SymPy
         from duckkeops.latex import latex
 
         return "$\\displaystyle " + latex(settle(self._node, None)).strip("$") + "$"

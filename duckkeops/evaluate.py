@@ -41,6 +41,7 @@ from duckkeops.expr import (
     outlines,
     walk,
 )
+from duckkeops.importing import import_whole
 from duckkeops.launch import Launch
 from duckkeops.operands import leading_input, library, namespace_of
 
@@ -370,7 +371,8 @@ def built(
 
         def make(part: Path) -> None:
             before()
-            from duckkeops import generate  # imports SymPy
+            import_whole("duckkeops.generate")  # which imports SymPy
+            from duckkeops import generate
 
             part.write_text(
                 json.dumps(generate.kernel(node, axes, numbers, settings, wide, target))

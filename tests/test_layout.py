@@ -81,6 +81,7 @@ ORDER = (
     "symbolic",
     "tidy",
     "functions",
+    "importing",
     "display",
     "pickling",
     "tensors",

@@ -394,6 +394,33 @@ def test_interrupting_again_and_again_frees_nothing_in_use() -> None:
     assert fresh(INTERRUPTED) == "alive\n"
 
 
+CUT = """
+class Cut:
+    def find_spec(self, name, *_):
+        if name == "mpmath.functions.zetazeros":  # in the middle of SymPy
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.05)
+sys.meta_path.insert(0, Cut())
+assert "sympy" not in sys.modules
+try:
+    gauss(x[:50], x[:50])
+    print("not interrupted")
+except KeyboardInterrupt:
+    pass
+d = ((x[:50, None].astype("f8") - x[None, :50]) ** 2).sum(-1)
+assert np.allclose(gauss(x[:50], x[:50]), np.exp(-d).sum(1), rtol=1e-5)
+assert "sympy" in sys.modules
+print("alive")
+"""
+
+
+@needs_compiler
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_interrupting_the_first_call_leaves_no_half_imported_sympy(tmp_path: Path) -> None:
+    assert fresh(CUT, DUCKKEOPS_CACHE_DIR=str(tmp_path)) == "alive\n"
+
+
 NESTED = """
 def again(*_):
     calls.append((gauss(x[:3000], x[:3000]) == expected).all())
