@@ -494,7 +494,7 @@ ORDERS(f64, i64, u64, 13, 18, 41, 36, 26)
       other = choose_##T((v##I)(d == zero) | ~(v##I)(a < splat_##T(INFINITE(T))), splat_##T(UNDEFINED(T)), other); \
       value = choose_##T(left, other, value); \
     } \
-    value = choose_##T((v##I)(x == zero), copysign_##T(splat_##T(INFINITE(T)), x), value); \
+    value = choose_##T((v##I)(a < (T)(sizeof(T) == 4 ? 1e-8 : 1e-17)), one / x, value); /* also 1 / -0; a * s would be 0 */ \
     return choose_##T((v##I)(x != x), x, value); } \
   INL v##T rgamma_##T(v##T x) { \
     v##I pole = (v##I)(x < (v##T){}) & (v##I)(rint_##T(x) == x); \

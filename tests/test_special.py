@@ -64,6 +64,15 @@ def test_matern_kernels_of_half_orders():
         np.testing.assert_allclose(kernel.to_dense(), want, rtol=1e-13)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_gamma_near_its_pole_at_zero(dtype):
+    x = np.array([0, 1e-300, 1e-160, 1e-37, 1e-25, 1e-17, 3e-20, 1e-9, 2e-8, 1e-3], dtype)
+    x = np.concatenate([x, -x])
+    with config(engine="cpu"):
+        got = special.gamma(LazyArray(x[:, None]) * np.ones((1, 2), dtype)).max(axis=1)
+    np.testing.assert_allclose(got, special.gamma(x), rtol=1e-6 if dtype == "float32" else 1e-13)
+
+
 @pytest.mark.parametrize("name", ["kv", "kve", "iv", "ive"])
 @pytest.mark.parametrize("order", [0, 1, -1, 0.5, -0.5, 2.5, -3.5, 7.5, 8.5, 2, 5, 8, 9, 0.75])
 def test_constant_orders(name, order):
