@@ -524,6 +524,11 @@ def einsum(
     """
     from opt_einsum.parser import parse_einsum_input
 
+    if len(operands) < 2:
+        raise ValueError(
+            "einsum takes subscripts and operands, and got one argument.\n"
+            "  Name the axes: einsum('ij,jk->ik', d, b)."
+        )
     shapes = list(operands)
     arrays = (
         operands[1:] if isinstance(operands[0], str) else operands[: len(operands) // 2 * 2 : 2]

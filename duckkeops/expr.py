@@ -403,6 +403,12 @@ def default_roles(ndim: int, feature_ndim: int | None = None, batch_ndim: int | 
     >>> default_roles(3, feature_ndim=2), default_roles(3, batch_ndim=1)
     ('pff', 'bpf')
     """
+    for name, value in (("feature_ndim", feature_ndim), ("batch_ndim", batch_ndim)):
+        if value is not None and not isinstance(value, int | np.integer):
+            raise TypeError(
+                f"{name}={value!r}: it is a number of axes, an integer, and got a "
+                f"{type(value).__name__}."
+            )
     features = (1 if ndim > 1 else 0) if feature_ndim is None else feature_ndim
     if not 0 <= features <= ndim:
         raise ShapeError(f"feature_ndim={feature_ndim} does not fit an array with {ndim} axes.")

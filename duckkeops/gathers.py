@@ -99,6 +99,11 @@ def pad(array: Node, pad_width: Any, mode: Any = "constant", **kwargs: Any) -> A
             "or pad the inputs.",
         )
     widths = _widths(pad_width, array.ndim)
+    if np.min(widths, initial=0) < 0:
+        raise ValueError(
+            f"pad_width={pad_width!r} has a negative width.\n"
+            "  Take entries away with slices: d[1:-1]."
+        )
     np.pad(np.zeros((1,) * array.ndim), 0, mode, **kwargs)  # raises for arguments it does not know
     values = np.broadcast_to(kwargs.get("constant_values", 0), (array.ndim, 2))
     for k, (before, after) in enumerate(widths):

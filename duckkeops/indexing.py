@@ -317,6 +317,8 @@ def take_along_axis(arr: Node, indices: Any, axis: int | None = -1) -> Any:
         )
     axis = normalize_axis_index(axis, arr.ndim)
     indices = np.asarray(_genuine_key(indices))
+    if indices.dtype.kind not in "iu":
+        raise IndexError(f"`indices` must be an integer array, and is of dtype {indices.dtype}.")
     if indices.ndim != arr.ndim:
         raise ValueError(
             "`indices` and `arr` must have the same number of dimensions: "

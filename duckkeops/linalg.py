@@ -184,7 +184,10 @@ def eye(n: int, m: int | None = None, k: int = 0, *, dtype: Any = float, like: A
     >>> (K + 2 * eye(4)).sum(axis=1) - K.sum(axis=1)
     array([2., 2., 2., 2.])
     """
-    rows, columns = np.arange(n, dtype=np.int64) + k, np.arange(n if m is None else m)
+    n, m, k = operator.index(n), operator.index(n if m is None else m), operator.index(k)
+    if min(n, m) < 0:
+        raise ValueError(f"eye() has no shape ({n}, {m}): lengths are at least 0.")
+    rows, columns = np.arange(n, dtype=np.int64) + k, np.arange(m)
     if like is not None:
         dtype = _floating(like.dtype)
         if not isinstance(like, np.ndarray):

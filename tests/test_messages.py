@@ -202,3 +202,25 @@ def test_a_large_eye_is_virtual():
     small = xp.eye(3)  # as generic code changes it
     small[0, 1] = 4
     np.testing.assert_array_equal(small, [[1, 4, 0], [0, 1, 0], [0, 0, 1]])
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "says"),
+    [
+        (
+            lambda: np.take_along_axis(D, np.zeros((6, 1)), 1),
+            IndexError,
+            "must be an integer array",
+        ),
+        (lambda: np.pad(D, -1), ValueError, "pad_width=-1 has a negative width"),
+        (lambda: np.pad(D, ((0, 0), (-1, 2))), ValueError, "has a negative width"),
+        (lambda: np.einsum(D), ValueError, "einsum takes subscripts and operands, and got one"),
+        (lambda: duckkeops.linalg.eye(-1), ValueError, r"no shape \(-1, -1\)"),
+        (lambda: duckkeops.linalg.eye("a"), TypeError, "cannot be interpreted as an integer"),
+        (lambda: LazyArray(X, feature_ndim=1.5), TypeError, "feature_ndim=1.5: it is a number of"),
+        (lambda: LazyArray(X, batch_ndim="a"), TypeError, "batch_ndim='a': it is a number of axes"),
+    ],
+)
+def test_arguments_that_numpy_would_refuse(call, error, says):
+    with pytest.raises(error, match=says):
+        call()
