@@ -67,7 +67,8 @@ def orders(value, leaves, count, most=(None, 2, 1), seed=0):
     found = [value]
     level = [value]
     for order in range(count):
-        losses = [weighed(v, generator) for v in level if v.requires_grad]
+        losses = [weighed(v, generator) for v in level]  # each draws its weights
+        losses = [v for v in losses if v.requires_grad]
         if not losses:  # the gradient is constant
             break
         loss = sum(losses)
