@@ -149,18 +149,30 @@ def _interpolated(x: Node, xp: np.ndarray, fp: np.ndarray, left: Any, right: Any
 
     out: Any = number(fp[-1])
     if len(xp) > 1:
-        table = [_table("interp", x, t) for t in (xp[:-1], xp[1:], fp[:-1], _slopes(xp, fp))]
-        start, stop, value, slope = table
+        columns = (xp[:-1], xp[1:], fp[:-1], fp[1:], _slopes(xp, fp))
+        start, stop, value, end, slope = (_table("interp", x, t) for t in columns)
         at = _before(x)
         within = ops.call(
             "logical_and", ops.call("greater_equal", at, start), ops.call("less", at, stop)
         )
-        line = ops.call("add", ops.call("multiply", slope, ops.call("subtract", at, start)), value)
+        line = _on_line(at, start, stop, value, end, slope)
         line = statistics.sum(ops.call("where", within, line, number(0)), -1)
         out = ops.call("where", ops.call("equal", x, float(xp[-1])), out, line)
     out = ops.call("where", ops.call("less", x, float(xp[0])), number(left), out)
     out = ops.call("where", ops.call("greater", x, float(xp[-1])), number(right), out)
-    return ops.call("where", ops.call("isnan", x), number(np.nan), out)
+    return ops.call("where", ops.call("isnan", x), number(np.nan), out) if len(xp) > 1 else out
+
+
+def _on_line(at: Node, start: Node, stop: Node, value: Node, end: Node, slope: Node) -> Node:
+    """The line from (start, value) to (stop, end) at a place; infinite as NumPy says."""
+    before, after = (
+        ops.call("add", ops.call("multiply", slope, ops.call("subtract", at, x)), y)
+        for x, y in ((start, value), (stop, end))
+    )
+    flat = ops.call("logical_and", ops.call("isnan", after), ops.call("equal", value, end))
+    after = ops.call("where", flat, value, after)
+    line = ops.call("where", ops.call("isnan", before), after, before)
+    return ops.call("where", ops.call("equal", at, start), value, line)
 
 
 def _slopes(xp: np.ndarray, fp: np.ndarray) -> np.ndarray:

@@ -592,3 +592,27 @@ def test_booleans_warn_as_numpy_does():
     with pytest.warns(RuntimeWarning, match="Converting input from bool"):
         got = np.histogram(d, 2)
     agree(got, quietly(np.histogram, dense, 2))
+
+
+@pytest.mark.parametrize("engine", ["cpu", "blocks"])
+def test_interp_next_to_infinite_points(engine):
+    x, y = np.array([0.0, 1.0, 2.5, np.nan, -np.inf])[:, None], np.array([0.0, 1.0, 2.0, np.inf])
+    with np.errstate(invalid="ignore"):
+        dense = x - y
+    tables = [
+        ([0.0, 1.0, 2.0], [1.0, np.inf, 3.0]),
+        ([0.0, 1.0, np.inf], [1.0, 2.0, 5.0]),
+        ([-np.inf, 0.0, 1.0], [1.0, 2.0, np.inf]),
+        ([0.0, 1.0], [np.inf, np.inf]),
+        ([0.5], [7.0]),
+    ]
+    for xp, fp in tables:
+        with config(engine=engine), np.errstate(all="ignore"):
+            got, want = np.interp(LazyArray(x) - y, xp, fp), np.interp(dense, xp, fp)
+            np.testing.assert_array_equal(got.to_dense(), want)
+            for least in (True, False):  # each entry of a row of one
+                one = np.where(np.isnan(got), -5.0 if least else 9.0, got)
+                row = np.where(np.isnan(want), -5.0 if least else 9.0, want)
+                reduce = np.min if least else np.max
+                np.testing.assert_array_equal(reduce(one, axis=1), reduce(row, axis=1))
+            np.testing.assert_array_equal(np.isnan(got).sum(axis=1), np.isnan(want).sum(axis=1))
