@@ -41,7 +41,7 @@ from duckkeops.expr import (
     outlines,
     walk,
 )
-from duckkeops.importing import import_whole
+from duckkeops.importing import import_whole, undisturbed
 from duckkeops.launch import Launch
 from duckkeops.operands import leading_input, library, namespace_of
 
@@ -394,7 +394,7 @@ def _version() -> str:
 
 def _sympy_version() -> str:
     """Read from its file: to ask importlib.metadata takes 30 ms, SymPy itself ten times that."""
-    spec = importlib.util.find_spec("sympy")
+    spec = undisturbed(lambda: importlib.util.find_spec("sympy"))
     if spec is not None and spec.origin is not None:
         try:
             return Path(spec.origin).with_name("release.py").read_text()

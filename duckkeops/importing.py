@@ -5,27 +5,45 @@ from __future__ import annotations
 import importlib
 import sys
 import threading
-from concurrent.futures import Future
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
 
 
 def import_whole(name: str) -> None:
     """Import a module, to the end even where Ctrl-C ends the wait for it.
 
     An interrupted import leaves parts of packages behind: after that of SymPy, which takes half a
-    second, no later import of it succeeds. Signals come to the main thread only.
+    second, no later import of it succeeds.
     """
-    if name in sys.modules or threading.current_thread() is not threading.main_thread():
-        importlib.import_module(name)
-        return
-    done: Future[None] = Future()
+    if name in sys.modules:
+        importlib.import_module(name)  # another thread may be at it
+    else:
+        undisturbed(lambda: importlib.import_module(name))
 
-    def load() -> None:
+
+def undisturbed(work: Callable[[], _T]) -> _T:
+    """`work()`, on a thread of its own if it is the main thread that asks: signals come there only.
+
+    Ctrl-C in an import, or in a search for a module, may also leave Python's import lock taken,
+    while others wait for it (seen in 3.11: importlib._bootstrap._get_module_lock takes it before
+    the `try` that gives it back): no other thread ever imports again.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return work()
+    # no Future: it waits in a Condition, whose lock Ctrl-C may leave taken
+    ended: SimpleQueue[tuple[bool, Any]] = SimpleQueue()
+
+    def run() -> None:
         try:
-            importlib.import_module(name)
+            ended.put((True, work()))
         except BaseException as error:
-            done.set_exception(error)
-        else:
-            done.set_result(None)
+            ended.put((False, error))
 
-    threading.Thread(target=load, name="duckkeops-import").start()
-    done.result()
+    threading.Thread(target=run, name="duckkeops-import").start()
+    done, value = ended.get()
+    if done:
+        return value
+    raise value

@@ -834,3 +834,59 @@ def test_free_memory(tmp_path: Path, files: dict[str, str], free: int | None) ->
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     assert plan.free_bytes(str(tmp_path)) == free
+
+
+@needs_compiler
+def test_interruptions_take_no_worker_away() -> None:
+    """A worker that waited for a lock which Ctrl-C left taken would wait for ever."""
+    code = """
+from duckkeops import plan
+from duckkeops.engines import threads
+plan.INLINE_SECONDS = 1e-12  # even tiny reductions go to the pool
+def interrupt(*arguments): raise KeyboardInterrupt
+signal.signal(signal.SIGALRM, interrupt)
+waits = np.random.default_rng(0).uniform(1e-5, 2e-3, 10_000)
+count = 0
+with config(threads=3):
+    gauss(x[:500], x[:500])
+    end = time.monotonic() + 8
+    for wait in waits:
+        if time.monotonic() > end:
+            break
+        try:
+            signal.setitimer(signal.ITIMER_REAL, wait)
+            for _ in range(20):
+                gauss(x[:500], x[:500])
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        except KeyboardInterrupt:
+            count += 1
+    signal.setitimer(signal.ITIMER_REAL, 0)
+assert count > 100, count
+end = time.monotonic() + 10
+while threads._queue.qsize() and time.monotonic() < end:
+    time.sleep(0.01)
+print(threads._queue.qsize())
+"""
+    assert int(fresh(code)) == 0  # the workers have taken all jobs out
+
+
+@needs_compiler
+def test_sympy_is_imported_where_ctrl_c_does_not_reach(tmp_path: Path) -> None:
+    """Ctrl-C in an import may leave Python's import lock taken, and hang all other threads."""
+    code = """
+asked = []
+class Spy:
+    def find_spec(self, name, *others):
+        if name == "sympy":
+            asked.append(threading.current_thread() is threading.main_thread())
+            if len(asked) == 2:  # to be imported, after it was looked for
+                os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Spy())
+try:
+    gauss(x[:500], x[:500])
+except KeyboardInterrupt:
+    print(asked)
+print(gauss(x[:500], x[:500]).shape)
+"""
+    answer = fresh(code, DUCKKEOPS_CACHE_DIR=str(tmp_path))
+    assert answer.splitlines() == ["[False, False]", "(500,)"]

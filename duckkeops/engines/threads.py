@@ -8,6 +8,7 @@ No OpenMP: its runtime hangs after fork, and would come beside those of torch an
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import logging
@@ -15,7 +16,7 @@ import math
 import os
 import threading
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from time import perf_counter, thread_time
 from typing import Any
 
@@ -82,10 +83,11 @@ class _Job:
         "block_seconds",
         "blocks",
         "call",
-        "changed",
         "chunk",
         "error",
         "large",
+        "lock",
+        "news",
         "next",
         "slice",
     )
@@ -107,7 +109,10 @@ class _Job:
         self.chunk = max(1, min(blocks // (8 * count), self._group(self.block_seconds)))
         self.large = self.block_seconds > plan.SLICE_SECONDS  # one block would hold up Ctrl-C
         self.active = 0  # workers at it
-        self.changed = threading.Condition(threading.Lock())
+        self.lock = threading.Lock()  # of `active`
+        # A word of each worker that comes or goes. No Condition: its methods are Python, and
+        # Ctrl-C in the midst of one leaves its lock taken, or released twice.
+        self.news: SimpleQueue[None] = SimpleQueue()
         self.error: BaseException | None = None
         self.call: tuple | None = (library, arguments, packed, _packed(library, arguments, packed))
         self.call += (self.next, keep)
@@ -125,9 +130,8 @@ class _Job:
             if self.large:
                 self._hand_over(count)
             self._take_part(count, progress)
-            with self.changed:
-                while self.active:
-                    self.changed.wait(0.05)
+            while self._has_workers():
+                self._wait(0.05)
         except BaseException:
             self.next.value = self.blocks  # the workers stop after their chunks
             raise
@@ -144,8 +148,7 @@ class _Job:
         with _Share(*self.call) as share:
             while (first := self.next.value) < self.blocks:
                 if asked and self.active >= count:
-                    with self.changed:
-                        self.changed.wait(0.05)
+                    self._wait(0.05)
                 else:
                     start, cpu = perf_counter(), thread_time()
                     taken = share(self.blocks, min(self.chunk, most), most)
@@ -163,18 +166,28 @@ class _Job:
     def _hand_over(self, count: int) -> None:
         """Have `count` workers at it, so that the calling thread needs not work."""
         _ask(self, 1)
-        with self.changed:
-            self.changed.wait_for(lambda: self.active >= count, 0.05)
+        end = perf_counter() + 0.05
+        while self.active < count and (left := end - perf_counter()) > 0:
+            self._wait(left)
+
+    def _has_workers(self) -> bool:
+        with self.lock:  # one may be about to join
+            return self.active > 0
+
+    def _wait(self, seconds: float) -> None:
+        """Until a worker comes or goes, or the time is over."""
+        with contextlib.suppress(Empty):
+            self.news.get(timeout=seconds)
 
     def help(self) -> None:
         """Take blocks until none is left."""
-        with self.changed:
+        with self.lock:
             call = self.call
             if call is None or self.next.value >= self.blocks:
                 return
             self.active += 1
-            self.changed.notify()
         try:
+            self.news.put(None)
             with _Share(*call) as share:
                 share(self.blocks, self.chunk, self.blocks)
         except MemoryError:
@@ -182,9 +195,9 @@ class _Job:
         except BaseException as error:
             self.error, self.next.value = error, self.blocks
         finally:
-            with self.changed:
+            with self.lock:
                 self.active -= 1
-                self.changed.notify()
+            self.news.put(None)
 
 
 def _packed(library: Any, arguments: bytes, packed: bool) -> np.ndarray | None:
