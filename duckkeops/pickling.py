@@ -5,6 +5,7 @@ Rows travel by name.
 
 from __future__ import annotations
 
+import copyreg
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,3 +65,11 @@ _BUILD: dict[str, Any] = {
     "Broadcast": lambda args, shape, roles: Broadcast(args[0], shape, roles),
     "Softmax": lambda args, axes, dtype: Softmax(args[0], axes, dtype),
 }
+
+
+def _reduced(node: Node) -> tuple[Any, ...]:
+    return rebuilt, (flat(node),)
+
+
+for _kind in (Apply, Broadcast, Concat, Input, Reduce, Scalar, Softmax):
+    copyreg.pickle(_kind, _reduced)  # for whatever else holds nodes: arrays to be sliced, flat ones
