@@ -30,7 +30,7 @@ from duckkeops import (
     pickling,
     shapes,
 )
-from duckkeops.errors import UnsupportedError
+from duckkeops.errors import UnsupportedAttributeError, UnsupportedError
 from duckkeops.expr import Node
 from duckkeops.genuine import all_entries, settled
 from duckkeops.importing import import_whole
@@ -609,7 +609,8 @@ class NumpyLazyArray(LazyArray):
     @property
     def flat(self) -> Any:
         """Refused: entries are not stored."""
-        raise unsupported("d.flat", self._node, "Take entries by their flat index: d.ravel()[k].")
+        remedy = "Take entries by their flat index: d.ravel()[k]."
+        raise UnsupportedAttributeError(*unsupported("d.flat", self._node, remedy).args)
 
     def adjoint(self) -> LazyArray:
         """The conjugate transpose, as SciPy's linear operators have it."""

@@ -67,7 +67,11 @@ def only(what: str, options: dict[str, Any], *known: str) -> None:
 
 def where(condition: Any, x: Any = None, y: Any = None, /) -> Any:
     """x where the condition holds, else y."""
-    if x is None or y is None:
+    if (x is None) != (y is None):
+        raise ValueError(
+            "either both or neither of x and y should be given: numpy.where(condition, x, y)."
+        )
+    if x is None:
         node = node_of(condition)
         if expr.is_virtual(node):
             raise data_dependent("numpy.where(condition)", node)
@@ -148,9 +152,14 @@ def isclose(a: Any, b: Any, rtol: Any = 1e-05, atol: Any = 1e-08, equal_nan: boo
 
 def select(condlist: Any, choicelist: Any, default: Any = 0) -> Node:
     """The first choice whose condition holds."""
-    return ops.select(
-        [node_of(c) for c in condlist], [node_of(c) for c in choicelist], node_of(default)
-    )
+    conditions = [node_of(c) for c in condlist]
+    for k, condition in enumerate(conditions):
+        if condition.dtype != np.bool:
+            raise TypeError(
+                f"invalid entry {k} in condlist: a condition is an array of booleans, "
+                f"and this is {describe(condition)}.\n  Compare first, as in d != 0."
+            )
+    return ops.select(conditions, [node_of(c) for c in choicelist], node_of(default))
 
 
 def angle(z: Any, deg: bool = False) -> Node:

@@ -21,6 +21,10 @@ class UnsupportedError(TypeError):
     """A function has no pairwise form."""
 
 
+class UnsupportedAttributeError(UnsupportedError, AttributeError):
+    """An attribute that arrays have and lazy ones have not: `hasattr` and debuggers miss it."""
+
+
 class CompileError(RuntimeError):
     """The compiler refused a generated kernel: a bug in duckkeops."""
 

@@ -118,7 +118,10 @@ def _widths(pad_width: Any, ndim: int) -> Sequence[tuple[int, int]]:
         for axis, width in pad_width.items():
             whole[axis] = width if isinstance(width, tuple) else (width, width)
         pad_width = whole
-    return [(int(a), int(b)) for a, b in np.broadcast_to(pad_width, (ndim, 2))]
+    widths = np.asarray(pad_width)
+    if widths.dtype.kind not in "iu":
+        raise TypeError(f"`pad_width` must be of integral type, and is {pad_width!r}.")
+    return [(int(a), int(b)) for a, b in np.broadcast_to(widths, (ndim, 2))]
 
 
 def _padded(a: Node, axis: int, width: tuple[int, int], mode: str, values: Any) -> Node:

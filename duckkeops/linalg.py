@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -139,6 +140,13 @@ def nystrom(K: Any, ridge: float, rank: int = RANK, seed: int = 0, like: Any = N
     >>> len(steps) < 10
     True
     """
+    if len(K.shape) != 2 or K.shape[0] != K.shape[1]:
+        raise ShapeError(f"nystrom takes a square matrix K, and got one of shape {tuple(K.shape)}.")
+    if not isinstance(ridge, numbers.Real) or not isinstance(rank, numbers.Integral):
+        raise TypeError(
+            f"nystrom(ridge={ridge!r}, rank={rank!r}): "
+            "ridge is a number, and rank how many eigenvalues."
+        )
     if not ridge > 0 or rank < 1:
         raise ValueError(
             f"nystrom(ridge={ridge}, rank={rank}): both must be positive.\n"

@@ -232,6 +232,11 @@ def refuse_dense(what: str, node: Node) -> VirtualArrayError:
     remedy = ""
     if what == "numpy.asarray(d)":  # what functions that are compiled for arrays begin with
         remedy = _for_asker() + _for_scikit_learn()
+    elif what == "bool(d)":  # numpy.testing too, and `d in a_list`
+        remedy = (
+            "\n  Whether any or all entries are true: d.any(), d.all(). Two arrays are compared by "
+            "(d == e).all(),\n  and found in a list by `is`: any(d is e for e in a_list)."
+        )
     elif what.startswith("iterating over"):
         remedy = "\n  Go over rows by their index: for i in range(len(d)): d[i], which stays lazy."
     return VirtualArrayError(
@@ -257,6 +262,11 @@ ASKERS = (  # the starts of functions' dotted names, and what stands for them
         ("numpy.lib._function_base_impl.vectorize.",),
         "numpy.vectorize calls a function for one entry at a time: call it with all of d, written "
         "with NumPy's\n  functions, and numpy.where(condition, a, b) for an if.",
+    ),
+    (
+        ("numpy.testing.",),
+        "numpy.testing compares stored arrays: assert numpy.allclose(d, e) or "
+        "numpy.array_equal(d, e), which store nothing.",
     ),
 )
 LIBRARIES = ("duckkeops", "numpy", "scipy", "sklearn", "array_api_compat", "functools")

@@ -452,6 +452,18 @@ DENSIFYING = {
 }
 
 
+MORE = {
+    "iterating over d": [
+        "  Go over rows by their index: for i in range(len(d)): d[i], which stays lazy."
+    ],
+    "bool(d)": [
+        "  Whether any or all entries are true: d.any(), d.all(). "
+        "Two arrays are compared by (d == e).all(),",
+        "  and found in a list by `is`: any(d is e for e in a_list).",
+    ],
+}
+
+
 @pytest.mark.parametrize("what", DENSIFYING)
 def test_a_virtual_array_refuses(what, monkeypatch):
     monkeypatch.delitem(sys.modules, "sklearn", raising=False)
@@ -462,8 +474,7 @@ def test_a_virtual_array_refuses(what, monkeypatch):
         f"{what} needs all entries of d: (6, 4) float64, which are never stored (192 bytes)."
     )
     assert second == "  Reduce first, as in d.sum(axis=1), or compute all pairs with d.to_dense()."
-    rows = ["  Go over rows by their index: for i in range(len(d)): d[i], which stays lazy."]
-    assert more == (rows if what == "iterating over d" else [])
+    assert more == MORE.get(what, [])
     assert isinstance(caught.value, TypeError)
 
 

@@ -1,12 +1,18 @@
 """What refusals and their hints say to somebody who meets them for the first time."""
 
+import copy
+import inspect
+import pickle
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy import linalg, special
 
 import duckkeops
+import duckkeops.linalg
 from duckkeops import LazyArray
-from duckkeops.errors import UnsupportedError, VirtualArrayError
+from duckkeops.errors import ShapeError, UnsupportedError, VirtualArrayError
 from duckkeops.numpy_table import SPECIAL
 
 X, Y = np.linspace(0.1, 2, 18).reshape(6, 3), np.linspace(0.3, 1.7, 12).reshape(4, 3)
@@ -25,6 +31,10 @@ ASKERS = {
     "numpy.vectorize": (
         lambda: np.vectorize(lambda a: a)(D),
         "numpy.vectorize calls a function for one entry at a time: call it with all of d",
+    ),
+    "numpy.testing.assert_allclose": (
+        lambda: np.testing.assert_allclose(D, D),
+        "numpy.testing compares stored arrays: assert numpy.allclose(d, e) or",
     ),
 }
 
@@ -224,3 +234,51 @@ def test_a_large_eye_is_virtual():
 def test_arguments_that_numpy_would_refuse(call, error, says):
     with pytest.raises(error, match=says):
         call()
+
+
+@pytest.mark.parametrize("call", [lambda: bool(D > 1), lambda: D + 1 in [D], lambda: [1].index(D)])
+def test_truth_of_all_pairs_is_refused_with_what_tells_it(call):
+    with pytest.raises(VirtualArrayError, match=r"compared by \(d == e\)\.all\(\)"):
+        call()
+
+
+def test_attributes_that_are_refused_are_missing_to_debuggers():
+    assert not hasattr(D, "flat")
+    with pytest.raises(UnsupportedError, match=r"d\.ravel\(\)\[k\]"):
+        D.flat  # noqa: B018
+    members = dict(inspect.getmembers(D))
+    assert members["shape"] == (6, 4) and "flat" not in members
+
+
+HALVES: Any = 1.5
+WRONG = {
+    "where": (lambda d: np.where(d > 1, d), ValueError, "either both or neither of x and y"),
+    "select": (lambda d: np.select([d], [d]), TypeError, "invalid entry 0 in condlist"),
+    "pad by halves": (lambda d: np.pad(d, HALVES), TypeError, "must be of integral type"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_numpy_refuses_is_refused(name):
+    call, kind, text = WRONG[name]
+    for d in (D, DENSE):
+        with pytest.raises(kind, match=text):
+            call(d)
+
+
+def test_nystrom_says_what_it_takes():
+    K = np.exp(-((LazyArray(X)[:, None] - LazyArray(X)[None]) ** 2).sum(-1))
+    with pytest.raises(ShapeError, match=r"nystrom takes a square matrix K.*\(6, 4\)"):
+        duckkeops.linalg.nystrom(D, 2.0)
+    ridge: Any
+    rank: Any
+    for ridge, rank in (("a", 3), (1.0, 2.5)):
+        with pytest.raises(TypeError, match="ridge is a number, and rank how many eigenvalues"):
+            duckkeops.linalg.nystrom(K, ridge, rank)
+
+
+@pytest.mark.parametrize("copied", [lambda v: pickle.loads(pickle.dumps(v)), copy.deepcopy])
+def test_what_waits_for_a_slice_or_a_reduction_travels(copied):
+    assert (copied(np.sort(D, axis=1))[:, :2] == np.sort(D, axis=1)[:, :2]).all()
+    assert (copied(np.argsort(D, axis=0))[:2] == np.argsort(DENSE, axis=0)[:2]).all()
+    assert copied(D.ravel()).max() == D.max()
