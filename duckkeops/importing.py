@@ -18,9 +18,8 @@ def import_whole(name: str) -> None:
     An interrupted import leaves parts of packages behind: after that of SymPy, which takes half a
     second, no later import of it succeeds.
     """
-    if name in sys.modules:
-        importlib.import_module(name)  # another thread may be at it
-    else:
+    spec = getattr(sys.modules.get(name), "__spec__", None)
+    if spec is None or getattr(spec, "_initializing", False):  # another thread may be at it
         undisturbed(lambda: importlib.import_module(name))
 
 

@@ -21,6 +21,7 @@ from duckkeops.array import BINARY, COMPARE, UNARY, LazyArray, NumpyLazyArray
 from duckkeops.errors import RoleError, UnsupportedError, VirtualArrayError
 from duckkeops.expr import Broadcast, Input, Node
 from duckkeops.genuine import all_entries, settled
+from duckkeops.importing import import_whole
 from duckkeops.operands import (
     NUMBERS,
     describe,
@@ -358,6 +359,7 @@ def library_of(array: Any) -> Any:
 
 
 def numpy_library() -> Any:
+    import_whole("array_api_compat.numpy")
     import array_api_compat.numpy
 
     return array_api_compat.numpy

@@ -20,6 +20,7 @@ import numpy as np
 from duckkeops import expr, views
 from duckkeops.errors import UnsupportedError
 from duckkeops.expr import Apply, Broadcast, Concat, Input, Node, Reduce, Scalar, Table, Vjp
+from duckkeops.importing import import_whole
 from duckkeops.reductions import astype, computed, native, result
 from duckkeops.tensors import is_tensor
 
@@ -245,6 +246,7 @@ class _Work:
         arrays = [i.array for i in expr.inputs(node)]
         array = max(arrays, key=lambda a: a.ndim, default=None)
         if array is None or isinstance(array, np.ndarray | np.generic):
+            import_whole("array_api_compat.numpy")
             import array_api_compat.numpy
 
             return cls(array_api_compat.numpy, {})
