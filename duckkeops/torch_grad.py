@@ -152,10 +152,13 @@ def _narrowed(total: np.ndarray, node: Reduce) -> np.ndarray:
 def _tied_extremes(node: Reduce) -> Outputs:
     """The least (or greatest) entries, the places of all that equal them, and their shares.
 
-    As in torch.amin, equal entries share the gradient. Where a row has more than `TIES` of them
-    there are no places, and the entries will be compared with the result instead.
+    As in torch.amin, equal entries share the gradient, and NaN is the extreme of its row. Where a
+    row has more than `TIES` equals there are no places, and the entries will be compared with the
+    result instead.
     """
     n, k = node.outline.count, 2
+    first = reductions.reduce(ROWS[f"arg{node.row.name}"], node.args, node.axes)
+    extreme, place = evaluate.state(first, np)
     while True:
         top = reductions.reduce(
             ROWS["topk"], node.args, node.axes, k=min(k, n), largest=node.row.name == "max"
@@ -168,9 +171,15 @@ def _tied_extremes(node: Reduce) -> Outputs:
         if k > TIES:
             index, hit = index[..., :0], hit[..., :0]
             break
+    if index.shape[-1]:  # a top-k passes over NaN in the search for the least
+        nan = np.isnan(extreme)
+        hit[nan, :], hit[nan, 0] = False, True
+        index = np.where(nan[..., None], np.asarray(place)[..., None], index)
+    # what is no extreme counts as the first one, times 0: it may be infinite, or have no derivative
+    index = np.where(hit, index, index[..., :1])
     share = hit / np.maximum(hit.sum(-1, keepdims=True), 1)
     most = hit.any(axis=tuple(range(hit.ndim - 1))).sum() if hit.size else index.shape[-1]
-    value = reductions.astype(np, values[..., 0], node.dtype)
+    value = reductions.astype(np, extreme, node.dtype)
     return tuple(
         as_tensor(a)
         for a in (value, index[..., :most].copy(), share[..., :most].astype(values.dtype))

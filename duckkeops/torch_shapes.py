@@ -14,7 +14,7 @@ import torch
 
 from duckkeops import expr, flat, gathers, indexing, ops, running, shapes, statistics, views
 from duckkeops.errors import ShapeError
-from duckkeops.expr import Node
+from duckkeops.expr import Input, Node
 from duckkeops.operands import describe, unsupported
 from duckkeops.tensors import numpy_dtype
 from duckkeops.torch_rules import as_node, axes_of, axis_of, call, promoted
@@ -35,7 +35,8 @@ def sizes(given: Sequence[Any]) -> tuple[int, ...]:
 def transpose(input: Any, dim0: int, dim1: int) -> Node:
     a = as_node(input)
     if a.ndim == 0:
-        axis_of(a, max(dim0, dim1)), axis_of(a, min(dim0, dim1))
+        for dim in (dim0, dim1):
+            axis_of(a, dim)  # raises where there is no such axis
         return a
     return shapes.swapaxes(a, axis_of(a, dim0), axis_of(a, dim1))
 
@@ -357,7 +358,13 @@ def unbind(input: Any, dim: int = 0) -> tuple[Node, ...]:
 def cat(tensors: Any, dim: int = 0, *, out: Any = None) -> Node:
     shapes.refuse_out("cat", out)
     nodes = promoted([as_node(x) for x in tensors])
-    return shapes.concatenate(nodes, axis_of(nodes[0], dim))
+    axis = axis_of(nodes[0], dim)
+    joined = shapes.concatenate(nodes, axis)
+    arrays = [n.array for n in nodes if isinstance(n, Input)]
+    if len(arrays) < len(nodes):
+        return joined
+    # no longer than its parts; and one array is differentiated, which a joined node is not
+    return Input(torch.cat(arrays, axis), joined.dtype, joined.roles)
 
 
 def stack(tensors: Any, dim: int = 0, *, out: Any = None) -> Node:

@@ -473,7 +473,9 @@ def test_dense_by_torch(op):
             op.dense(torch_namespace, *tensors)
         return
     got = op.dense(torch_namespace, *tensors)
-    np.testing.assert_allclose(np.asarray(got), op.dense(np, *args), rtol=1e-10, atol=1e-12)
+    # torch's own Bessel functions of the first and second kind are as precise as float32
+    atol = 1e-6 if op.name in ("j0", "j1", "y0", "y1") else 1e-12
+    np.testing.assert_allclose(np.asarray(got), op.dense(np, *args), rtol=1e-10, atol=atol)
 
 
 @each_op

@@ -338,3 +338,34 @@ def test_tensors_are_freed_after_the_backward_pass():
     del value, y
     gc.collect()
     assert alive() is None
+
+
+@pytest.mark.parametrize("extreme", [torch.amin, torch.amax])
+@pytest.mark.parametrize("odd", ["nan", "infinite"])
+def test_extremes_beside_nan_and_infinite_entries(extreme, odd):
+    """Ties in some rows, and in others one finite entry among infinite ones."""
+    g = torch.Generator().manual_seed(0)
+    x, y = (torch.randint(0, 4, (n, 1), generator=g).double() for n in (40, 60))
+    rows, columns = torch.arange(40) % 5, torch.arange(60) % 4
+    columns[7] = 4
+    if odd == "nan":
+        y[3] = torch.nan
+    found = []
+    for wrap in (LazyArray, plain):
+        leaves = [t.clone().requires_grad_() for t in (x, y)]
+        d = sq(*map(wrap, leaves))
+        if odd == "infinite":
+            far = torch.inf if extreme is torch.amin else -torch.inf
+            d = torch.where(wrap(rows)[:, None] == wrap(columns)[None, :], d, far)
+        value = extreme(d, 1)
+        grads = torch.autograd.grad(value.nan_to_num(0).sum(), leaves)
+        found.append((value.detach(), *grads))
+    (value, gx, gy), (dense, dense_gx, dense_gy) = found
+    torch.testing.assert_close(value, dense, equal_nan=True)
+    torch.testing.assert_close(gx, dense_gx, equal_nan=True)
+    if (
+        odd == "nan"
+    ):  # torch divides by a count of 0: NaN for all of a row, and not only for its NaN
+        assert gy[3].isnan() and dense_gy.isnan().all()
+    else:
+        torch.testing.assert_close(gy, dense_gy)
