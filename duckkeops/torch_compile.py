@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from torch._C._functorch import peek_interpreter_stack
 from torch.fx.experimental.symbolic_shapes import has_static_value
 from torch.utils._python_dispatch import _disable_current_modes
 
@@ -274,7 +275,7 @@ def _transform() -> str:
     """The transform of torch.func that is being traced, "" if there is none: some drop the tangents
     of operators that are not torch's own, and say nothing.
     """
-    stack = torch._C._functorch.peek_interpreter_stack()
+    stack = peek_interpreter_stack()
     if stack is not None:
         return stack.key().name.lower()
     return "jvp" if torch.autograd.forward_ad._current_level >= 0 else ""

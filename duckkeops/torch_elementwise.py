@@ -99,7 +99,8 @@ def ldexp(input: Any, other: Any, *, out: Any = None) -> Node:
 def frexp(input: Any, *, out: Any = None) -> Any:
     shapes.refuse_out("frexp", out)
     a = inexact("frexp", input)
-    return torch.return_types.frexp((call("frexp_mantissa", a), call("frexp_exponent", a)))
+    parts: Any = (call("frexp_mantissa", a), call("frexp_exponent", a))
+    return torch.return_types.frexp(parts)
 
 
 def addcmul(input: Any, tensor1: Any, tensor2: Any, *, value: Any = 1, out: Any = None) -> Node:

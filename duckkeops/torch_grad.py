@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch._functorch.utils import unwrap_dead_wrappers
 
 from duckkeops import (
     evaluate,
@@ -248,12 +249,13 @@ class _Reduction(torch.autograd.Function):
         return None, *_pulled_back(ctx.plan, saved[:n], saved[n:], grads, wanted)
 
     @staticmethod
-    def jvp(ctx: Any, _: Any, *tangents: torch.Tensor | None) -> Any:
+    def jvp(ctx: Any, *tangents: Any) -> Any:
         saved, n = ctx.saved_tensors, len(ctx.plan.leaves)
-        return _pushed_forward(ctx.plan, saved[:n], saved[n:], tangents)
+        return _pushed_forward(ctx.plan, saved[:n], saved[n:], tangents[1:])
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple, plan: _Plan, *tensors: torch.Tensor) -> Any:
+    def vmap(info: Any, in_dims: tuple, *args: Any) -> Any:
+        plan, *tensors = args
         node = batched(plan.node, plan.leaves, tensors, in_dims[1:], info.batch_size)
         out = outputs(node, True)
         return out, (0,) * len(out)
@@ -263,7 +265,7 @@ def _differentiable(plan: _Plan, *tensors: torch.Tensor) -> Outputs:
     """_Reduction.apply, which binds its arguments to a signature at each call, for 25 us."""
     if torch._C._are_functorch_transforms_active():
         return _Reduction.apply(plan, *tensors)
-    args = torch._functorch.utils.unwrap_dead_wrappers((plan, *tensors))
+    args = unwrap_dead_wrappers((plan, *tensors))
     return super(torch.autograd.Function, _Reduction).apply(*args)  # type: ignore[misc]
 
 

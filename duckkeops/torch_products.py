@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.nn import functional as F
+from torch.nn._reduction import legacy_get_string
 
 from duckkeops import (
     contractions,
@@ -343,7 +343,7 @@ def _some_kept(mask: Any) -> torch.Tensor | None:
 
 def _reduced(loss: Any, reduction: str, size_average: Any = None, reduce: Any = None) -> Any:
     if size_average is not None or reduce is not None:
-        reduction = F._Reduction.legacy_get_string(size_average, reduce, emit_warning=False)
+        reduction = legacy_get_string(size_average, reduce, emit_warning=False)
     if reduction == "none":
         return loss
     if reduction not in ("mean", "sum"):

@@ -64,8 +64,9 @@ def _signed(value: Any) -> Any:
     """torch sums unsigned integers in int64."""
     if isinstance(value, Node) and value.dtype == np.uint64:
         return ops.cast(value, np.dtype(np.int64))
-    unsigned = isinstance(value, torch.Tensor) and value.dtype is torch.uint64
-    return torch.Tensor.to(value, torch.int64) if unsigned else value
+    if isinstance(value, torch.Tensor) and value.dtype is torch.uint64:
+        return value.to(torch.int64)
+    return value
 
 
 def _dense(a: Node) -> Any:
