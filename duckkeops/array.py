@@ -31,7 +31,7 @@ from duckkeops import (
     shapes,
 )
 from duckkeops.errors import UnsupportedAttributeError, UnsupportedError
-from duckkeops.expr import Node
+from duckkeops.expr import Input, Node
 from duckkeops.genuine import all_entries, settled
 from duckkeops.importing import import_whole
 from duckkeops.numpy_table import METHODS
@@ -50,7 +50,7 @@ from duckkeops.operands import (
     unsupported,
 )
 from duckkeops.rewrite import retag, settle
-from duckkeops.tensors import is_traced
+from duckkeops.tensors import copied, is_traced
 
 GIB = 2**30
 
@@ -266,7 +266,9 @@ class LazyArray:
                 "  A reduction needs no such array: d.sum(axis=1), d.argmin(axis=1), d @ b.\n"
                 f"  If you do need it, raise the limit: d.to_dense(max_bytes={size})."
             )
-        return evaluate.to_dense(settled(self._node))
+        node = settled(self._node)
+        dense = evaluate.to_dense(node)
+        return copied(dense) if isinstance(node, Input) else dense
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         entries = all_entries("numpy.asarray(d)", self._node)
@@ -324,7 +326,7 @@ class LazyArray:
     # -- copies
 
     def __copy__(self) -> LazyArray:
-        return _wrap(type(self), self._node)
+        return _wrap(type(self), elementwise.copy(self._node))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _unpickled, (type(self), pickling.flat(self._node))

@@ -12,7 +12,9 @@ from duckkeops import expr, genuine, ops, shapes, statistics
 from duckkeops.errors import DtypeError, UnsupportedError
 from duckkeops.expr import Node
 from duckkeops.genuine import all_entries
-from duckkeops.operands import describe, is_array, nbytes, node_of, units
+from duckkeops.operands import describe, is_array, namespace_of, nbytes, node_of, units
+from duckkeops.rewrite import with_arrays
+from duckkeops.tensors import copied, is_tensor
 
 
 def elementwise(
@@ -181,8 +183,15 @@ def imag(val: Any) -> Node:
 
 
 def copy(a: Any, order: str = "K", subok: bool = False) -> Node:
-    """The same: a lazy array is immutable."""
-    return node_of(a)
+    """The same expression of copies: what is written to the arrays later does not reach it."""
+    return with_arrays(node_of(a), _copied)
+
+
+def _copied(x: Any) -> Any:
+    """A copy that takes no more memory: what is repeated along an axis stays so."""
+    strides = x.stride() if is_tensor(x) else x.strides
+    once = x[tuple(slice(0, 1) if step == 0 else slice(None) for step in strides)]
+    return namespace_of(x).broadcast_to(copied(once), x.shape)
 
 
 def iscomplex(x: Node) -> Node:

@@ -25,6 +25,7 @@ from duckkeops.expr import (
     Node,
     Reduce,
     Scalar,
+    Table,
     Vjp,
 )
 from duckkeops.operands import namespace_of
@@ -140,6 +141,20 @@ def with_inputs(node: Node, new: Callable[[Input], Input]) -> Node:
         else:
             done[id(one)] = rebuild(one, args)
     return done[id(node)]
+
+
+def with_arrays(node: Node, change: Callable[[Any], Any]) -> Node:
+    """The same expression of what `change` gives for each of its arrays."""
+
+    def changed(one: Input) -> Input:
+        array = change(one.array)
+        if array is one.array:
+            return one
+        if isinstance(one, Table):
+            return Table(array, one.dtype)
+        return Input(array, one.dtype, one.roles, one.bare)
+
+    return with_inputs(node, changed)
 
 
 # -- roles -----------------------------------------------------------------------------------------

@@ -30,6 +30,11 @@ def is_traced(x: Any) -> bool:
     return torch.compiler.is_compiling() and type(x) not in (torch.Tensor, torch.nn.Parameter)
 
 
+def copied(x: Any) -> Any:
+    """A copy of an array; of a tensor, one that it can be differentiated through."""
+    return x.clone() if is_tensor(x) else x.copy()
+
+
 def as_array(tensor: Any) -> np.ndarray:
     """The entries of a tensor on the CPU, as a NumPy array that shares its memory.
 

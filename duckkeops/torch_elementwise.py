@@ -10,7 +10,7 @@ import torch
 
 from duckkeops import elementwise, expr, lookups, ops, rewrite, shapes
 from duckkeops.errors import DtypeError
-from duckkeops.expr import Input, Node, Table
+from duckkeops.expr import Node
 from duckkeops.operands import describe, unsupported
 from duckkeops.tensors import is_tensor, numpy_dtype
 from duckkeops.torch_rules import apply, as_node, call, promoted
@@ -348,16 +348,7 @@ _RANDOM = "It draws a number for each entry: pass training=False, or drop entrie
 
 def with_tensors(node: Node, change: Callable) -> Node:
     """The same expression of other tensors."""
-
-    def changed(one: Input) -> Input:
-        if not is_tensor(one.array):
-            return one
-        tensor = change(one.array)
-        if isinstance(one, Table):
-            return Table(tensor, one.dtype)
-        return Input(tensor, one.dtype, one.roles, one.bare)
-
-    return rewrite.with_inputs(node, changed)
+    return rewrite.with_arrays(node, lambda x: change(x) if is_tensor(x) else x)
 
 
 def converted(dtype: torch.dtype) -> Callable:
@@ -419,8 +410,13 @@ def type_as(input: Any, other: Any) -> Node:
 
 
 def same(input: Any, **options: Any) -> Node:
-    """clone, contiguous, alias: a lazy array is immutable."""
+    """contiguous, alias: a lazy array is immutable."""
     return as_node(input)
+
+
+def clone(input: Any, **options: Any) -> Node:
+    """The same expression of clones: what is written to the tensors later does not reach it."""
+    return elementwise.copy(input)
 
 
 def detach(input: Any) -> Node:

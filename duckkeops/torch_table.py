@@ -61,9 +61,8 @@ LAZY: dict[str, Callable] = {
     "real": entries.real,
     "imag": entries.imag,
     **_each(entries.conj, "conj conj_physical"),
-    **_each(
-        entries.same, "resolve_conj resolve_neg clone Tensor.contiguous alias_copy Tensor.alias"
-    ),
+    **_each(entries.same, "resolve_conj resolve_neg Tensor.contiguous alias_copy Tensor.alias"),
+    **_each(entries.clone, "clone"),
     **_each(entries.detach, "detach detach_copy"),
     **_each(entries.round, "round special.round"),
     **{name: entries.whole(name) for name in ("floor", "ceil", "trunc")},

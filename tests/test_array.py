@@ -809,3 +809,21 @@ def test_an_input_met_at_a_batch_index_and_in_a_fold():
         return (np.cos((x * a * z).sum(-2)) * x).sum(0)
 
     np.testing.assert_allclose(f(*lazy), f(x, a, z))
+
+
+@pytest.mark.parametrize("copied", [operator.methodcaller("copy"), np.copy, copy.copy, copy.deepcopy])
+def test_copies_do_not_follow_their_arrays(copied):
+    x = np.random.default_rng(0).normal(size=(5, 3))
+    rows = np.broadcast_to(x[:, :1], (5, 3))  # repeated: a copy stays as small
+    d_ij = LazyArray(x)[:, None] * LazyArray(rows)[None]
+    expected, kept = d_ij.sum(axis=1), copied(d_ij)
+    x[:] = 0
+    assert np.array_equal(kept.sum(axis=1), expected)
+    assert not d_ij.sum(axis=1).any()
+
+
+def test_all_entries_of_a_wrapped_array_are_a_copy():
+    x = np.arange(6.0).reshape(2, 3)
+    dense = LazyArray(x).to_dense()
+    dense[:] = 7
+    assert np.array_equal(x, np.arange(6.0).reshape(2, 3))
