@@ -225,7 +225,11 @@ def _aligned(node: Node, how: Alignment, layout: Layout) -> Node:
         if isinstance(node.array, np.ndarray):
             return Input(node.array.transpose(how.order)[how.cut], node.dtype, how.roles)
         if is_tensor(node.array):
-            return Input(node.array.permute(how.order)[how.cut], node.dtype, how.roles)
+            tensor = node.array.permute(how.order)
+            for k, cut in enumerate(how.cut):
+                if cut is None:
+                    tensor = tensor.unsqueeze(k)
+            return Input(tensor, node.dtype, how.roles)
     node = rewrite.retag(node, "".join([layout.roles[k] for k in labels]))
     entries: list[Any] = []
     for k in layout.order:

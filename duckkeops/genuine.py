@@ -11,6 +11,7 @@ from duckkeops import evaluate, expr, ops, views
 from duckkeops.expr import Input, Node, Reduce
 from duckkeops.operands import is_array, namespace_of, node_of, refuse_dense, unsupported
 from duckkeops.rewrite import rebuild, settle
+from duckkeops.tensors import is_tensor
 
 
 def evaluated(node: Reduce) -> Any:
@@ -117,6 +118,8 @@ def permuted(x: Any, order: Sequence[int]) -> Any:
         return x
     if isinstance(x, np.ndarray):
         return x.transpose(order)
+    if is_tensor(x):
+        return x.permute(order)
     return (
         views.permute(x, order)
         if isinstance(x, Node)

@@ -125,11 +125,13 @@ def _left(node: Reduce, part: Reduce) -> tuple[int, ...]:
 def finished(node: Reduce, state: np.ndarray, axes: tuple[int, ...]) -> Any:
     """The value of a sum, from what its pass gives and the axes along which that is added up."""
     if axes:  # they become the last one, along which NumPy adds pairwise
-        rest = [a for a in range(state.ndim) if a not in axes]
-        shape = tuple(state.shape[a] for a in rest)
-        rows = np.ascontiguousarray(state.transpose(*rest, *axes)).reshape(*shape, -1)
+        rows = state
+        if state.ndim > 1:
+            rest = [a for a in range(state.ndim) if a not in axes]
+            shape = tuple(state.shape[a] for a in rest)
+            rows = np.ascontiguousarray(state.transpose(*rest, *axes)).reshape(*shape, -1)
         with np.errstate(all="ignore"):
-            state = np.asarray(rows.sum(-1, dtype=rows.dtype))
+            state = np.asarray(np.add.reduce(rows, -1, rows.dtype))
     return reductions.result(np, node, (state,))
 
 

@@ -98,7 +98,9 @@ class Arguments:
         values: list[Any] = self.constants.copy()
         for place, pointers, strides in self.arrays:
             array = nodes[place].array
-            if type(array) is not np.ndarray and is_tensor(array):
+            if type(array) is tuple:  # it was located before
+                address, steps = array
+            elif type(array) is not np.ndarray and is_tensor(array):
                 address, steps = located(array, keep)
             else:
                 if not array.dtype.isnative:

@@ -55,8 +55,11 @@ def as_array(tensor: Any) -> np.ndarray:
     return tensor.numpy()
 
 
-def located(tensor: Any, keep: list[Any]) -> tuple[int, list[int]]:
-    """Address and strides, in bytes, of a tensor; a copy that is needed for them goes to `keep`.
+Located = tuple[int, list[int]]  # the address of the first entry, and the strides in bytes
+
+
+def located(tensor: Any, keep: list[Any]) -> Located:
+    """Where the entries of a tensor lie; a copy that is needed for that goes to `keep`.
 
     Raises what `as_array` raises.
     """
@@ -73,7 +76,10 @@ def as_tensor(array: Any) -> Any:
     """A NumPy array or scalar as a tensor that shares its memory where that may be written to."""
     torch = sys.modules["torch"]
     array = np.asarray(array)
-    if not array.flags.writeable or any(s < 0 for s in array.strides):
+    flags = array.flags
+    if flags.carray and array.dtype.isbuiltin == 1:  # mostly
+        return torch.from_numpy(array)
+    if not flags.writeable or any(s < 0 for s in array.strides):
         array = array.copy()
     if array.dtype.isbuiltin == 2:  # bfloat16, the one that does not come with NumPy
         return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)

@@ -60,10 +60,10 @@ def outputs(node: Reduce, places: bool = False) -> Outputs:
 
 
 def _outputs(node: Reduce, key: tuple, nodes: list[Node], places: bool) -> Outputs:
-    if _is_meta(nodes):
-        return _without_entries(node)
     leaves = [n for n in nodes if isinstance(n, Input) and isinstance(n.array, torch.Tensor)]
     tensors = [i.array for i in leaves]
+    if any(t.is_meta for t in tensors):
+        return _without_entries(node)
     if not _is_tracked(tensors):
         return _computed(node, key, nodes, places)
     out = _differentiable(_Plan(node, leaves, key, nodes), *tensors)
@@ -126,15 +126,15 @@ def _extra(node: Reduce, state: tuple) -> tuple[Any, ...]:
     of the scores, of a variance the mean.
     """
     name = node.row.name
+    if name in ("argmin", "argmax"):
+        return (state[0],)
+    if name not in ("softmax_sum", "var", "std"):
+        return ()
     with np.errstate(all="ignore"):
-        if name in ("argmin", "argmax"):
-            return (state[0],)
         if name == "softmax_sum":
             total = reductions.BY_NAME["logsumexp"].finish(np, state[:2], 0, ())
             return (_narrowed(total, node),)
-        if name in ("var", "std"):
-            return (np.asarray(state[1]),)
-    return ()
+        return (np.asarray(state[1]),)
 
 
 def _narrowed(total: np.ndarray, node: Reduce) -> np.ndarray:
@@ -237,7 +237,8 @@ class _Reduction(torch.autograd.Function):
         fixed = [t for t in output if not (t.is_floating_point() or t.is_complex())]
         if plan.node.row.name in PICKS:
             fixed = list(output)
-        ctx.mark_non_differentiable(*fixed)
+        if fixed:
+            ctx.mark_non_differentiable(*fixed)
         ctx.set_materialize_grads(False)
 
     @staticmethod

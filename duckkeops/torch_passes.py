@@ -17,19 +17,19 @@ from duckkeops import evaluate, expr, gradients, joint
 from duckkeops.config import Settings, current
 from duckkeops.expr import Input, Node, Reduce, Scalar
 from duckkeops.launch import Launch
-from duckkeops.tensors import as_tensor
+from duckkeops.tensors import Located, as_tensor, located
 
 LEAF, OUT, GRAD, NUMBER = range(4)
 Slot = tuple[int, int]
 
 
 class _Held:
-    """An array where a launch looks for an input."""
+    """Where the entries of an input lie, where a launch looks for the input; and what must live."""
 
-    __slots__ = ("array",)
+    __slots__ = ("array", "keep")
 
-    def __init__(self, array: Any):
-        self.array = array
+    def __init__(self, array: Located, keep: list[Any]):
+        self.array, self.keep = array, keep
 
 
 class _Result(NamedTuple):
@@ -69,10 +69,15 @@ class Passes(NamedTuple):
     ) -> list[torch.Tensor | None]:
         """The gradient of each tensor, None for those that do not matter."""
         slots: dict[Slot, Any] = {}
+        keep: list[Any] = [tensors, outs, grads]
         for kind, given in ((LEAF, tensors), (OUT, outs), (GRAD, grads)):
             for k, t in enumerate(given):
                 if t is not None:
-                    slots[kind, k] = _Held(t if kind == LEAF else self._spread(t))
+                    at = located(t, keep)
+                    if kind != LEAF:
+                        for axis in self.axes:
+                            at[1].insert(axis, 0)
+                    slots[kind, k] = _Held(at, keep)
         threads = current().threads
         out: list[torch.Tensor | None] = [None] * self.leaves
         for one in self.launches:
@@ -80,17 +85,13 @@ class Passes(NamedTuple):
             for place, slot in one.fills:
                 its[place] = nodes[slot[1]] if slot[0] == NUMBER else slots[slot]
             for to, state in zip(one.results, one.launch(its, threads), strict=True):
-                value = joint.finished(to.node, state, to.added)
-                part = value if to.order is None else value.transpose(to.order)
+                part = joint.finished(to.node, state, to.added)
+                if to.order is not None:
+                    part = part.transpose(to.order)
                 part = as_tensor(part if part.shape == to.shape else part.reshape(to.shape))
                 have = out[to.leaf]
                 out[to.leaf] = part if have is None else have + part
         return out
-
-    def _spread(self, t: torch.Tensor) -> torch.Tensor:
-        for axis in self.axes:
-            t = t.unsqueeze(axis)
-        return t
 
 
 _passes: dict[tuple, Passes] = {}
