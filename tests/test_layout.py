@@ -69,6 +69,7 @@ ORDER = (
     "engines/threads",
     "engines/compilers",
     "engines/blocks",
+    "engines/tiles",
     "generate",
     "plan",
     "source",
