@@ -69,6 +69,7 @@ ORDER = (
     "engines/threads",
     "engines/compilers",
     "engines/blocks",
+    "engines/programs",
     "engines/tiles",
     "generate",
     "plan",
@@ -109,6 +110,7 @@ DEFERRED = {
     "symbolic",
     "tidy",
     "functions",
+    "engines/programs",
     # and these torch:
     "torch_array",
     "torch_functions",

@@ -16,7 +16,7 @@ import torch
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 from torch_gallery import FORMULAS, sample
 
-from duckkeops import LazyArray
+from duckkeops import LazyArray, config
 
 REDUCTIONS = {
     "sum": lambda d: d.sum(1),
@@ -126,6 +126,14 @@ def test_orders_of_each_formula(name, how):
     count = 3 if ALL or place % 12 == 0 else 2 if place % 3 == 0 else 1
     most = (None, None, None) if ALL else (None, 2, 1)
     lazy, dense = both(name, reduction(name, how), count, most=most)
+    assert_close(lazy, dense, 1e-9)
+
+
+@pytest.mark.parametrize(("name", "how"), CASES)
+def test_orders_of_each_formula_in_tiles(name, how):
+    """By array operations, as close to dense torch as kernels are above."""
+    with config(engine="blocks"):
+        lazy, dense = both(name, reduction(name, how), 2, most=(None, None if ALL else 2))
     assert_close(lazy, dense, 1e-9)
 
 

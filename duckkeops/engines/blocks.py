@@ -5,6 +5,7 @@ It is the oracle of the tests, and the fallback. An expression is evaluated dire
 after the other, on a tile of rows and columns; a tile of an expression is the same expression over
 slices of the inputs, so tiles are made by views. The intermediate arrays of one tile take about
 `TILE_BYTES`; a reduction inside the expression that needs more is itself computed by tiles.
+Gradients take another way, as the array library has no derivatives: see programs.py.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,6 @@ import numpy as np
 from duckkeops import expr, views
 from duckkeops.engines import tiles
 from duckkeops.engines.tiles import Box, Library
-from duckkeops.errors import UnsupportedError
 from duckkeops.expr import Apply, Broadcast, Concat, Input, Node, Reduce, Scalar, Table, Vjp
 from duckkeops.importing import import_whole
 from duckkeops.reductions import State, astype, computed, native, result
@@ -35,7 +36,7 @@ def dense(node: Node, xp: Any = None, tile_bytes: int = TILE_BYTES) -> Any:
     """
     work = _Work.of(node, xp)
     with np.errstate(all="ignore"):
-        if _cost((node,), tile_bytes, {}) <= tile_bytes:
+        if not _has_gradients((node,)) and _cost((node,), tile_bytes, {}) <= tile_bytes:
             return astype(work.xp, work.whole(node, tile_bytes), _stored(node))
         out = work.xp.empty(node.shape, dtype=native(work.xp, _stored(node)), **work.where)
         _fill(work, node, out, tile_bytes)
@@ -72,28 +73,56 @@ def value(node: Reduce, xp: Any = None, tile_bytes: int = TILE_BYTES) -> Any:
 # -- tiles -----------------------------------------------------------------------------------------
 
 
-def _fill(work: _Work, node: Node, out: Any, tile_bytes: int) -> None:
-    def cost(box: Box) -> float:
-        return _cost(views.part((node,), node.shape, box), tile_bytes, {})
-
-    for box in tiles.boxes(node.shape, tiles.lengths(node.shape, (), cost, tile_bytes)):
-        (piece,) = views.part((node,), node.shape, box)
-        out[(*box, ...)] = astype(work.xp, work.whole(piece, tile_bytes), _stored(node))
+def _fill(work: _Work, node: Node, out: Any, tile_bytes: float) -> None:
+    values = _values(work, (node,), node.shape, tile_bytes)
+    for box in tiles.boxes(node.shape, tiles.lengths(node.shape, (), values.cost, tile_bytes)):
+        (v,) = values(box)
+        v = work.xp.broadcast_to(v, tuple(s.stop - s.start for s in box))
+        out[(*box, ...)] = astype(work.xp, v, _stored(node))
 
 
 def _reduced(work: _Work, node: Reduce, tile_bytes: float) -> State:
     """The state of a reduction, by tiles."""
-    whole = node.whole
+    values = _values(work, node.args, node.whole, tile_bytes)
 
     def cost(box: Box) -> float:
-        return _cost(views.part(node.args, whole, box), tile_bytes, {}) + _copies(node, box)
+        return values.cost(box) + _copies(node, box)
 
     def tile(box: Box, first: int) -> State:
-        values = work.values(views.part(node.args, whole, box), tile_bytes)
         columns = {a: box[a].stop - box[a].start for a in node.axes}
-        return work.state(node, values, len(whole), columns, first)
+        return work.state(node, values(box), len(node.whole), columns, first)
 
-    return tiles.reduced(work, node.row, node.params, whole, node.axes, cost, tile, tile_bytes)
+    return tiles.reduced(work, node.row, node.params, node.whole, node.axes, cost, tile, tile_bytes)
+
+
+def _values(work: _Work, args: Sequence[Node], whole: Sequence[int], limit: float) -> Any:
+    """What says the values of expressions over boxes of the `whole`, and what they cost."""
+    if not _has_gradients(args):
+        return _Views(work, args, tuple(whole), limit)
+    import_whole("duckkeops.engines.programs")  # which imports SymPy
+    from duckkeops.engines import programs
+
+    return programs.Values(work, args, whole, limit)
+
+
+def _has_gradients(roots: Sequence[Node]) -> bool:
+    return any(isinstance(n, Vjp) for n in expr.walk(*roots))
+
+
+@dataclass(frozen=True)
+class _Views:
+    """The values over a box are those of the same expressions over slices of the inputs."""
+
+    work: _Work
+    args: Sequence[Node]
+    whole: tuple[int, ...]
+    limit: float
+
+    def cost(self, box: Box) -> float:
+        return _cost(views.part(self.args, self.whole, box), self.limit, {})
+
+    def __call__(self, box: Box) -> list[Any]:
+        return self.work.values(views.part(self.args, self.whole, box), self.limit)
 
 
 # -- how much memory -------------------------------------------------------------------------------
@@ -222,11 +251,6 @@ class _Work(Library):
                 return self._joined(node, args)
             case Broadcast():
                 return self.xp.broadcast_to(self._array(node, args[0]), node.shape)
-        if isinstance(node, Vjp):
-            raise UnsupportedError(
-                f"a gradient of shape {node.shape} needs derivatives, and tiles know none.\n"
-                "  Reduce it with config(engine='cpu')."
-            )
         raise TypeError(
             f"the blocks engine has no value for a {type(node).__name__}. "
             "This is a bug in duckkeops."

@@ -80,10 +80,14 @@ class Library:
         return self.xp.arange(first, first + n, dtype=kind, **self.where)
 
     def spread(self, state: State, rows: tuple[int, ...]) -> State:
-        """The state with all rows, where some were broadcast."""
+        """The state with all rows, where some were broadcast, in arrays that can be written to."""
+        return tuple(self._spread(s, rows) for s in state)
+
+    def _spread(self, s: Any, rows: tuple[int, ...]) -> Any:
         xp = self.xp
-        arrays = (s if is_tensor(s) else xp.asarray(s) for s in state)
-        return tuple(xp.broadcast_to(s, (*rows, *s.shape[len(rows) :])) for s in arrays)
+        s = s if is_tensor(s) else xp.asarray(s)
+        shape = (*rows, *s.shape[len(rows) :])
+        return s if tuple(s.shape) == shape else xp.asarray(xp.broadcast_to(s, shape), copy=True)
 
     def room(self, part: Any, n: int, shape: tuple[int, ...]) -> Any:
         """An empty array for all rows, of `shape`, of a state whose first n axes are rows."""
