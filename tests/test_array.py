@@ -811,7 +811,9 @@ def test_an_input_met_at_a_batch_index_and_in_a_fold():
     np.testing.assert_allclose(f(*lazy), f(x, a, z))
 
 
-@pytest.mark.parametrize("copied", [operator.methodcaller("copy"), np.copy, copy.copy, copy.deepcopy])
+@pytest.mark.parametrize(
+    "copied", [operator.methodcaller("copy"), np.copy, copy.copy, copy.deepcopy]
+)
 def test_copies_do_not_follow_their_arrays(copied):
     x = np.random.default_rng(0).normal(size=(5, 3))
     rows = np.broadcast_to(x[:, :1], (5, 3))  # repeated: a copy stays as small
