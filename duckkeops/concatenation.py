@@ -9,15 +9,15 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from duckkeops import expr, ops, reductions, views
+from duckkeops import expr, gradients, ops, reductions, views
 from duckkeops.errors import DtypeError
-from duckkeops.expr import Concat, Node, Reduce, walk
+from duckkeops.expr import Concat, Input, Node, Reduce, walk
 from duckkeops.operands import constant, input_of
-from duckkeops.rewrite import rebuild
+from duckkeops.rewrite import rebuild, with_inputs
 
 
 def slice_of(node: Reduce, axis: int, start: int, stop: int) -> Reduce:
@@ -209,3 +209,58 @@ def _split_position(node: Reduce, axis: int, bounds: Sequence[int], parts: list[
         at, best = ops.call("where", better, part, at), ops.call("where", better, value, best)
     assert at is not None
     return at
+
+
+# -- gradients -------------------------------------------------------------------------------------
+
+
+class Part(NamedTuple):
+    """What a term adds to a part of the gradient: that of the entries in `box`."""
+
+    box: tuple[slice, ...]
+    term: gradients.Term
+    wrt: Input
+
+
+class _Places(np.ndarray):
+    """The flat positions of an input's entries, which tell what is a slice of it."""
+
+
+def gradient(value: Node, cotangent: Node, wrt: Input) -> list[Part]:
+    """As gradients.gradient, of values of which parts may be concatenated: the terms of each block.
+
+    Shapes: value and cotangent (..., M, N, E) broadcast. `total` adds the evaluated terms up.
+    """
+    positions = np.arange(math.prod(wrt.shape)).reshape(wrt.shape).view(_Places)
+    marked = Input(positions, wrt.dtype, wrt.roles, wrt.bare)
+    seen = with_inputs(value, lambda i: marked if i is wrt else i)
+    axes = tuple(range(max(value.ndim, cotangent.ndim)))
+    whole = Reduce(reductions.BY_NAME["sum"], (seen, cotangent), axes, value.dtype)
+    out = []
+    for block in blocks_of(whole):
+        slices = [i for i in expr.inputs(block) if isinstance(i.array, _Places) and i.array.size]
+        boxes = {id(i): _box(i.array, wrt.shape) for i in slices}
+        own = {
+            id(i): Input(wrt.array[(*boxes[id(i)], ...)], i.dtype, i.roles, i.bare) for i in slices
+        }
+        real = with_inputs(block, lambda i, own=own: own.get(id(i), i))
+        v, g = real.args
+        for i in slices:
+            one = own[id(i)]
+            out += [Part(boxes[id(i)], t, one) for t in gradients.gradient(v, g, one)]
+    return out
+
+
+def _box(positions: np.ndarray, shape: Sequence[int]) -> tuple[slice, ...]:
+    """The box of an array of this shape that holds the entries at these flat positions."""
+    first = np.unravel_index(int(positions.flat[0]), tuple(shape))
+    return tuple(slice(int(k), int(k) + n) for k, n in zip(first, positions.shape, strict=True))
+
+
+def total(xp: Any, terms: Sequence[Any], parts: Sequence[Part], wrt: Input) -> Any:
+    """The gradient, of the shape of `wrt`, from the evaluated terms of `gradient`."""
+    out: Any = xp.zeros(wrt.shape, dtype=wrt.array.dtype)
+    for array, (box, term, one) in zip(terms, parts, strict=True):
+        part = xp.reshape(xp.permute_dims(array, term.order), one.shape)
+        out[(*box, ...)] = out[(*box, ...)] + part
+    return out

@@ -23,7 +23,7 @@ import numpy as np
 from duckkeops import cache, concatenation, expr, launch, ops, plan, reductions, source, tensors
 from duckkeops.config import Settings, current
 from duckkeops.engines import blocks, cpu
-from duckkeops.errors import CompilerNotFoundError, UnsupportedError
+from duckkeops.errors import CompilerNotFoundError
 from duckkeops.expr import (
     FEATURE,
     NEUTRAL,
@@ -62,7 +62,7 @@ def evaluate(node: Reduce) -> Any:
             return hook(node)
     settings = current()
     key, nodes = listed(node)
-    found = None if settings.engine == "blocks" else known(key, settings)
+    found = known(key, settings)
     if found is not None:
         return reductions.result(np, node, found(nodes, settings.threads))
     xp = namespace_of(node)
@@ -74,9 +74,8 @@ def state(node: Reduce, xp: Any) -> tuple[Any, ...]:
     settings = current()
     nodes = walk(node)
     kinds = set(map(type, nodes))
-    if Vjp in kinds:
-        return _gradient_state(node, settings, xp)
-    if settings.engine == "blocks" or not reductions.is_numpy(xp) or is_plain(node, nodes):
+    plain = 0 in (*node.whole, *node.shape) if Vjp in kinds else is_plain(node, nodes)
+    if settings.engine == "blocks" or not reductions.is_numpy(xp) or plain:
         return _in_tiles(node)
     if Concat in kinds:
         return _cut_state(node, xp)
@@ -103,22 +102,6 @@ def is_compiled(node: Reduce) -> bool:
         and reductions.is_numpy(namespace_of(node))
         and not is_plain(node, walk(node))
         and cpu.is_available()
-    )
-
-
-def _gradient_state(node: Reduce, settings: Settings, xp: Any) -> tuple[Any, ...]:
-    """Derivatives are in kernels only: the array library knows none."""
-    why = "tiles know none"
-    if settings.engine != "blocks" and reductions.is_numpy(xp):
-        if 0 in node.whole or 0 in node.shape:
-            return (np.zeros(node.shape, reductions.computed(node.dtype)),)
-        try:
-            return _launched(node, settings)
-        except CompilerNotFoundError:
-            why = "no C compiler was found"
-    raise UnsupportedError(
-        f"a gradient of shape {node.shape} needs derivatives, and {why}.\n"
-        "  Use config(engine='cpu'), with NumPy arrays or CPU tensors, and a C compiler."
     )
 
 
@@ -459,6 +442,9 @@ def listed(root: Node) -> tuple[tuple, list[Node]]:
 
 
 def known(key: tuple, settings: Settings) -> Launch | None:
+    """The launch of an expression that was met before, where a kernel may compute it."""
+    if settings.engine == "blocks":
+        return None
     return _launches.get((settings.precision, settings.accumulate, key))
 
 

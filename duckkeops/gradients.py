@@ -38,7 +38,7 @@ def gradient(value: Node, cotangent: Node, wrt: Input) -> list[Term]:
         raise UnsupportedError(
             f"cannot differentiate d: {value.shape} {value.dtype}, "
             "of which a part is concatenated.\n"
-            "  Differentiate the reduction of each part, and add."
+            "  Take concatenation.gradient, which differentiates each part, and its total."
         )
     summed = _trailing_features(value)
     return [

@@ -9,7 +9,7 @@ same way. What picks entries (min, top-k) is differentiated at the entries that 
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ import torch
 from torch._functorch.utils import unwrap_dead_wrappers
 
 from duckkeops import (
+    concatenation,
     evaluate,
     expr,
     gradients,
@@ -31,7 +32,7 @@ from duckkeops.batching import batched
 from duckkeops.config import current
 from duckkeops.engines import blocks
 from duckkeops.errors import UnsupportedError
-from duckkeops.expr import NEUTRAL, Input, Node, Reduce, Scalar, Vjp
+from duckkeops.expr import NEUTRAL, Concat, Input, Node, Reduce, Scalar, Vjp
 from duckkeops.reductions import parameter
 from duckkeops.tensors import as_tensor, torch_dtype
 
@@ -66,6 +67,8 @@ def _outputs(node: Reduce, key: tuple, nodes: list[Node], places: bool) -> Outpu
         return _without_entries(node)
     if not _is_tracked(tensors):
         return _computed(node, key, nodes, places)
+    if node.row.name in MERGED and any(isinstance(n, Concat) for n in nodes):
+        return _in_parts(node)
     out = _differentiable(_Plan(node, leaves, key, nodes), *tensors)
     return _picked(node, out) if node.row.name in PICKS else out
 
@@ -185,6 +188,77 @@ def _tied_extremes(node: Reduce) -> Outputs:
         as_tensor(a)
         for a in (value, index[..., :most].copy(), share[..., :most].astype(values.dtype))
     )
+
+
+# -- joined parts ----------------------------------------------------------------------------------
+
+
+def _in_parts(node: Reduce) -> Outputs:
+    """The value of a reduction of joined arrays: of each part by itself, put together by torch,
+    which differentiates that.
+    """
+    node = concatenation.without_cut_folds(node)  # type: ignore[assignment]
+    cut = concatenation.cut(node)
+    if cut is None:
+        return outputs(node)
+    if cut.axis in node.axes:
+        return (MERGED[node.row.name](node, cut.parts),)
+    place = [a for a in range(len(node.whole)) if a not in node.axes].index(cut.axis)
+    return (torch.cat([outputs(p)[0] for p in cut.parts], place),)
+
+
+def _stacked(parts: Sequence[Reduce]) -> list[torch.Tensor]:
+    """Each of the outputs, and what gradients need beside them, of all parts along a first axis."""
+    return [torch.stack(some) for some in zip(*[outputs(p, True) for p in parts], strict=True)]
+
+
+def _shares(node: Reduce, parts: Sequence[Reduce], like: torch.Tensor) -> torch.Tensor:
+    """How many of the entries are in each part, along the first axis of `like`."""
+    kind = like.real.dtype if like.is_complex() else like.dtype
+    counts = torch.tensor([p.outline.count for p in parts], dtype=torch.float64)
+    shares = (counts / max(node.outline.count, 1)).to(kind)
+    return shares.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def _merged_mean(node: Reduce, parts: Sequence[Reduce]) -> torch.Tensor:
+    (means,) = _stacked(parts)
+    return (means * _shares(node, parts, means)).sum(0)
+
+
+def _merged_softmax(node: Reduce, parts: Sequence[Reduce]) -> torch.Tensor:
+    values, totals = _stacked(parts)
+    return (values * torch.softmax(totals, 0)).sum(0)
+
+
+def _merged_variance(node: Reduce, parts: Sequence[Reduce]) -> torch.Tensor:
+    """The mean square within the parts, and that between their means."""
+    params = tuple(p for p in node.params if p[0] != "correction")
+    own = [Reduce(ROWS["var"], p.args, p.axes, p.dtype, params) for p in parts]
+    within, means = _stacked(own)
+    shares = _shares(node, parts, within)
+    gap = means - (means * shares).sum(0)
+    between = (gap * gap.conj()).real if gap.is_complex() else gap.square()
+    n = node.outline.count
+    left = max(n - parameter(node.params, "correction", 0), 0)
+    return ((within + between) * shares).sum(0) * (n / left if left else torch.inf)
+
+
+def _merged_deviation(node: Reduce, parts: Sequence[Reduce]) -> torch.Tensor:
+    """Its gradient is 0 where it is 0, as torch's."""
+    square = _merged_variance(node, parts)
+    flat = square == 0
+    return torch.where(flat, 0, torch.where(flat, 1, square).sqrt())
+
+
+MERGED: dict[str, Callable[[Reduce, Sequence[Reduce]], torch.Tensor]] = {
+    "sum": lambda node, parts: _stacked(parts)[0].sum(0),
+    "prod": lambda node, parts: _stacked(parts)[0].prod(0),
+    "logsumexp": lambda node, parts: torch.logsumexp(_stacked(parts)[0], 0),
+    "mean": _merged_mean,
+    "softmax_sum": _merged_softmax,
+    "var": _merged_variance,
+    "std": _merged_deviation,
+}
 
 
 # -- the function ----------------------------------------------------------------------------------

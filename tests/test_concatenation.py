@@ -10,9 +10,18 @@ import warnings
 import numpy as np
 import pytest
 
-from duckkeops import LazyArray, RoleError, ShapeError, config, evaluate, expr, reductions
+from duckkeops import (
+    LazyArray,
+    RoleError,
+    ShapeError,
+    concatenation,
+    config,
+    evaluate,
+    expr,
+    reductions,
+)
 from duckkeops.engines import cpu
-from duckkeops.expr import Concat
+from duckkeops.expr import Concat, Input
 
 each_engine = pytest.mark.parametrize(
     "engine",
@@ -375,3 +384,32 @@ def test_no_pairs_are_stored():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 20e6  # of 900 MB
+
+
+def test_gradients_part_by_part():
+    """Of inputs of one part, and of those that more than one part has a slice of."""
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    x, u, y, b, w = (rng.random(s) for s in ((4, 1, 3), (5, 1, 3), (1, 6, 3), (9, 1, 1), (9, 1, 3)))
+    lazy = [LazyArray(a, feature_ndim=1) for a in (x, u, y, b, w)]
+    leaves = [torch.tensor(a, requires_grad=True) for a in (x, u, y, b, w)]
+
+    def value(x, u, y, b, w, cat):
+        near = ((x - y) ** 2).sum(-1), (u * y).sum(-1)
+        both = cat([x - y, u * y], 0)
+        return cat(near, 0) * b[..., 0] + ((both - w) ** 2).sum(-1)
+
+    g = rng.random((9, 6))
+    node = value(*lazy, np.concatenate)._node
+    cotangent = Input(g, g.dtype, node.roles)
+    dense = value(*leaves, torch.cat)
+    wants = torch.autograd.grad((dense * torch.tensor(g)).sum(), leaves)
+    for a, want in zip((x, u, y, b, w), wants, strict=True):
+        got = np.zeros_like(a)
+        for leaf in expr.inputs(node):
+            if np.shares_memory(leaf.array, a):
+                parts = concatenation.gradient(node, cotangent, leaf)
+                with config(engine="blocks"):
+                    sums = [evaluate.evaluate(p.term.node) for p in parts]
+                got += concatenation.total(np, sums, parts, leaf).reshape(a.shape)
+        np.testing.assert_allclose(got, want, rtol=1e-12)

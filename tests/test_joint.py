@@ -7,7 +7,6 @@ from test_symbolic import constant, cotangent, directional, inputs_of, lazy_valu
 
 from duckkeops import LazyArray, config, evaluate, expr, joint, launch, plan, reductions
 from duckkeops.engines import cpu, threads
-from duckkeops.errors import UnsupportedError
 from duckkeops.explain import explain_passes
 from duckkeops.expr import Concat, Input, Node, Reduce, walk
 from duckkeops.gradients import gradient
@@ -345,10 +344,17 @@ def test_values_to_be_added_up_fit_into_memory(monkeypatch):
     assert places(terms(value, g, inputs, "byb")) == [(0, 2), (1,)]
 
 
-def test_gradients_need_a_compiler():
+def test_the_blocks_engine_launches_no_kernel(launched):
+    """Not even one that is there already."""
     _, value, g, inputs = problem(33, 257)
-    with config(engine="blocks"), pytest.raises(UnsupportedError, match="tiles know none"):
-        joint.evaluate_jointly(terms(value, g, inputs))
+    nodes = terms(value, g, inputs)
+    want = joint.evaluate_jointly(nodes)
+    alone = [evaluate.evaluate(n) for n in nodes]
+    launched.clear()
+    with config(engine="blocks"):
+        compare(joint.evaluate_jointly(nodes), want, 1e-12)
+        compare([evaluate.evaluate(n) for n in nodes], alone, 1e-12)
+    assert launched == []
 
 
 def test_kernels_do_not_depend_on_the_number_of_points():

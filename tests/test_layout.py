@@ -69,6 +69,8 @@ ORDER = (
     "engines/threads",
     "engines/compilers",
     "engines/blocks",
+    "engines/programs",
+    "engines/tiles",
     "generate",
     "plan",
     "source",
@@ -108,6 +110,7 @@ DEFERRED = {
     "symbolic",
     "tidy",
     "functions",
+    "engines/programs",
     # and these torch:
     "torch_array",
     "torch_functions",

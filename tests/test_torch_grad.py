@@ -16,7 +16,7 @@ import torch
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 from torch_gallery import FORMULAS, sample
 
-from duckkeops import LazyArray
+from duckkeops import LazyArray, config
 
 REDUCTIONS = {
     "sum": lambda d: d.sum(1),
@@ -126,6 +126,14 @@ def test_orders_of_each_formula(name, how):
     count = 3 if ALL or place % 12 == 0 else 2 if place % 3 == 0 else 1
     most = (None, None, None) if ALL else (None, 2, 1)
     lazy, dense = both(name, reduction(name, how), count, most=most)
+    assert_close(lazy, dense, 1e-9)
+
+
+@pytest.mark.parametrize(("name", "how"), CASES)
+def test_orders_of_each_formula_in_tiles(name, how):
+    """By array operations, as close to dense torch as kernels are above."""
+    with config(engine="blocks"):
+        lazy, dense = both(name, reduction(name, how), 2, most=(None, None if ALL else 2))
     assert_close(lazy, dense, 1e-9)
 
 
@@ -369,3 +377,83 @@ def test_extremes_beside_nan_and_infinite_entries(extreme, odd):
         assert gy[3].isnan() and dense_gy.isnan().all()
     else:
         torch.testing.assert_close(gy, dense_gy)
+
+
+# -- joined parts ----------------------------------------------------------------------------------
+
+
+def joined_points(wrap, x, u, y, b):
+    """Parts of their own formulas, and a factor that knows nothing of them."""
+    X, U, Y, B = map(wrap, (x, u, y, b))
+    parts = (sq(X, Y), torch.exp(-sq(U, Y)))
+    return torch.cat(parts, 0) * (B**2).sum(-1)[:, None]
+
+
+def joined_features(wrap, x, u, y, b):
+    """Folds over features, of which some are squared distances, and the others u - y."""
+    X, U, Y, B = map(wrap, (x, u, y, b))
+    both = torch.cat([sq(X, Y)[..., None], U[:4, None] - Y[None]], -1)
+    return torch.exp(-both.square().sum(-1)) + (B[:4] ** 2).sum(-1)[:, None]
+
+
+JOINS = {"points": joined_points, "features": joined_features}
+
+
+def joined_leaves(rows=(4, 5)):
+    g = torch.Generator().manual_seed(0)
+    sizes = (rows[0], rows[1], 6, sum(rows))
+    return [torch.rand(n, 3, generator=g, dtype=torch.float64).requires_grad_() for n in sizes]
+
+
+@pytest.mark.parametrize("join", JOINS)
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("how", ["sum", "mean", "prod", "logsumexp", "var", "std", "amax", "topk"])
+def test_joined_arrays(how, axis, join):
+    reduce = {
+        "logsumexp": lambda d: torch.logsumexp(d, axis),
+        "topk": lambda d: torch.topk(d, 2, dim=axis).values,
+    }.get(how, lambda d: getattr(d, how)(axis))
+    found = []
+    for wrap in (LazyArray, plain):
+        leaves = joined_leaves()
+        with config(engine="blocks"):
+            found.append(orders(reduce(JOINS[join](wrap, *leaves)), leaves, 2, (None, None)))
+    assert_close(*found, 1e-9)
+
+
+@pytest.mark.parametrize("reduce", [lambda d: d.sum(), lambda d: torch.softmax(d, 0).T @ grid(d.T)])
+def test_joined_arrays_by_kernels(reduce):
+    found = []
+    for wrap in (LazyArray, plain):
+        leaves = joined_leaves()
+        found.append(orders(reduce(joined_points(wrap, *leaves)), leaves, 1))
+    assert_close(*found, 1e-9)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_transforms_of_joined_arrays(axis):
+    leaves = [t.detach() for t in joined_leaves()]
+    found = []
+    for wrap in (LazyArray, plain):
+
+        def f(x, wrap=wrap):
+            return torch.logsumexp(joined_points(wrap, x, *leaves[1:]), axis)
+
+        x, v = leaves[0], torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(4, 3)
+        with config(engine="blocks"):
+            found.append(
+                [
+                    *jvp(f, (x,), (v,)),
+                    jacrev(f)(x),
+                    vmap(f)(torch.stack([x, x + 0.1])),
+                    hessian(lambda x, f=f: f(x).square().sum())(x),
+                ]
+            )
+    assert_close(*found, 1e-9)
+
+
+def test_a_deviation_of_joined_arrays_that_is_0():
+    x = torch.ones(3, 1, dtype=torch.float64, requires_grad=True)
+    d = torch.cat([LazyArray(x)[:, None] * LazyArray(torch.ones(1, 4, 1).double())] * 2, 0).sum(-1)
+    (g,) = torch.autograd.grad(d.std(0).sum(), x)
+    assert not g.any()

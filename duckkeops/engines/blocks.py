@@ -5,28 +5,28 @@ It is the oracle of the tests, and the fallback. An expression is evaluated dire
 after the other, on a tile of rows and columns; a tile of an expression is the same expression over
 slices of the inputs, so tiles are made by views. The intermediate arrays of one tile take about
 `TILE_BYTES`; a reduction inside the expression that needs more is itself computed by tiles.
+Gradients take another way, as the array library has no derivatives: see programs.py.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from duckkeops import expr, views
-from duckkeops.errors import UnsupportedError
+from duckkeops.engines import tiles
+from duckkeops.engines.tiles import Box, Library
 from duckkeops.expr import Apply, Broadcast, Concat, Input, Node, Reduce, Scalar, Table, Vjp
 from duckkeops.importing import import_whole
-from duckkeops.reductions import astype, computed, native, result
+from duckkeops.reductions import State, astype, computed, native, result
 from duckkeops.tensors import is_tensor
 
 TILE_BYTES = 32 << 20
-
-Box = tuple[slice, ...]
 
 
 def dense(node: Node, xp: Any = None, tile_bytes: int = TILE_BYTES) -> Any:
@@ -36,7 +36,7 @@ def dense(node: Node, xp: Any = None, tile_bytes: int = TILE_BYTES) -> Any:
     """
     work = _Work.of(node, xp)
     with np.errstate(all="ignore"):
-        if _cost((node,), tile_bytes, {}) <= tile_bytes:
+        if not _has_gradients((node,)) and _cost((node,), tile_bytes, {}) <= tile_bytes:
             return astype(work.xp, work.whole(node, tile_bytes), _stored(node))
         out = work.xp.empty(node.shape, dtype=native(work.xp, _stored(node)), **work.where)
         _fill(work, node, out, tile_bytes)
@@ -52,7 +52,7 @@ def to_dense(node: Node, out: Any = None, tile_bytes: int = TILE_BYTES) -> Any:
     return out
 
 
-def reduce(node: Reduce, xp: Any = None, tile_bytes: int = TILE_BYTES) -> tuple[Any, ...]:
+def reduce(node: Reduce, xp: Any = None, tile_bytes: int = TILE_BYTES) -> State:
     """The arrays of the state of a reduction: the shape of the node, and their own trailing axes
     (top-k).
 
@@ -73,99 +73,56 @@ def value(node: Reduce, xp: Any = None, tile_bytes: int = TILE_BYTES) -> Any:
 # -- tiles -----------------------------------------------------------------------------------------
 
 
-def _fill(work: _Work, node: Node, out: Any, tile_bytes: int) -> None:
-    def cost(box: Box) -> float:
-        return _cost(views.part((node,), node.shape, box), tile_bytes, {})
+def _fill(work: _Work, node: Node, out: Any, tile_bytes: float) -> None:
+    values = _values(work, (node,), node.shape, tile_bytes)
+    for box in tiles.boxes(node.shape, tiles.lengths(node.shape, (), values.cost, tile_bytes)):
+        (v,) = values(box)
+        v = work.xp.broadcast_to(v, tuple(s.stop - s.start for s in box))
+        out[(*box, ...)] = astype(work.xp, v, _stored(node))
 
-    for box in _boxes(node.shape, _tile_lengths(node.shape, (), cost, tile_bytes)):
-        (piece,) = views.part((node,), node.shape, box)
-        out[(*box, ...)] = astype(work.xp, work.whole(piece, tile_bytes), _stored(node))
 
-
-def _reduced(work: _Work, node: Reduce, tile_bytes: int) -> tuple[Any, ...]:
-    """The state, merged over tiles of columns, one tile of rows after the other."""
-    whole, axes = node.whole, node.axes
-    kept = [a for a in range(len(whole)) if a not in axes]
+def _reduced(work: _Work, node: Reduce, tile_bytes: float) -> State:
+    """The state of a reduction, by tiles."""
+    values = _values(work, node.args, node.whole, tile_bytes)
 
     def cost(box: Box) -> float:
-        return _cost(views.part(node.args, whole, box), tile_bytes, {}) + _copies(node, box)
+        return values.cost(box) + _copies(node, box)
 
-    lengths = _tile_lengths(whole, axes, cost, tile_bytes)
-    rows = list(_boxes(node.shape, [lengths[a] for a in kept]))
-    out: tuple[Any, ...] = ()
-    for row in rows:
-        at = dict(zip(kept, row, strict=True))
-        state: tuple[Any, ...] | None = None
-        for column in _boxes([whole[a] for a in axes], [lengths[a] for a in axes]):
-            box = tuple((at | dict(zip(axes, column, strict=True)))[a] for a in range(len(whole)))
-            args = views.part(node.args, whole, box)
-            tile = _tile(work, node, args, column, tile_bytes)
-            state = tile if state is None else node.row.merge(work.xp, state, tile, node.params)
-        assert state is not None
-        state = _broadcast_state(work.xp, state, tuple(s.stop - s.start for s in row))
-        if len(rows) == 1:
-            return state
-        if not out:
-            out = tuple(_room(work, s, len(kept), node.shape) for s in state)
-        for whole_state, s in zip(out, state, strict=True):
-            whole_state[(*row, ...)] = s
-    return out
+    def tile(box: Box, first: int) -> State:
+        columns = {a: box[a].stop - box[a].start for a in node.axes}
+        return work.state(node, values(box), len(node.whole), columns, first)
+
+    return tiles.reduced(work, node.row, node.params, node.whole, node.axes, cost, tile, tile_bytes)
 
 
-def _tile(
-    work: _Work, node: Reduce, args: Sequence[Node], column: Box, tile_bytes: int
-) -> tuple[Any, ...]:
-    """The state of one tile, whose rows may still be broadcast."""
-    reduced = [node.whole[a] for a in node.axes]
-    lengths = tuple(s.stop - s.start for s in column)
-    first = 0
-    for s, n in zip(column, reduced, strict=True):
-        first = first * n + s.start
-    values = work.values(args, tile_bytes)
-    return work.state(
-        node, values, len(node.whole), dict(zip(node.axes, lengths, strict=True)), first
-    )
+def _values(work: _Work, args: Sequence[Node], whole: Sequence[int], limit: float) -> Any:
+    """What says the values of expressions over boxes of the `whole`, and what they cost."""
+    if not _has_gradients(args):
+        return _Views(work, args, tuple(whole), limit)
+    import_whole("duckkeops.engines.programs")  # which imports SymPy
+    from duckkeops.engines import programs
+
+    return programs.Values(work, args, whole, limit)
 
 
-def _broadcast_state(xp: Any, state: tuple[Any, ...], rows: tuple[int, ...]) -> tuple[Any, ...]:
-    arrays = (s if is_tensor(s) else xp.asarray(s) for s in state)
-    return tuple(xp.broadcast_to(s, (*rows, *s.shape[len(rows) :])) for s in arrays)
+def _has_gradients(roots: Sequence[Node]) -> bool:
+    return any(isinstance(n, Vjp) for n in expr.walk(*roots))
 
 
-def _room(work: _Work, state: Any, n: int, shape: tuple[int, ...]) -> Any:
-    """An empty array for the states of all rows."""
-    return work.xp.empty((*shape, *state.shape[n:]), dtype=state.dtype, **work.where)
+@dataclass(frozen=True)
+class _Views:
+    """The values over a box are those of the same expressions over slices of the inputs."""
 
+    work: _Work
+    args: Sequence[Node]
+    whole: tuple[int, ...]
+    limit: float
 
-def _tile_lengths(
-    whole: Sequence[int], axes: Sequence[int], cost: Callable[[Box], float], limit: float
-) -> list[int]:
-    """Lengths of a tile along each axis, halved until its cost is within the limit.
+    def cost(self, box: Box) -> float:
+        return _cost(views.part(self.args, self.whole, box), self.limit, {})
 
-    Of the reduced `axes`, the first ones are cut up first, so that the columns of a tile lie next
-    to each other in C order.
-    """
-    lengths = list(whole)
-    while cost(tuple(slice(0, n) for n in lengths)) > limit:
-        free = [a for a, n in enumerate(lengths) if a not in axes and n > 1]
-        free += [a for a in axes if lengths[a] > 1][:1]
-        if not free:
-            break
-        longest = max(free, key=lambda a: lengths[a])
-        lengths[longest] = -(-lengths[longest] // 2)
-    return lengths
-
-
-def _boxes(shape: Sequence[int], lengths: Sequence[int]) -> Iterator[Box]:
-    """Boxes of these lengths that cover the shape, in C order.
-
-    There is one empty box if there is nothing to cover.
-    """
-    cuts = (
-        [slice(k, min(k + step, n)) for k in range(0, n, step)] if n else [slice(0, 0)]
-        for n, step in zip(shape, lengths, strict=True)
-    )
-    return itertools.product(*cuts)
+    def __call__(self, box: Box) -> list[Any]:
+        return self.work.values(views.part(self.args, self.whole, box), self.limit)
 
 
 # -- how much memory -------------------------------------------------------------------------------
@@ -235,11 +192,8 @@ def _stored(node: Node) -> np.dtype:
     return np.dtype(node.dtype)
 
 
-class _Work:
-    """The library and the device of one evaluation."""
-
-    def __init__(self, xp: Any, where: dict[str, Any]):
-        self.xp, self.where = xp, where
+class _Work(Library):
+    """The values of nodes, with the functions of a library."""
 
     @classmethod
     def of(cls, node: Node, xp: Any) -> _Work:
@@ -297,20 +251,13 @@ class _Work:
                 return self._joined(node, args)
             case Broadcast():
                 return self.xp.broadcast_to(self._array(node, args[0]), node.shape)
-        if isinstance(node, Vjp):
-            raise UnsupportedError(
-                f"a gradient of shape {node.shape} needs derivatives, and tiles know none.\n"
-                "  Reduce it with config(engine='cpu')."
-            )
         raise TypeError(
             f"the blocks engine has no value for a {type(node).__name__}. "
             "This is a bug in duckkeops."
         )
 
     def _applied(self, node: Apply, args: list[Any]) -> Any:
-        arrays = [
-            self._cast(v, computed(np.dtype(t))) for v, t in zip(args, node.loop, strict=True)
-        ]
+        arrays = [self.cast(v, computed(np.dtype(t))) for v, t in zip(args, node.loop, strict=True)]
         if (
             node.op.name == "cast"
         ):  # to half precision, it does not round: that is done once, at the end
@@ -321,18 +268,12 @@ class _Work:
         return astype(self.xp, node.op.dense(self.xp, *arrays, *node.params), _computed(node))
 
     def _array(self, node: Node, v: Any) -> Any:
-        return self._cast(v, _computed(node))
-
-    def _cast(self, v: Any, dtype: np.dtype) -> Any:
-        """The array or Python number in this dtype."""
-        if isinstance(v, bool | int | float | complex) and not isinstance(v, np.generic):
-            return self.xp.asarray(v, dtype=native(self.xp, dtype), **self.where)
-        return astype(self.xp, v, dtype)
+        return self.cast(v, _computed(node))
 
     def _folded(self, node: Reduce, args: list[Any]) -> Any:
         args = [self._array(a, v) for a, v in zip(node.args, args, strict=True)]
         state = self.state(node, args, len(node.whole), {a: node.whole[a] for a in node.axes}, 0)
-        state = _broadcast_state(self.xp, state, node.shape)
+        state = self.spread(state, node.shape)
         return astype(self.xp, result(self.xp, node, state), _computed(node))
 
     def _joined(self, node: Concat, args: list[Any]) -> Any:
@@ -349,24 +290,9 @@ class _Work:
 
         The first of them has flat position `first`.
         """
-        n = math.prod(columns.values())
         flat = tuple(
-            v if isinstance(a, Table) else self._columns(v, ndim, columns)
+            v if isinstance(a, Table) else self.columns(v, ndim, columns)
             for a, v in zip(node.args, values, strict=True)
         )
-        index = self.xp.arange(
-            first, first + n, dtype=native(self.xp, np.dtype(np.int64)), **self.where
-        )
+        index = self.positions(first, math.prod(columns.values()))
         return node.row.tile(self.xp, flat, index, node.params)
-
-    def _columns(self, v: Any, ndim: int, columns: dict[int, int]) -> Any:
-        """(..., rows, columns as one last axis), with `ndim` axes less the reduced ones, and
-        one.
-        """
-        xp = self.xp
-        v = xp.reshape(v, (1,) * (ndim - v.ndim) + tuple(v.shape))
-        shape = tuple(columns.get(a, n) for a, n in enumerate(v.shape))
-        v = xp.broadcast_to(v, shape) if shape != tuple(v.shape) else v
-        rows = [a for a in range(ndim) if a not in columns]
-        v = xp.permute_dims(v, (*rows, *columns))
-        return xp.reshape(v, (*(shape[a] for a in rows), math.prod(columns.values())))
