@@ -1,10 +1,10 @@
 """Reductions of tensors, with gradients of every order: one `autograd.Function` for all of them.
 
-A reduction is differentiated by what its entries weigh in it: d out = sum of conj(weight) * d entry,
-of which a real result takes the real part. The
-weights are lazy expressions again, of the entries and of the result, so a gradient is a sum over
-pairs of `Vjp` nodes, and the backward pass a few more reductions, which are differentiated in the
-same way. What picks entries (min, top-k) is differentiated at the entries that it picked.
+A reduction is differentiated by what its entries weigh in it: d out = sum of conj(weight) * d entry
+(of which a real result takes the real part). The weights are lazy expressions again, of the entries
+and of the result, so a gradient is a sum over pairs of `Vjp` nodes, and the backward pass a few
+more reductions, which are differentiated in the same way. What picks entries (min, top-k) is
+differentiated at the entries that it picked.
 """
 
 from __future__ import annotations

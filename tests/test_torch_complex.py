@@ -1,5 +1,6 @@
 """Gradients of complex expressions, of orders 1 to 3, against dense torch in complex128."""
 
+import functools
 import os
 
 import numpy as np
@@ -61,18 +62,22 @@ def leaves(names, dtype):
 
 def weighed(v, rng):
     """A random real sum of the entries of v."""
-    v = torch.view_as_real(v) if v.is_complex() else v
+    v = torch.view_as_real(v.resolve_conj()) if v.is_complex() else v
     return (v * torch.rand(v.shape, generator=rng, dtype=torch.float64).to(v.dtype)).sum()
 
 
 def orders(name, wrap, count, dtype=torch.complex128):
-    """The value, and the gradients of random sums of it of the orders 1 to `count`."""
+    """The value, and the gradients of random sums of it of the orders 1 to `count`.
+
+    From the second order on they are with respect to the last leaf, which is complex.
+    """
     names, f = FORMULAS[name]
     inputs = leaves(names, dtype)
     rng = torch.Generator().manual_seed(5)
     out = level = [f(wrap, *inputs)]
-    for _ in range(count):
+    for order in range(count):
         loss = sum(weighed(v, rng) for v in level)
+        inputs = inputs if ALL or order == 0 else inputs[-1:]
         level = list(torch.autograd.grad(loss, inputs, create_graph=True, materialize_grads=True))
         out = out + level
     return out
@@ -102,3 +107,43 @@ def test_complex64(name):
     lazy = orders(name, LazyArray, count, torch.complex64)
     assert all(t.dtype in (torch.complex64, torch.float32) for t in lazy)
     assert_close(lazy, orders(name, plain, count), 1e-4)
+
+
+@pytest.mark.parametrize("name", list(FORMULAS) if ALL else ["abs", "matmul", "var", "prod"])
+def test_forward_mode(name):
+    names, f = FORMULAS[name]
+    inputs = [t.detach() for t in leaves(names, torch.complex128)]
+    rng = torch.Generator().manual_seed(8)
+    tangents = [torch.randn(t.shape, generator=rng, dtype=t.dtype) for t in inputs]
+    lazy, dense = (
+        torch.func.jvp(lambda *a, wrap=wrap: f(wrap, *a), tuple(inputs), tuple(tangents))
+        for wrap in (LazyArray, plain)
+    )
+    assert_close(lazy, dense, 1e-9)
+
+
+def test_forward_over_reverse():
+    """The Hessian of a real loss along a direction, by the real parts of z."""
+    z, w = (t.detach() for t in leaves("zw", torch.complex128))
+
+    def loss(x, wrap):
+        return torch.abs(torch.exp(dot(wrap, torch.complex(x, z.imag), w) / 2)).sum(1).sum()
+
+    found = []
+    for wrap in (LazyArray, plain):
+        slope = torch.func.grad(functools.partial(loss, wrap=wrap))
+        found.append(torch.func.jvp(slope, (z.real,), (z.imag,)))
+    assert_close(found[0], found[1], 1e-9)
+
+
+@pytest.mark.parametrize("name", ["abs", "angle", "sign"])
+def test_the_slope_at_zero_is_that_of_torch(name):
+    f = {"abs": torch.abs, "angle": torch.angle, "sign": torch.sgn}[name]
+    w = torch.ones(3, 1, dtype=torch.complex128)
+    found = []
+    for wrap in (LazyArray, plain):
+        z = torch.tensor([[0j], [1 + 2j]], dtype=torch.complex128, requires_grad=True)
+        total = f(wrap(z)[:, None, :] * wrap(w)[None, :, :]).sum(-1).sum(1)
+        (slope,) = torch.autograd.grad(total.real.sum(), z)
+        found.append([slope])
+    assert_close(found[0], found[1], 1e-12)
