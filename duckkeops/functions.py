@@ -164,19 +164,21 @@ def evaluated(e: Any) -> Any:
     return e.replace(
         lambda n: isinstance(n, Along) and n.of_number is not None and n.args[0].is_number,
         lambda n: n.of_number(n.args[0]),
+    ).replace(  # a number takes the dtype of what it meets
+        lambda n: isinstance(n, cast) and n.args[0].is_number, lambda n: n.args[0]
     )
 
 
 def real_part(e: Any) -> Any:
-    return real(e) if is_complex(e) else e
+    return evaluated(real(e)) if is_complex(e) else e
 
 
 def imaginary_part(e: Any) -> Any:
-    return imag(e) if is_complex(e) else ZERO
+    return evaluated(imag(e)) if is_complex(e) else ZERO
 
 
 def conjugate(e: Any) -> Any:
-    return conj(e) if is_complex(e) else e
+    return evaluated(conj(e)) if is_complex(e) else e
 
 
 def is_complex(e: Any) -> bool:

@@ -431,7 +431,7 @@ def ours(e: Any) -> Any:
 
 def derivative(e: Any, a: Elem) -> Any:
     """d e / d a of an inlined scalar, in its cheapest form, with 0/0 at a = 0 settled."""
-    de = e.diff(a)
+    de = fn.evaluated(e.diff(a))
     if not de.is_Atom:
         de = ours(tidy(de, indices))
     return settle(e, de, a)

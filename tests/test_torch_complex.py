@@ -47,7 +47,7 @@ FORMULAS = {  # the leaves: real x (M, 2), complex z (M, 2), complex w (N, 2)
         lambda L, x, z, w: (torch.softmax(torch.real(dot(L, x, w)), 1) * dot(L, z, w)).sum(1),
     ),
 }
-HIGHER = {"fourier": 3, "abs": 3, "angle": 2, "mixed": 2, "var": 2, "prod": 2}  # by default
+HIGHER = {"fourier": 3, "abs": 2, "angle": 2, "mixed": 2, "var": 2, "prod": 2}  # by default
 
 
 def plain(t):
