@@ -11,7 +11,7 @@ A class is named as its C function is (`maximum` prints as `maximum_f32(x, y)`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -54,11 +54,13 @@ class Elementwise(Function):
     Symbol with the dtype's name).
     """
 
-    is_real = True
     result = "same"
     partials: tuple[
         Callable, ...
     ] = ()  # the derivative by each argument, as a function of all of them
+
+    def _eval_is_real(self) -> bool | None:
+        return None if is_complex(self) else True
 
     def fdiff(self, argindex: int = 1) -> Any:
         if not 1 <= argindex <= len(self.partials):
@@ -73,22 +75,43 @@ class Elementwise(Function):
             return np.dtype(self.result)
         if self.result == "named":
             return np.dtype(self.args[-1].name)
-        known = [k for k in (kinds[1:] if self.result == "last" else kinds) if k is not None]
-        if not known:
+        first = 1 if self.result == "last" else 0
+        common = common_dtype(self.args[first:], kinds[first:])
+        if common is None:
             return None
-        widest = max(known, key=lambda k: (k.kind == "c", k.itemsize))
-        if self.result == "real" and widest.kind == "c":
-            return np.dtype(f"f{widest.itemsize // 2}")
-        if self.result == "complex" and widest.kind == "f":
-            return np.dtype(f"c{widest.itemsize * 2}")
-        return widest
+        if self.result == "real":
+            return real_dtype(common)
+        return complex_dtype(common) if self.result == "complex" else common
 
     def argument_dtypes(self, kinds: list[Any], default: Any) -> list[Any]:
         """The dtype of each argument, numbers included."""
         first = 1 if self.result == "last" else 0
-        known = [k for k in kinds[first:] if k is not None]
-        common = max(known, key=lambda k: (k.kind == "c", k.itemsize)) if known else default
-        return [np.dtype(bool)] * first + [k or common for k in kinds[first:]]
+        common = common_dtype(self.args[first:], kinds[first:]) or default
+        each = [common if k is None or common.kind == "c" else k for k in kinds[first:]]
+        return [np.dtype(bool)] * first + each
+
+
+def real_dtype(dtype: np.dtype) -> np.dtype:
+    """The dtype of the parts of complex numbers, any other as it is."""
+    return np.dtype(f"f{dtype.itemsize // 2}") if dtype.kind == "c" else dtype
+
+
+def complex_dtype(dtype: np.dtype) -> np.dtype:
+    """The complex dtype with parts of this one."""
+    return np.result_type(dtype, np.complex64)
+
+
+def common_dtype(args: Sequence[Any], kinds: Sequence[Any]) -> Any:
+    """The dtype of a sum or product of operands of these dtypes (None: a bare number).
+
+    It is complex if one of them is, or if a number has the imaginary unit; None if all are numbers.
+    """
+    known = [k for k in kinds if k is not None]
+    if not known:
+        return None
+    widest = max(known, key=lambda k: real_dtype(k).itemsize)
+    imaginary = any(k is None and is_complex(a) for a, k in zip(args, kinds, strict=True))
+    return complex_dtype(widest) if imaginary or any(k.kind == "c" for k in known) else widest
 
 
 def function(
@@ -141,19 +164,21 @@ def evaluated(e: Any) -> Any:
     return e.replace(
         lambda n: isinstance(n, Along) and n.of_number is not None and n.args[0].is_number,
         lambda n: n.of_number(n.args[0]),
+    ).replace(  # a number takes the dtype of what it meets
+        lambda n: isinstance(n, cast) and n.args[0].is_number, lambda n: n.args[0]
     )
 
 
 def real_part(e: Any) -> Any:
-    return real(e) if is_complex(e) else e
+    return evaluated(real(e)) if is_complex(e) else e
 
 
 def imaginary_part(e: Any) -> Any:
-    return imag(e) if is_complex(e) else ZERO
+    return evaluated(imag(e)) if is_complex(e) else ZERO
 
 
 def conjugate(e: Any) -> Any:
-    return conj(e) if is_complex(e) else e
+    return evaluated(conj(e)) if is_complex(e) else e
 
 
 def is_complex(e: Any) -> bool:
@@ -166,8 +191,9 @@ def is_complex(e: Any) -> bool:
         return not e.is_real and not isinstance(e, IndexSymbol)
     if isinstance(e, complex):
         return True
-    if getattr(e, "result", "same") not in ("same", "last"):
-        return False
+    result = getattr(e, "result", "same")
+    if result not in ("same", "last"):
+        return result == "complex"
     return e is sympy.I or any(is_complex(a) for a in e.args)
 
 
@@ -337,7 +363,11 @@ sinc = function("sinc", lambda x: where(equal(x, ZERO), ZERO, (cos(pi * x) - sin
 real = along("real", lambda z, dz: real_part(dz), sympy.re, result="real")
 imag = along("imag", lambda z, dz: imaginary_part(dz), sympy.im, result="real")
 conj = along("conj", lambda z, dz: conjugate(dz), sympy.conjugate)
-angle = along("angle", lambda z, dz: imaginary_part(dz / z), result="real")
+angle = along(
+    "angle",
+    lambda z, dz: where(equal(z, ZERO), ZERO, imag(dz / z)) if is_complex(dz / z) else ZERO,
+    result="real",
+)
 complex = function("complex", lambda a, b: ONE, lambda a, b: sympy.I, result="complex")
 
 erf = function("erf", lambda x: 2 / sqrt(pi) * exp(-(x**2)))

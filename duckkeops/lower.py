@@ -157,8 +157,7 @@ class Lower:
             return np.dtype(e.args[1].name)
         if isinstance(e, fn.Elementwise):
             return e.dtype_of([self.dtype(a) for a in e.args])
-        kinds = [t for t in (self.dtype(a) for a in e.args) if t is not None]
-        return max(kinds, key=lambda t: (t.kind == "c", t.itemsize)) if kinds else None
+        return fn.common_dtype(e.args, [self.dtype(a) for a in e.args])
 
     def temp(self, expr: Any, dtype: np.dtype, keep: bool = False) -> Any:
         """The operand that holds `expr`, already one operation over operands."""
@@ -190,7 +189,7 @@ class Lower:
             return self._symbol(e)
         if not e.free_symbols:
             return e
-        own = self.dtype_of_terms(e) or dtype
+        own = self.p.own_dtype(e, dtype)
         if e.is_Add:
             return self._nary(e, sympy.Add, own)
         if e.is_Mul:
@@ -212,12 +211,20 @@ class Lower:
             context = e.argument_dtypes(kinds, dtype)
         else:
             context = [k or own for k in kinds]
-        args = [self(a, t) for a, t in zip(e.args, context, strict=True)]
+        args = [self._operand(a, t) for a, t in zip(e.args, context, strict=True)]
         out = e.func(*args, evaluate=False)
         return self.temp(out, self._result(out, context))
 
     def _result(self, out: Any, context: list[np.dtype]) -> np.dtype:
         return out.dtype_of(context) if isinstance(out, fn.Elementwise) else context[0]
+
+    def _operand(self, e: Any, dtype: np.dtype) -> Any:
+        """The operand for e; a real one among complex ones becomes complex."""
+        out = self(e, dtype)
+        own = self.dtype(out)
+        if dtype.kind != "c" or own is None or own == dtype:
+            return out
+        return self.temp(fn.cast(out, sympy.Symbol(dtype.name), evaluate=False), dtype)
 
     def dtype_of_terms(self, e: Any) -> np.dtype | None:
         """As dtype(), of an expression of the program."""
@@ -231,11 +238,11 @@ class Lower:
         if (
             isinstance(what, Fold) and not what.over
         ):  # over one entry: opaque to SymPy, so that sqrt(s) stays a root
-            out = self(what.body, dtype)
+            out = self._operand(what.body, dtype)
             return self._literal(out, dtype) if out.is_number else out
         if isinstance(what, Fold):
-            body_dtype = self.dtype_of_terms(what.body) or dtype
-            body = self(what.body, body_dtype)
+            body_dtype = self.p.own_dtype(what.body, dtype)
+            body = self._operand(what.body, body_dtype)
             key = (what.op, what.over, body, dtype)
             if key not in self._numbered:
                 idx = self.idx(body) - set(what.over)
@@ -246,11 +253,11 @@ class Lower:
             return self._numbered[key]
         if a.base.startswith("u"):  # kept apart from its equals, so that x - x stays a subtraction
             return (
-                self.temp(self(what.expr, dtype), dtype, keep=True)
+                self.temp(self._operand(what.expr, dtype), dtype, keep=True)
                 if not what.expr.is_number
                 else self._literal(what.expr, dtype)
             )
-        out = self(what.expr, dtype)
+        out = self._operand(what.expr, dtype)
         return self._literal(out, dtype) if out.is_number else out
 
     def _gap(self, what: Fold, body: Any, dtype: np.dtype) -> Gap | None:
@@ -336,6 +343,7 @@ class Lower:
 
     def _nary(self, e: Any, op: Any, dtype: np.dtype) -> Any:
         coefficient, args = self._arguments(e, op)
+        args = self._real_ones_first(args, op) if dtype.kind == "c" else args
         if op is sympy.Add and coefficient != 1:
             return self._product([coefficient, self._nary(sympy.Add(*args), op, dtype)], dtype)
         if op is sympy.Mul:
@@ -346,7 +354,7 @@ class Lower:
         for a in args:
             if op is sympy.Add:
                 c, core = a.as_coeff_Mul()
-                x = self(core, dtype) if core != 1 else sympy.S.One
+                x = self._operand(core, dtype) if core != 1 else sympy.S.One
                 term = c if core == 1 else x if c == 1 else sympy.Mul(c, x, evaluate=False)
                 groups.setdefault(self.idx(x), []).append(term)
             else:
@@ -356,11 +364,19 @@ class Lower:
             groups = self._divisions_last(groups)
         return self._join(groups, op, dtype)
 
+    def _real_ones_first(self, args: list[Any], op: Any) -> list[Any]:
+        """The operands of a complex sum or product, with the real ones joined: they are added or
+        multiplied as real numbers.
+        """
+        real = [a for a in args if not a.is_number and not fn.is_complex(a)]
+        rest = [a for a in args if a not in real]
+        return [op(*real, evaluate=False), *rest] if len(real) > 1 and rest else args
+
     def _factor(self, a: Any, dtype: np.dtype) -> Any:
         """The operand of a factor; 1/b stays open, so that a/b prints as a division."""
-        if a.is_Pow and a.exp == -1:
-            return self._inverse(self(a.base, dtype))
-        return self(a, dtype)
+        if a.is_Pow and a.exp == -1 and (dtype.kind != "c" or fn.is_complex(a)):
+            return self._inverse(self._operand(a.base, dtype))
+        return self._operand(a, dtype)
 
     @staticmethod
     def _divisions_last(groups: dict[frozenset[str], list[Any]]) -> dict[frozenset[str], list[Any]]:
@@ -425,12 +441,13 @@ class Lower:
     # -- powers and exponentials -------------------------------------------------------------------
 
     def _power(self, base: Any, q: Any, dtype: np.dtype) -> Any:
-        b = self(base, dtype)
+        b = self._operand(base, dtype)
         if not q.is_Rational or (
             dtype.kind == "c" and not q.is_Integer and q != sympy.Rational(1, 2)
         ):
             return self.temp(
-                fn.power(b, self(q, dtype) if not q.is_Number else q, evaluate=False), dtype
+                fn.power(b, self._operand(q, dtype) if not q.is_Number else q, evaluate=False),
+                dtype,
             )
         if q.is_Integer:
             return (
@@ -465,9 +482,9 @@ class Lower:
 
     def _power0(self, base: Any, q: Any, dtype: np.dtype) -> Any:
         """base**q with a negative q, but 0 where base is 0."""
-        b = self(base, dtype)
+        b = self._operand(base, dtype)
         n = -2 * q
-        if n.is_Integer:
+        if n.is_Integer and dtype.kind != "c":
             return self._integer(self.temp(fn.rsqrt0(b, evaluate=False), dtype), int(n), dtype)
         p = self.temp(fn.power(b, q, evaluate=False), dtype)
         zero = self.temp(fn.S.equal(b, sympy.S.Zero), np.dtype(bool))
@@ -479,7 +496,7 @@ class Lower:
         It is one rounding of the exponent more: next to 1 nothing, near 1e-300 a few hundred units
         in the last place. precision="exact" does without.
         """
-        x = self(u, dtype)
+        x = self._operand(u, dtype)
         if self.fast and dtype.kind == "f" and x in self.by_sym and not self.by_sym[x].fold:
             made = self.by_sym[x]
             if made.expr.is_Mul:

@@ -253,8 +253,14 @@ class Program:
         kinds = [self.dtype_of(a) for a in e.args]
         if isinstance(e, fn.Elementwise):
             return e.dtype_of(kinds)
-        known = [t for t in kinds if t is not None]
-        return max(known, key=lambda t: (t.kind == "c", t.itemsize)) if known else None
+        return fn.common_dtype(e.args, kinds)
+
+    def own_dtype(self, e: Any, dtype: np.dtype) -> np.dtype:
+        """The dtype of an expression whose bare numbers have this one."""
+        own = self.dtype_of(e)
+        if own is None:
+            return fn.complex_dtype(dtype) if fn.is_complex(e) else dtype
+        return own
 
     def cast(self, e: Any, dtype: np.dtype) -> Any:
         """e in another dtype; numbers have none."""
@@ -280,11 +286,8 @@ class Program:
             if inside == 1 and size is not None:
                 terms.append(outside * size)
             else:
-                terms.append(
-                    self.times(
-                        outside, self.fold("sum", (index,), inside, self.dtype_of(inside) or dtype)
-                    )
-                )
+                own = self.own_dtype(inside, dtype)
+                terms.append(self.times(outside, self.fold("sum", (index,), inside, own)))
         return sympy.Add(*terms)
 
     def _split(self, index: str, e: Any) -> list[tuple[Any, Any]]:
@@ -428,7 +431,7 @@ def ours(e: Any) -> Any:
 
 def derivative(e: Any, a: Elem) -> Any:
     """d e / d a of an inlined scalar, in its cheapest form, with 0/0 at a = 0 settled."""
-    de = e.diff(a)
+    de = fn.evaluated(e.diff(a))
     if not de.is_Atom:
         de = ours(tidy(de, indices))
     return settle(e, de, a)
@@ -690,6 +693,7 @@ class Translator:
         names = [next(new) if at is None else inner[at] for at in axes]
         fixed = [inner[at] for at in node.place if at is not None]
         base, dtype = self.names[id(wrt)], compute_dtype(node.dtype)
+        part = fn.real_dtype(dtype)
 
         def share(seed: Any) -> Any:
             terms = p.diff(e, base, tuple(names), fixed, seed)  # type: ignore[arg-type]
@@ -697,15 +701,17 @@ class Translator:
             for c, pairs in terms:
                 c = self._against(g, c)
                 for index in reversed([c for c in over if c]):
-                    c, pairs = p.collapse(index, c, pairs, dtype)
+                    c, pairs = p.collapse(index, c, pairs, part)
                 if all(a in names for a, _ in pairs):  # the others belong to another place of wrt
                     total += c * sympy.Mul(*(met(a, t) for a, t in pairs))
-            return total
+            return p.cast(total, part)
 
         out = share(sympy.S.One)
         if dtype.kind == "c":
-            out = fn.complex(out, share(sympy.I))
-        return p.let(p.cast(out, dtype), dtype)
+            imag = share(sympy.I)
+            numbers = out.is_number and imag.is_number
+            out = out + sympy.I * imag if numbers else fn.complex(out, imag)
+        return p.let(out, dtype)
 
     def _summed(self, node: Vjp, left: int, env: Env) -> list[str | None]:
         """Index names of the axes that a Vjp sums."""
@@ -720,10 +726,9 @@ class Translator:
     def _against(self, g: Any, c: Any) -> Any:
         """The change of a real loss, whose gradient here is g, along a change c of the value."""
         p = self.program
-        t = p.dtype_of(c)
-        if getattr(p.dtype_of(g), "kind", "") != "c" and (t is None or t.kind != "c"):
-            return p.times(g, c)
-        return fn.real(p.times(fn.conj(g), c))
+        if fn.is_complex(g) and fn.is_complex(c):
+            return fn.real(p.times(fn.conj(g), c))
+        return p.times(fn.real_part(g), fn.evaluated(fn.real_part(c)))
 
     _visit: ClassVar[dict[type, Callable[[Any, Any, Env], Any]]] = {
         Input: input,

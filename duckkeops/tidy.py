@@ -74,7 +74,11 @@ def _one_sided_sums(e: sympy.Expr, indices: Callable) -> dict[sympy.Expr, sympy.
 
     visit(e)
     return {
-        n: sympy.Symbol(f"hidden{k}", real=True, nonnegative=True if n.is_nonnegative else None)
+        n: sympy.Symbol(
+            f"hidden{k}",
+            real=None if fn.is_complex(n) else True,
+            nonnegative=True if n.is_nonnegative else None,
+        )
         for k, n in enumerate(dict.fromkeys(found))
     }
 
@@ -87,7 +91,7 @@ def _cheapest(e: sympy.Expr, passes: tuple[Callable, ...]) -> sympy.Expr:
     halves = {
         p.base
         for p in e.atoms(sympy.Pow)
-        if p.base.is_Symbol and p.exp.is_Rational and p.exp.q == 2
+        if p.base.is_Symbol and p.base.is_real and p.exp.is_Rational and p.exp.q == 2
     }
     roots = {b: sympy.Symbol(f"root_{b.name}", positive=True) for b in sorted(halves, key=str)}
     there = {b: r**2 for b, r in roots.items()}

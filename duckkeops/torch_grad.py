@@ -1,9 +1,10 @@
 """Reductions of tensors, with gradients of every order: one `autograd.Function` for all of them.
 
-A reduction is differentiated by what its entries weigh in it: d out = sum of weight * d entry. The
-weights are lazy expressions again, of the entries and of the result, so a gradient is a sum over
-pairs of `Vjp` nodes, and the backward pass a few more reductions, which are differentiated in the
-same way. What picks entries (min, top-k) is differentiated at the entries that it picked.
+A reduction is differentiated by what its entries weigh in it: d out = sum of conj(weight) * d entry
+(of which a real result takes the real part). The weights are lazy expressions again, of the entries
+and of the result, so a gradient is a sum over pairs of `Vjp` nodes, and the backward pass a few
+more reductions, which are differentiated in the same way. What picks entries (min, top-k) is
+differentiated at the entries that it picked.
 """
 
 from __future__ import annotations
@@ -31,7 +32,6 @@ from duckkeops import (
 from duckkeops.batching import batched
 from duckkeops.config import current
 from duckkeops.engines import blocks
-from duckkeops.errors import UnsupportedError
 from duckkeops.expr import NEUTRAL, Concat, Input, Node, Reduce, Scalar, Vjp
 from duckkeops.reductions import parameter
 from duckkeops.tensors import as_tensor, torch_dtype
@@ -437,12 +437,20 @@ def _weights(node: Reduce, outs: Sequence[Node]) -> list[Weighed]:
     if name == "softmax_sum":
         weight = _softmax(v, outs[1])
         gap = ops.call("subtract", more[0], outs[0])
-        return [[(v, ops.call("multiply", weight, gap)), (more[0], weight)], [(v, weight)]]
+        return [[(v, ops.call("multiply", weight, _conj(gap))), (more[0], weight)], [(v, weight)]]
     if name in ("var", "std"):
         return _deviations(node, v, outs)
     if name == "prod":
-        return [[(v, _product_of_others(node, v))]]
+        return [[(v, _conj(_product_of_others(node, v)))]]
     return [[] for _ in outs]  # counts, places and truth do not change
+
+
+def _conj(node: Node) -> Node:
+    return ops.call("conj", node) if _is_complex(node) else node
+
+
+def _is_complex(node: Node) -> bool:
+    return getattr(node.dtype, "kind", "") == "c"  # a Python number has no kind
 
 
 def _softmax(scores: Node, total: Node) -> Node:
@@ -551,7 +559,7 @@ def _pushed_forward(
         total: torch.Tensor | None = None
         for arg, weight in weighed:
             for leaf, t in zip(leaves, tangents, strict=True):
-                for part in () if t is None else _along(node, arg, weight, leaf, t):
+                for part in () if t is None else _along(node, out.dtype, arg, weight, leaf, t):
                     one = value(part).to(out.dtype).reshape(out.shape)
                     total = one if total is None else total + one
         found.append(torch.zeros_like(out) if total is None else total)
@@ -559,22 +567,25 @@ def _pushed_forward(
 
 
 def _along(
-    node: Reduce, arg: Node, weight: Node | None, leaf: Input, tangent: torch.Tensor
+    node: Reduce,
+    dtype: torch.dtype,
+    arg: Node,
+    weight: Node | None,
+    leaf: Input,
+    tangent: torch.Tensor,
 ) -> list[Reduce]:
-    """sum of weight * d arg / d leaf . tangent: one reduction for each place of the leaf."""
-    if node.dtype.kind == "c" or leaf.dtype.kind == "c":
-        raise UnsupportedError(
-            f"forward-mode derivatives of complex numbers: {node.row.name} of {arg.dtype}.\n"
-            "  Take the gradient in reverse mode, torch.func.vjp."
-        )
+    """sum of conj(weight) * d arg / d leaf . tangent: one reduction for each place of the leaf.
+
+    `dtype` is that of the result, which is real or complex.
+    """
     one = weight
     if one is None or isinstance(one, Scalar):
         number = torch.tensor(1.0 if one is None else one.value, dtype=tangent.dtype)
         one = Input(number, leaf.dtype, "")
     if one.ndim < len(node.whole):  # as long as the whole, so that places agree
         one = expr.Broadcast(one, node.whole, node.whole_roles)
-    if any(isinstance(n, Vjp) for n in expr.walk(arg)):
-        return _along_twice(node, ops.call("multiply", arg, one), leaf, tangent)
+    if any(_is_complex(n) or isinstance(n, Vjp) for n in expr.walk(arg, one)):
+        return _along_twice(node, dtype, arg, one, leaf, tangent)
     out = []
     for place in gradients.places(arg, leaf, 0):
         vjp = Vjp(arg, one, leaf, place)
@@ -596,15 +607,24 @@ def _along(
     return out
 
 
-def _along_twice(node: Reduce, arg: Node, leaf: Input, tangent: torch.Tensor) -> list[Reduce]:
-    """The same as the gradient of a gradient: of sum of tangent * d (sum of u * arg) / d leaf, with
-    respect to u, one number for each entry of the result. What u is does not matter.
+def _along_twice(
+    node: Reduce,
+    dtype: torch.dtype,
+    arg: Node,
+    weight: Node,
+    leaf: Input,
+    tangent: torch.Tensor,
+) -> list[Reduce]:
+    """The same as the gradient of a gradient: of sum of tangent * d (sum of u * weight * arg) /
+    d leaf, with respect to u, one number for each entry of the result. What u is does not matter.
     """
-    zeros = torch.zeros((), dtype=tangent.dtype).expand(node.shape)
+    if not dtype.is_complex:
+        dtype = tangent.dtype.to_real()
+    zeros = torch.zeros((), dtype=dtype).expand(node.shape)
     spread = _spread(zeros, node)
     u = next(i for i in expr.inputs(spread))
     found = []
-    for term in gradients.gradient(arg, spread, leaf):
+    for term in gradients.gradient(arg, ops.call("multiply", weight, spread), leaf):
         (vjp,) = term.node.args
         kept = [n for n in leaf.shape if n != 1]
         arranged = tangent.reshape(kept).permute(*_inverse(term.order))
