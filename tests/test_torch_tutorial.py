@@ -163,7 +163,7 @@ def formula(wrap, x, l, y, s):
     return F_ij.sum(dim=2)
 
 
-@pytest.mark.parametrize(("function", "shape"), [(batch, (A, B, M))])
+@pytest.mark.parametrize(("function", "shape"), [(batch, (A, B, M)), (formula, (A, B, N, D))])
 @each_dtype
 def test_batches(function, shape, dtype):
     lazy, wanted = batches(dtype), wide(batches(dtype))
