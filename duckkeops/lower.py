@@ -760,11 +760,9 @@ class Scheduler:
         scope: str,
         opened: frozenset[str],
     ) -> Nest:
-        if kind == "store":
-            exprs = [t.expr if not t.fold else t.sym for t in temps]
-        else:
-            exprs = [t.expr for t in temps]
-        return Nest(temps, loops, self.inside(exprs, loops, scope, opened), kind)
+        made = {t.sym for t in temps if t.fold} if kind == "store" else set()
+        exprs = [t.sym if t.sym in made else t.expr for t in temps]
+        return Nest(temps, loops, self.inside(exprs, loops, scope, opened, made), kind)
 
     def inside(
         self,
@@ -772,10 +770,12 @@ class Scheduler:
         loops: tuple[str, ...],
         scope: str,
         opened: frozenset[str] = frozenset(),
+        made: Iterable[Any] = (),
     ) -> list[Any]:
         """What these expressions need inside loops over `loops`.
 
-        These are the temporaries that carry one of these indices.
+        These are the temporaries that carry one of these indices. `made`: the arrays that these
+        loops fill; others are read, also where one is the whole expression.
         """
         opened = opened | set(loops)
         want: set[Any] = set()
@@ -784,7 +784,7 @@ class Scheduler:
         while todo:
             a = todo.pop()
             t = self.lower.by_sym.get(a)
-            if t is None or a in seen or self._is_kept(t, scope, exprs):
+            if t is None or a in seen or self._is_kept(t, scope, made):
                 continue
             seen.add(a)
             mine = self.loop_indices(t.idx)
@@ -808,9 +808,9 @@ class Scheduler:
             out.append(Straight(run))
         return out
 
-    def _is_kept(self, t: Temp, scope: str, exprs: list[Any]) -> bool:
+    def _is_kept(self, t: Temp, scope: str, made: Iterable[Any]) -> bool:
         """Read from where it is stored: a field of an outer scope or an array of this one."""
         own = scope if any(self.is_dynamic(c) for c in t.idx) else self.lower.scope(t.idx)
         if own != scope:
             return True
-        return t.sym in self.stored and bool(self.features(t.idx)) and t.sym not in exprs
+        return t.sym in self.stored and bool(self.features(t.idx)) and t.sym not in made

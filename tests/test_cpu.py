@@ -141,6 +141,25 @@ def test_the_inverse_of_a_large_number_is_not_lost(axis: int, batch: bool) -> No
     np.testing.assert_allclose(got, (x / y)[..., 0].max(axis), rtol=1e-5)
 
 
+SHARED = {  # values of several features that the pairs need, and a sum of just them
+    "column": lambda x, y: ((x - (e := np.exp(y))) ** 2).sum(-1) * e.sum(-1),
+    "row": lambda x, y: (((e := np.exp(x)) - y) ** 2).sum(-1) * e.sum(-1) * e.max(-1),
+    "product": lambda x, y: (x * (e := np.exp(y))).sum(-1) * (e**2).sum(-1) * e.argmax(-1),
+    "pair": lambda x, y: (e := np.exp(x * y)) * e.sum(-1, keepdims=True),
+}
+
+
+@pytest.mark.parametrize("name", SHARED)
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("features", [1, 3, 9, 70])
+def test_kept_values_and_their_sum(features: int, axis: int, name: str) -> None:
+    """A fold reads the values of its own body where they are kept."""
+    x, y = np.random.default_rng(0).random((2, 30, features)) / features
+    dense = SHARED[name](x[:, None], y[None])
+    lazy = SHARED[name](LazyArray(x)[:, None], LazyArray(y)[None])
+    np.testing.assert_allclose(lazy.sum(axis), dense.sum(axis), rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="the compiler is a shell script")
 def test_a_compiler_that_writes_nothing_is_passed_over(tmp_path: Path) -> None:
     idle = tmp_path / "idle"

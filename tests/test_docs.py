@@ -16,9 +16,12 @@ import pytest
 
 import duckkeops
 from duckkeops import LazyArray
+from duckkeops.engines import cpu
 
 ROOT = Path(__file__).parent.parent
+DOCS = sorted(p.relative_to(ROOT) for p in (ROOT / "docs").glob("*.md"))
 README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```\n+```text\n(.*?)```", README, re.DOTALL)
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 OPTIONAL = {"torch", "cupy", "dask"}
 
@@ -81,19 +84,37 @@ def test_method_has_a_docstring(name):
     assert inspect.getdoc(inspect.getattr_static(LazyArray, name))
 
 
-def test_readme_code_prints_its_output():
-    blocks = re.findall(r"```python\n(.*?)```\n+```text\n(.*?)```", README, re.DOTALL)
-    assert blocks
-    for code, expected in blocks:
-        printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
-            exec(compile(code, "README.md", "exec"), {})
-        assert doctest.OutputChecker().check_output(expected, printed.getvalue(), FLAGS), (
-            printed.getvalue()
-        )
+def test_readme_has_code():
+    assert len(BLOCKS) == README.count("```python")
 
 
-def test_readme_links_lead_to_files():
-    links = [link for link in re.findall(r"\]\(([^)#\s]+)", README) if "://" not in link]
+@pytest.mark.parametrize(("code", "expected"), BLOCKS, ids=range(len(BLOCKS)))
+def test_readme_code_prints_its_output(code, expected):
+    if "import torch" in code:
+        pytest.importorskip("torch")
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(code, "README.md", "exec"), {})
+    assert doctest.OutputChecker().check_output(expected, printed.getvalue(), FLAGS), (
+        printed.getvalue()
+    )
+
+
+@pytest.mark.skipif(not cpu.is_available(), reason="no C compiler on this machine")
+def test_torch_page():
+    """Its blocks in one namespace, one after the other."""
+    pytest.importorskip("torch")
+    text = (ROOT / "docs" / "torch.md").read_text()
+    test = doctest.DocTestParser().get_doctest(text, {}, "torch.md", "docs/torch.md", 0)
+    assert len(test.examples) == text.count("\n>>> ")
+    report = io.StringIO()
+    failed, _ = doctest.DocTestRunner(optionflags=FLAGS).run(test, out=report.write)
+    assert not failed, report.getvalue()
+
+
+@pytest.mark.parametrize("page", [Path("README.md"), *DOCS], ids=str)
+def test_links_lead_to_files(page):
+    text = (ROOT / page).read_text()
+    links = [link for link in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in link]
     assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+    assert [link for link in links if not (ROOT / page.parent / link).exists()] == []

@@ -49,8 +49,27 @@ OUTPUT = {
         r"width   0\.3: log-likelihood -1\.642",
         r"best width: 0\.03",
     ],
+    "gradient_flow": [
+        r"gradient of 500 points in float32: \de-0[67] of that of all pairs in float64",
+        r"step  0: energy distance 0\.364\d{3}",
+        r"step 20: energy distance 0\.000[89]\d\d",
+        r"step 40: energy distance 0\.000[12]\d\d",
+        r"step 60: energy distance 0\.000[01]\d\d",
+        r"wrote .*flow\.png: 4 steps|no picture: matplotlib is not installed",
+    ],
+    "nearest_neighbour_loss": [
+        r"min and argmin differ by (0e\+00|\de-09|[1-6]e-08)",
+        r"their gradients differ by (0e\+00|\de-0[789])",
+        r"step  0: Chamfer distance 0\.02\d{3}",
+        r"step 20: Chamfer distance 0\.000\d\d",
+        r"step 40: Chamfer distance 0\.000\d\d",
+        r"step 60: Chamfer distance 0\.0000\d",
+        r"distances to the centre: 0\.500 \+- 0\.00\d, wanted 0\.500",
+    ],
 }
-ARGUMENTS = {"color_quantization": ["picture.png"]}
+ARGUMENTS = {"color_quantization": ["picture.png"], "gradient_flow": ["flow.png"]}
+
+TORCH = {path.stem for path in EXAMPLES.glob("*.py") if "import torch" in path.read_text()}
 
 each_example = pytest.mark.parametrize("name", sorted(path.stem for path in EXAMPLES.glob("*.py")))
 
@@ -65,6 +84,8 @@ def load(name):
 
 @each_example
 def test_prints_its_result(name, tmp_path):
+    if name in TORCH:
+        pytest.importorskip("torch")
     command = [sys.executable, EXAMPLES / f"{name}.py", *ARGUMENTS.get(name, [])]
     run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert run.returncode == 0, run.stderr
@@ -76,6 +97,9 @@ def test_prints_its_result(name, tmp_path):
         picture = np.asarray(Image.open(tmp_path / "picture.png"))
         assert picture.shape == (427, 640, 3)
         assert len(np.unique(picture.reshape(-1, 3), axis=0)) == 16
+    if name == "gradient_flow" and lines[-1].startswith("wrote"):
+        with Image.open(tmp_path / "flow.png") as picture:
+            assert picture.size == (1200, 300)
 
 
 @each_example
@@ -120,3 +144,30 @@ def test_density_on_arrays_and_lazy_arrays():
         np.testing.assert_allclose(
             example.log_density(LazyArray(x), LazyArray(y), width), expected, rtol=1e-10
         )
+
+
+def test_chamfer_distance_of_tensors_and_lazy_arrays():
+    torch = pytest.importorskip("torch")
+    chamfer = load("nearest_neighbour_loss").chamfer
+    x = torch.rand(50, 3, dtype=torch.float64, requires_grad=True)
+    y = torch.rand(60, 3, dtype=torch.float64, requires_grad=True)
+    lazy, dense = chamfer(LazyArray(x), y), chamfer(x, y)
+    torch.testing.assert_close(lazy, dense, rtol=1e-12, atol=0)
+    gradients = (torch.autograd.grad(loss, [x, y]) for loss in (lazy, dense))
+    for got, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_energy_distance_of_tensors_and_lazy_arrays(monkeypatch):
+    torch = pytest.importorskip("torch")
+    example = load("gradient_flow")
+    x, y = (torch.rand(n, 2, dtype=torch.float64) for n in (50, 60))
+    energy, gradient = example.energy(LazyArray, x, y), example.gradient(LazyArray, x, y)
+    assert example.energy(LazyArray, x, x).abs() < 1e-12
+
+    def mean_distance(x, y):  # torch.cdist of tensors gives 1e-8 where points meet
+        return (x[:, None, :] - y[None, :, :]).norm(dim=-1).mean()
+
+    monkeypatch.setattr(example, "mean_distance", mean_distance)
+    expected = example.energy(torch.clone, x, y), example.gradient(torch.clone, x, y)
+    torch.testing.assert_close((energy, gradient), expected, rtol=1e-9, atol=1e-14)

@@ -1,4 +1,4 @@
-"""Memory is linear: the benchmark of it, at a size whose matrix takes 3.4 GiB."""
+"""Memory is linear: the benchmark of it, at sizes whose matrices take 3.4 and 1.5 GiB."""
 
 import subprocess
 import sys
@@ -11,8 +11,19 @@ from duckkeops.engines import cpu
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "memory.py"
 
 
-@pytest.mark.skipif(not cpu.is_available(), reason="no C compiler on this machine")
-def test_reductions_add_little_memory() -> None:
-    command = [sys.executable, str(SCRIPT), "--size", "30000", "--limit", "200"]
+pytestmark = pytest.mark.skipif(not cpu.is_available(), reason="no C compiler on this machine")
+
+
+def assert_below(limit: int, *arguments: str) -> None:
+    command = [sys.executable, str(SCRIPT), *arguments, "--limit", str(limit)]
     run = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_reductions_add_little_memory() -> None:
+    assert_below(200, "--size", "30000")
+
+
+def test_gradients_add_little_memory() -> None:
+    pytest.importorskip("torch")
+    assert_below(300, "--torch", "--size", "20000")
