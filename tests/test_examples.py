@@ -57,6 +57,13 @@ OUTPUT = {
         r"step 60: energy distance 0\.000[01]\d\d",
         r"wrote .*flow\.png: 4 steps|no picture: matplotlib is not installed",
     ],
+    "gaussian_process": [
+        r"3392 known pixels, 13568 hidden ones; root mean square errors:",
+        r"the mean            0\.3195",
+        r"the nearest pixel   0\.0884",
+        r"process, at first   0\.0746",
+        r"process, fitted     0\.07[01]\d",
+    ],
     "nearest_neighbour_loss": [
         r"min and argmin differ by (0e\+00|\de-09|[1-6]e-08)",
         r"their gradients differ by (0e\+00|\de-0[789])",
@@ -171,3 +178,21 @@ def test_energy_distance_of_tensors_and_lazy_arrays(monkeypatch):
     monkeypatch.setattr(example, "mean_distance", mean_distance)
     expected = example.energy(torch.clone, x, y), example.gradient(torch.clone, x, y)
     torch.testing.assert_close((energy, gradient), expected, rtol=1e-9, atol=1e-14)
+
+
+def test_gradient_of_the_likelihood():
+    """With probes so many that the trace is exact, that of the likelihood as torch has it."""
+    torch = pytest.importorskip("torch")
+    example, n = load("gaussian_process"), 40
+    x, v = torch.rand(n, 2, dtype=torch.float64), torch.randn(n, dtype=torch.float64)
+    start = {"lengths": [-1.0, -0.5], "variance": -0.3, "noise": -1.0}
+    p = {k: torch.tensor(a, dtype=torch.float64, requires_grad=True) for k, a in start.items()}
+    eye = torch.eye(n, dtype=torch.float64)
+    probes = n**0.5 * eye
+    got = torch.autograd.grad(example.loss(LazyArray, x, v, p, probes, 1e-12), p.values())
+
+    gap = (x[:, None] - x[None]) / torch.exp(p["lengths"])
+    K = torch.exp(p["variance"] - gap.norm(dim=-1)) + torch.exp(p["noise"]) * eye
+    normal = torch.distributions.MultivariateNormal(torch.zeros_like(v), K)
+    expected = torch.autograd.grad(-normal.log_prob(v) / n, p.values())
+    torch.testing.assert_close(got, expected, rtol=1e-8, atol=1e-10)
