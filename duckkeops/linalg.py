@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 import operator
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from duckkeops.array import LazyArray
 from duckkeops.config import config
 from duckkeops.config import current as settings
-from duckkeops.errors import ConvergenceError, DtypeError, ShapeError
+from duckkeops.errors import ConvergenceError, DtypeError, ShapeError, UnsupportedError
 from duckkeops.operands import NUMBERS, is_array, namespace_of
 from duckkeops.progress import Progress
 
@@ -64,7 +65,8 @@ def solve(
     Raises ConvergenceError where the tolerance is not reached, with the residual that is and the
     reason (a matrix that is not Hermitian or not positive definite, rounding errors, too few
     iterations), and the best x as its attribute `x`; ShapeError if the shapes do not fit;
-    DtypeError for what is no number; TypeError or ValueError for any other argument. Method:
+    DtypeError for what is no number; UnsupportedError for tensors that require a gradient, unless
+    under torch.no_grad(); TypeError or ValueError for any other argument. Method:
     Hestenes and Stiefel (1952); van der Vorst and Ye, "Residual replacement strategies for Krylov
     subspace iterative methods" (2000).
 
@@ -76,6 +78,7 @@ def solve(
     True
     """
     K, b = _matrix(K), _genuine(b, "b")
+    _check_untracked(K=K, b=b, ridge=ridge, x0=x0)
     n = _size(K, b)
     xp = namespace_of(b)
     x0 = None if x0 is None else _like(b, _genuine(x0, "x0"), "x0")
@@ -221,6 +224,19 @@ def _genuine(a: Any, name: str) -> Any:
                 f"solve takes an array as {name}; its rows differ in length."
             ) from None
     raise TypeError(f"solve takes an array as {name}, and got {type(a).__name__}.")
+
+
+def _check_untracked(**given: Any) -> None:
+    """The steps of the iteration are no functions that autograd could follow back."""
+    torch = sys.modules.get("torch")
+    tracked = [name for name, a in given.items() if getattr(a, "requires_grad", False)]
+    if tracked and torch is not None and torch.is_grad_enabled():
+        raise UnsupportedError(
+            f"solve has no gradient, and {' and '.join(tracked)} "
+            f"require{'s' * (len(tracked) == 1)} one.\n"
+            "  Call it under torch.no_grad(). Where x changes, it is by A^-1 (db - dA x) with "
+            "A = K + ridge I: one more call of solve gives the gradient."
+        )
 
 
 def _matrix(K: Any) -> Any:
