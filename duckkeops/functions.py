@@ -336,7 +336,14 @@ integer_reciprocal = step_like("integer_reciprocal")
 
 power = function(
     "power",
-    lambda x, y: where(equal(y, ZERO), ZERO, y * power(x, y - 1)),
+    lambda x, y: where(  # a root has the slope 0 at 0, as `pow0`
+        logical_or(
+            equal(y, ZERO),
+            logical_and(equal(x, ZERO), logical_and(greater(y, ZERO), less(y, ONE))),
+        ),
+        ZERO,
+        y * power(x, y - 1),
+    ),
     lambda x, y: where(
         logical_and(equal(x, ZERO), greater_equal(y, ZERO)), ZERO, power(x, y) * log(x)
     ),

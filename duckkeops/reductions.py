@@ -624,7 +624,10 @@ def _softmax_merge(xp: Any, a: State, b: State, params: Params) -> State:
 
 
 def _softmax_finish(xp: Any, state: State, n: int, params: Params) -> Any:
-    return state[2] / state[1]
+    if n == 0:
+        return xp.zeros_like(state[2])
+    with np.errstate(all="ignore"):
+        return state[2] / state[1]
 
 
 # -- histograms: entries, or their weights, counted in bins. The last argument is a table (`Table`)

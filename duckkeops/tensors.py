@@ -69,7 +69,14 @@ def located(tensor: Any, keep: list[Any]) -> Located:
         tensor = tensor.detach().resolve_conj().resolve_neg()
         keep.append(tensor)
     size = tensor.element_size()
-    return tensor.data_ptr(), [s * size for s in tensor.stride()]
+    try:
+        return tensor.data_ptr(), [s * size for s in tensor.stride()]
+    except RuntimeError as e:
+        raise UnsupportedError(
+            f"a {type(tensor).__name__} without storage, as torch.autograd makes them for "
+            "is_grads_batched=True and vectorize=True, has no entries to read.\n"
+            "  Use torch.func: vmap, jacrev, jacfwd, hessian."
+        ) from e
 
 
 def as_tensor(array: Any) -> Any:

@@ -26,6 +26,7 @@ from duckkeops.expr import Node
 from duckkeops.genuine import all_entries
 from duckkeops.operands import unsupported
 from duckkeops.tensors import torch_dtype
+from duckkeops.torch_elementwise import with_tensors
 from duckkeops.torch_rules import apply
 
 
@@ -134,10 +135,19 @@ def wrapped(result: Any) -> Any:
     if isinstance(result, torch.Tensor):
         return result
     if isinstance(result, Node):
-        return _wrap(TorchLazyArray, result)
+        return _recorded(TorchLazyArray, result)
     if isinstance(result, tuple | list):
         return type(result)([wrapped(r) for r in result])
     return result
+
+
+def _recorded(cls: type, node: Node) -> Any:
+    """The lazy array of a node; what is recorded under torch.no_grad() is a constant ever after."""
+    if not torch.is_grad_enabled() and any(
+        getattr(i.array, "requires_grad", False) for i in expr.inputs(node)
+    ):
+        node = with_tensors(node, lambda t: t.detach() if t.requires_grad else t)
+    return _wrap(cls, node)
 
 
 def _method(handler: Callable) -> Callable:
@@ -205,7 +215,7 @@ def _operator(op: ops.Op, reflected: bool) -> Callable:
         if node is NotImplemented:
             return node
         pair = (node, self._node) if reflected else (self._node, node)
-        return _wrap(type(self), apply(op, *pair))
+        return _recorded(type(self), apply(op, *pair))
 
     return operator
 

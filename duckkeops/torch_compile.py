@@ -638,12 +638,15 @@ _add_methods()
 
 def _tell_sides() -> None:
     """Dynamo swaps the operands of d @ tensor, and then calls it as it calls tensor @ d: in its
-    table of reflected operators this one is missing.
+    table of reflected operators this one is missing, and in that of operators of two objects too.
     """
     from torch._dynamo.variables import builtin
 
     builtin.populate_builtin_to_tensor_fn_map()
     builtin.BUILTIN_TO_TENSOR_RFN_MAP.setdefault(operator.matmul, torch.Tensor.__rmatmul__)
+    names = ["__matmul__", "__rmatmul__", "__imatmul__"]
+    builtin.BuiltinVariable._binops().setdefault(operator.matmul, (names, operator.imatmul))
+    builtin.BuiltinVariable._binop_handlers.cache_clear()
     SIDES.append("told")
 
 

@@ -32,6 +32,7 @@ from duckkeops import (
 from duckkeops.batching import batched
 from duckkeops.config import current
 from duckkeops.engines import blocks
+from duckkeops.errors import UnsupportedError
 from duckkeops.expr import NEUTRAL, Concat, Input, Node, Reduce, Scalar, Vjp
 from duckkeops.reductions import parameter
 from duckkeops.tensors import as_tensor, torch_dtype
@@ -39,6 +40,8 @@ from duckkeops.tensors import as_tensor, torch_dtype
 Outputs = tuple[torch.Tensor, ...]
 ROWS = reductions.BY_NAME
 PICKS = ("min", "max", "argmin", "argmax", "topk")  # rows whose values are entries
+WEIGHED = ("logsumexp", "softmax_sum", "var", "std")  # whose outputs weigh their arguments
+PROXY = torch._C._TorchDispatchModeKey.PROXY
 TIES = 64  # equal least entries of one row that are differentiated one by one
 
 
@@ -46,8 +49,8 @@ def value(node: Reduce) -> Any:
     """The value of a reduction of tensors; of a top-k, values and indices."""
     key, nodes = evaluate.listed(node)
     known = evaluate.known(key, current())
-    if known is None and not _is_meta(nodes) and is_native(node):
-        return blocks.value(node)
+    if known is None and not _is_meta(nodes) and node.row.name != "std" and is_native(node):
+        return blocks.value(node)  # but no root of a variance, which has no slope at 0
     out = _outputs(node, key, nodes, False)
     return out[:2] if node.row.name == "topk" else out[0]
 
@@ -65,6 +68,12 @@ def _outputs(node: Reduce, key: tuple, nodes: list[Node], places: bool) -> Outpu
     tensors = [i.array for i in leaves]
     if any(t.is_meta for t in tensors):
         return _without_entries(node)
+    if torch._C._get_dispatch_mode(PROXY) is not None:
+        raise UnsupportedError(
+            "a trace of torch operations, as torch.func.linearize and make_fx take it, would see a "
+            "reduction of a lazy array as a constant.\n"
+            "  Call torch.func.jvp or vjp for each tangent, or trace with torch.compile."
+        )
     if not _is_tracked(tensors):
         return _computed(node, key, nodes, places)
     if node.row.name in MERGED and any(isinstance(n, Concat) for n in nodes):
@@ -306,7 +315,8 @@ class _Reduction(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple, output: Outputs) -> None:
         plan, *tensors = inputs
         ctx.plan = plan
-        ctx.save_for_backward(*tensors, *output)
+        used = output if plan.node.row.name in WEIGHED else ()
+        ctx.save_for_backward(*tensors, *used)  # others may be written to before the backward pass
         ctx.save_for_forward(*tensors, *output)
         fixed = [t for t in output if not (t.is_floating_point() or t.is_complex())]
         if plan.node.row.name in PICKS:
@@ -436,7 +446,8 @@ def _weights(node: Reduce, outs: Sequence[Node]) -> list[Weighed]:
         return [[(v, _softmax(v, outs[0]))]]
     if name == "softmax_sum":
         weight = _softmax(v, outs[1])
-        gap = ops.call("subtract", more[0], outs[0])
+        none = ops.call("equal", outs[1], -np.inf)  # the quotient is 0 / 0
+        gap = ops.call("where", none, 0.0, ops.call("subtract", more[0], outs[0]))
         return [[(v, ops.call("multiply", weight, _conj(gap))), (more[0], weight)], [(v, weight)]]
     if name in ("var", "std"):
         return _deviations(node, v, outs)
@@ -454,7 +465,9 @@ def _is_complex(node: Node) -> bool:
 
 
 def _softmax(scores: Node, total: Node) -> Node:
-    return ops.call("exp", ops.call("subtract", scores, total))
+    """exp(scores - total); of a row whose scores are all -inf it is 0, as in torch.logsumexp."""
+    finite = ops.call("where", ops.call("equal", total, -np.inf), 0.0, total)
+    return ops.call("exp", ops.call("subtract", scores, finite))
 
 
 def _deviations(node: Reduce, v: Node, outs: Sequence[Node]) -> list[Weighed]:
@@ -495,7 +508,7 @@ def _picked(node: Reduce, outs: Outputs) -> Outputs:
     if not outs[at_value].is_floating_point():
         return outs
     place = outs[names.index("index")]
-    (arg,) = node.args
+    arg = _with_finite_slopes(node.args[0])
     if node.row.name == "topk":
         entries = at(arg, node.axes, place)
     elif "share" not in names:
@@ -507,6 +520,31 @@ def _picked(node: Reduce, outs: Outputs) -> Outputs:
         entries = _mean_of_equals(node, arg, outs[at_value])
     entries = entries.to(outs[at_value].dtype)
     return tuple([entries if k == at_value else o for k, o in enumerate(outs)])
+
+
+def _with_finite_slopes(node: Node) -> Node:
+    """The same values, with the slope 0 where torch's own of a root is infinite, as in kernels: so
+    a norm has the gradient 0 at coincident points.
+    """
+    done: dict[int, Node] = {}
+    for one in expr.walk(node):
+        args = [done[id(a)] for a in one.args]
+        new = rewrite.rebuild(one, args) if args else one
+        if isinstance(one, expr.Apply) and _is_root(one):
+            zero = ops.call("equal", args[0], 0)
+            safe = ops.call("where", zero, 1, args[0])
+            new = ops.call("where", zero, 0, rewrite.rebuild(one, [safe, *args[1:]]))
+        done[id(one)] = new
+    return done[id(node)]
+
+
+def _is_root(node: expr.Apply) -> bool:
+    if node.dtype.kind != "f":
+        return False
+    if node.op.name == "pow":
+        power = node.args[1]
+        return isinstance(power, Scalar) and 0 < power.value < 1
+    return node.op.name == "sqrt"
 
 
 def _mean_of_equals(node: Reduce, arg: Node, extreme: torch.Tensor) -> torch.Tensor:
@@ -599,7 +637,7 @@ def _along(
             source.append((to, a))
         order = [a for _, a in sorted(source)]
         ones = [a for a in range(leaf.ndim) if leaf.shape[a] == 1]
-        arranged = tangent.permute(*order, *ones).reshape(shape)
+        arranged = tangent.permute((*order, *ones)).reshape(shape)
         roles = "".join(NEUTRAL if s == 1 else r for s, r in zip(shape, vjp.roles, strict=True))
         change = ops.call("multiply", vjp, Input(arranged, leaf.dtype, roles))
         axes = (*node.axes, *range(n, vjp.ndim))
@@ -627,7 +665,7 @@ def _along_twice(
     for term in gradients.gradient(arg, ops.call("multiply", weight, spread), leaf):
         (vjp,) = term.node.args
         kept = [n for n in leaf.shape if n != 1]
-        arranged = tangent.reshape(kept).permute(*_inverse(term.order))
+        arranged = tangent.reshape(kept).permute(_inverse(term.order))
         whole = _spread(arranged, term.node)
         for other in gradients.gradient(vjp, whole, u):
             assert list(other.order) == sorted(other.order)

@@ -333,8 +333,11 @@ def attention(
 def _some_kept(mask: Any) -> torch.Tensor | None:
     """Which queries keep a key; None if all do. torch gives 0 to the others, and no NaN."""
     if isinstance(mask, Node):
-        return None
-    kept = (mask if mask.dtype is torch.bool else mask > -math.inf).any(-1, keepdim=True)
+        open_ = mask if mask.dtype == bool else call("greater", mask, -math.inf)
+        kept = statistics.any(open_, (mask.ndim - 1,), keepdims=True)
+        kept = genuine.dense(kept) if isinstance(kept, Node) else kept
+    else:
+        kept = (mask if mask.dtype is torch.bool else mask > -math.inf).any(-1, keepdim=True)
     return None if bool(kept.all()) else kept
 
 
@@ -476,6 +479,8 @@ def cross_entropy(
 def _classes(what: str, input: Any, target: Any) -> Node:
     a = as_node(input)
     known = isinstance(target, torch.Tensor) and not target.is_floating_point()
+    if known and target.ndim == 1 and a.ndim == 2 and len(target) != a.shape[0]:
+        raise ValueError(f"Expected {what}'s {len(target)} targets to match {a.shape[0]} inputs.")
     if not known or a.ndim != 2 or tuple(target.shape) != a.shape[:1]:
         raise unsupported(
             f"{what} of other than rows of logits and a tensor of their classes",
@@ -506,5 +511,7 @@ def _mean_of_shares(
     each: torch.Tensor, shares: torch.Tensor, reduction: str, size_average: Any, reduce: Any
 ) -> torch.Tensor:
     if reduction == "mean" and size_average is None and reduce is None:
-        return each.sum() / shares.sum()
+        total = shares.sum()
+        none = total == 0  # NaN, as torch's, and no gradient
+        return torch.where(none, math.nan, each.sum() / torch.where(none, 1, total))
     return _reduced(each, reduction, size_average, reduce)

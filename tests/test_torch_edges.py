@@ -1,0 +1,173 @@
+"""Gradients of tensors where something is 0, infinite, masked, written to, frozen or traced."""
+
+import pytest
+import torch
+from torch.func import hessian, jacfwd, linearize
+from torch.nn import functional as F
+
+from duckkeops import LazyArray, UnsupportedError
+
+
+def normal(*shape, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=g, dtype=torch.float64)
+
+
+def plain(t):
+    return t
+
+
+def gradients(f, *inputs):
+    """Value and gradients of f(wrap, ...), of lazy and of dense arrays."""
+    for wrap in (LazyArray, plain):
+        leaves = [t.clone().requires_grad_() for t in inputs]
+        out = f(wrap, *leaves)
+        yield [out.detach(), *torch.autograd.grad(out, leaves, torch.ones_like(out))]
+
+
+def assert_same(f, *inputs):
+    for a, b in zip(*gradients(f, *inputs), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9, equal_nan=True)
+
+
+def below(wrap, rows, columns):
+    """A mask whose last rows are all False."""
+    return wrap(torch.arange(rows))[:, None] - wrap(torch.arange(columns))[None] < 2
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0, 3.0])
+@pytest.mark.parametrize("reduce", ["sum", "amin", "min", "topk", "kthvalue"])
+def test_distances_of_points_to_themselves_have_slope_0(p, reduce):
+    def f(wrap, x):
+        d_ij = torch.cdist(wrap(x), wrap(x), p=p)
+        match reduce:
+            case "min":
+                return torch.min(d_ij, dim=1).values
+            case "topk":
+                return torch.topk(d_ij, 2, dim=1, largest=False).values
+            case "kthvalue":
+                return torch.kthvalue(d_ij, 1, dim=1).values
+        return getattr(torch, reduce)(d_ij, 1)
+
+    lazy, dense = gradients(f, normal(6, 3))
+    for a, b in zip(lazy, dense, strict=True):  # torch's own distances are products, off by 1e-8
+        torch.testing.assert_close(a, b, rtol=0, atol=2e-7)
+
+
+def test_powers_have_slope_0_where_it_is_infinite():
+    x, p = normal(4, 2).requires_grad_(), torch.tensor(1 / 3, dtype=torch.float64)
+    d_ij = ((LazyArray(x)[:, None] - LazyArray(x)[None]) ** 2).sum(-1)
+    (g,) = torch.autograd.grad((d_ij**p).sum(), x)
+    far = ~torch.eye(4, dtype=torch.bool)
+    (expected,) = torch.autograd.grad((((x[:, None] - x[None]) ** 2).sum(-1)[far] ** p).sum(), x)
+    torch.testing.assert_close(g, expected)
+
+
+@pytest.mark.parametrize("rows", [6, 3])
+def test_masked_rows_have_no_gradient(rows):
+    """Rows 5 and beyond see no column; they are in the loss, or not."""
+    q, k, v = normal(6, 3), normal(4, 3, seed=1), normal(4, 2, seed=2)
+
+    def scores(wrap, q, k):
+        return torch.where(below(wrap, 6, 4), wrap(q) @ wrap(k).T, -torch.inf)
+
+    assert_same(lambda wrap, q, k: torch.logsumexp(scores(wrap, q, k), 1)[:rows], q, k)
+    if rows < 5:
+        for _, *found in gradients(
+            lambda wrap, q, k: (torch.softmax(scores(wrap, q, k), 1) @ v)[:rows], q, k
+        ):
+            assert all(torch.isfinite(g).all() for g in found)
+
+
+def test_attention_of_a_lazy_mask_gives_0_to_queries_without_keys():
+    q, k, v = normal(6, 3), normal(4, 3, seed=1), normal(4, 2, seed=2)
+
+    def f(wrap, q, k, v):
+        mask = below(wrap, 6, 4)
+        return F.scaled_dot_product_attention(wrap(q), wrap(k), v, attn_mask=mask)
+
+    assert_same(f, q, k, v)
+    assert not next(gradients(f, q, k, v))[0][5].any()
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_softmax_over_nothing_weighs_nothing():
+    x, y, b = normal(2, 3), normal(0, 3), normal(0, 2)
+    out = torch.softmax(LazyArray(x) @ LazyArray(y).T, 1) @ b
+    assert torch.equal(out, torch.zeros(2, 2, dtype=torch.float64))
+
+
+def test_the_deviation_of_one_entry_has_slope_0():
+    def f(wrap, x):
+        return ((wrap(x)[:, None] - wrap(x[:1])[None]) ** 2).sum(-1).std(1, correction=0)
+
+    assert_same(f, normal(5, 3))
+
+
+def test_a_loss_without_targets_has_no_gradient():
+    targets = torch.full((5,), -100)
+    y = normal(4, 3, seed=1)
+    assert_same(lambda wrap, x: F.cross_entropy(-torch.cdist(wrap(x), y), targets), normal(5, 3))
+
+
+def test_targets_of_another_length_are_named():
+    with pytest.raises(ValueError, match="4 targets to match 5 inputs"):
+        F.cross_entropy(-torch.cdist(LazyArray(normal(5, 3)), normal(4, 3)), torch.zeros(4).long())
+
+
+def gaussian(x, s, y):
+    return torch.exp(-s * ((LazyArray(x)[:, None] - LazyArray(y)[None]) ** 2).sum(-1))
+
+
+def dense_gaussian(x, s, y):
+    return torch.exp(-s * ((x[:, None] - y[None]) ** 2).sum(-1))
+
+
+@pytest.mark.parametrize("transform", [jacfwd, hessian])
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_forward_mode_takes_numbers(transform, shape):
+    x, y, s = normal(5, 3), normal(4, 3, seed=1), torch.full(shape, 0.3, dtype=torch.float64)
+    found, expected = (
+        transform(lambda s, f=f: f(x, s, y).sum(1).sin().sum())(s)
+        for f in (gaussian, dense_gaussian)
+    )
+    torch.testing.assert_close(found, expected)
+
+
+def test_results_may_be_written_to_before_the_backward_pass():
+    y, s = normal(4, 3, seed=1), 0.3
+    x = normal(5, 3).requires_grad_()
+    (found,) = torch.autograd.grad(gaussian(x, s, y).sum(1).mul_(2).sum(), x)
+    (expected,) = torch.autograd.grad(2 * dense_gaussian(x, s, y).sum(), x)
+    torch.testing.assert_close(found, expected)
+
+
+def test_what_is_recorded_without_gradients_is_a_constant():
+    x, y = normal(5, 3).requires_grad_(), normal(4, 3, seed=1)
+    with torch.no_grad():
+        frozen = (gaussian(x, 0.3, y), torch.cdist(LazyArray(x), y), LazyArray(x)[:, None] * 2)
+    assert not any(k.sum(1).requires_grad for k in frozen)
+    assert gaussian(x, 0.3, y).sum(1).requires_grad
+
+
+def test_traces_that_would_keep_a_result_as_a_constant_are_refused():
+    x, y = normal(5, 3), normal(4, 3, seed=1)
+    with pytest.raises(UnsupportedError, match=r"torch\.func\.jvp"):
+        linearize(lambda x: gaussian(x, 0.3, y).sum(1), x)
+
+
+def test_batches_of_gradients_of_the_older_kind_are_refused():
+    x, y = normal(5, 3).requires_grad_(), normal(4, 3, seed=1)
+    out = gaussian(x, 0.3, y).sum(1)
+    with pytest.raises(UnsupportedError, match="is_grads_batched"):
+        torch.autograd.grad(out, x, torch.eye(5, dtype=out.dtype), is_grads_batched=True)
+
+
+def test_products_of_two_lazy_arrays_are_compiled():
+    x, y = normal(5, 3), normal(4, 3, seed=1)
+
+    def f(x, y):
+        return (LazyArray(x) @ LazyArray(y).T).exp().sum(1)
+
+    compiled = torch.compile(f, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x, y), (x @ y.T).exp().sum(1))
