@@ -16,7 +16,6 @@ from duckkeops import (
     shapes,
     torch_elementwise,
     torch_functions,
-    torch_products,
     torch_shapes,
     torch_table,
 )
@@ -183,8 +182,8 @@ def _add_methods(cls: Any) -> None:
         setattr(cls, name, property(lambda self, value=value: value))
     cls.output_nr = property(lambda self: 0)
     cls.names = property(lambda self: (None,) * self.ndim)
-    cls.__matmul__ = _product(torch_products.matmul)
-    cls.__rmatmul__ = _product(torch_products.rmatmul)
+    cls.__matmul__ = _product(torch_table.REDUCES["matmul"])
+    cls.__rmatmul__ = _product(torch_table.REDUCES["Tensor.__rmatmul__"])
     for short, name in array.BINARY.items():
         row = ops.ROWS[name]
         array._add(cls, f"__{short}__", _operator(row, False))

@@ -148,6 +148,11 @@ def recorded(kind: str, name: str, args: tuple, kwargs: dict[str, Any]) -> Any:
             "  Leave it out of torch.compile, where every transform works, or call backward() or "
             "torch.autograd.grad on what was compiled."
         )
+    if _is_autocast():
+        raise UnsupportedError(
+            "torch.autocast around lazy arrays in compiled code.\n"
+            "  Cast the tensors, as in LazyArray(x.bfloat16()), or leave torch.compile out."
+        )
     call = Call(kind, name, args, kwargs)
     program, leaves, ints = _written_call(call)
     if torch.compiler.is_dynamo_compiling():
@@ -279,6 +284,11 @@ def _transform() -> str:
     if stack is not None:
         return stack.key().name.lower()
     return "jvp" if torch.autograd.forward_ad._current_level >= 0 else ""
+
+
+@torch.compiler.assume_constant_result
+def _is_autocast() -> bool:
+    return torch.is_autocast_enabled("cpu")
 
 
 @torch.compiler.assume_constant_result

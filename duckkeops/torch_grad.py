@@ -543,7 +543,7 @@ def _is_root(node: expr.Apply) -> bool:
         return False
     if node.op.name == "pow":
         power = node.args[1]
-        return isinstance(power, Scalar) and 0 < power.value < 1
+        return isinstance(power, Scalar) and 0 < power.value.real < 1
     return node.op.name == "sqrt"
 
 

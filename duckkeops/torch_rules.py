@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 
 from duckkeops import ops
 from duckkeops.expr import Node
-from duckkeops.operands import node_of
+from duckkeops.operands import leading_input, node_of
 from duckkeops.tensors import numpy_dtype, torch_dtype
 
 Dim = int | Sequence[int] | None
@@ -103,6 +103,49 @@ def apply(op: ops.Op, *args: Any) -> Node:
 
 def call(name: str, *args: Any) -> Node:
     return apply(ops.ROWS[name], *args)
+
+
+# -- autocast --------------------------------------------------------------------------------------
+
+
+def autocast(handler: Callable, lower: bool) -> Callable:
+    """A function that follows torch.autocast: its operands become those of the lower precision, or
+    float32. As in torch, float64 stays.
+    """
+
+    @functools.wraps(handler)
+    def cast(*args: Any, **kwargs: Any) -> Any:
+        device = _device((*args, *kwargs.values()))
+        if device == "meta" or not torch.is_autocast_enabled(device):
+            return handler(*args, **kwargs)
+        dtype = torch.get_autocast_dtype(device) if lower else torch.float32
+        with torch.autocast(device, enabled=False):
+            named = {k: _in_dtype(v, dtype) for k, v in kwargs.items()}
+            return handler(*_in_dtype(args, dtype), **named)
+
+    return cast
+
+
+def _device(values: Iterable[Any]) -> str:
+    for v in values:
+        tensor = leading_input(v).array if isinstance(v, Node) else v
+        if isinstance(tensor, torch.Tensor):
+            return tensor.device.type
+        if isinstance(tensor, tuple | list):
+            return _device(tensor)
+    return "cpu"
+
+
+def _in_dtype(value: Any, dtype: torch.dtype) -> Any:
+    if isinstance(value, Node):
+        eligible = value.dtype.name in ("float16", "bfloat16", "float32")
+        return ops.cast(value, numpy_dtype(dtype)) if eligible else value
+    if isinstance(value, torch.Tensor):
+        eligible = value.is_floating_point() and value.dtype is not torch.float64
+        return value.to(dtype) if eligible else value
+    if isinstance(value, tuple | list):
+        return type(value)([_in_dtype(v, dtype) for v in value])
+    return value
 
 
 # -- axes ------------------------------------------------------------------------------------------

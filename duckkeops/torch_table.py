@@ -22,7 +22,7 @@ from duckkeops import torch_shapes as places
 from duckkeops import torch_statistics as statistics
 from duckkeops.expr import Node
 from duckkeops.tensors import torch_dtype
-from duckkeops.torch_rules import as_node, axis_of
+from duckkeops.torch_rules import as_node, autocast, axis_of
 
 
 def _rows(**names: str) -> dict[str, Callable]:
@@ -269,6 +269,15 @@ REDUCES: dict[str, Callable] = {
     **_each(products.chain_matmul, "chain_matmul functional.chain_matmul"),
 }
 
+_LOWER = (  # what torch.autocast computes in the lower precision, and what in float32
+    "matmul linalg.matmul Tensor.__matmul__ Tensor.__rmatmul__ mm bmm einsum tensordot "
+    "functional.tensordot inner linalg.vecdot addmm baddbmm addbmm linalg.multi_dot chain_matmul "
+    f"functional.chain_matmul {_F}linear {_F}scaled_dot_product_attention"
+)
+_FLOAT32 = f"prod trace cdist functional.cdist {_F}mse_loss {_F}l1_loss {_F}smooth_l1_loss "
+_FLOAT32 += f"{_F}huber_loss {_F}kl_div {_F}nll_loss {_F}cross_entropy "
+_FLOAT32 += f"{_F}binary_cross_entropy_with_logits"
+
 COMPOSITE: dict[str, Callable] = {
     "addcmul": entries.addcmul,
     "addcdiv": entries.addcdiv,
@@ -313,6 +322,11 @@ COMPOSITE: dict[str, Callable] = {
         _F + "binary_cross_entropy_with_logits",
     ),
 }
+
+for _table in (LAZY, REDUCES, COMPOSITE):
+    for _names, _lower in ((_LOWER, True), (_FLOAT32, False)):
+        for _name in set(_words(_names)) & set(_table):
+            _table[_name] = autocast(_table[_name], _lower)
 
 POINT: dict[str, Callable] = {
     "gather": places.gather,

@@ -171,3 +171,62 @@ def test_products_of_two_lazy_arrays_are_compiled():
 
     compiled = torch.compile(f, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(x, y), (x @ y.T).exp().sum(1))
+
+
+AUTOCAST = {
+    "matmul": lambda d, b: d @ b,
+    "function": lambda d, b: torch.matmul(d, b),
+    "reflected": lambda d, b: b.T @ d.T,
+    "mm": lambda d, b: torch.mm(d, b),
+    "mv": lambda d, b: torch.mv(d, b[:, 0]),
+    "einsum": lambda d, b: torch.einsum("ij,jk->ik", d, b),
+    "exp": lambda d, b: d.exp(),
+    "prod": lambda d, b: torch.prod(d, 1),
+    "softmax": lambda d, b: torch.softmax(d, 1).sum(1),
+    "logsumexp": lambda d, b: torch.logsumexp(d, 1),
+    "mse_loss": lambda d, b: F.mse_loss(d, d * 2),
+    "cross_entropy": lambda d, b: F.cross_entropy(d, torch.zeros(5).long()),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*autocast")
+@pytest.mark.parametrize("name", AUTOCAST)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_autocast(name, dtype):
+    x, y, b = normal(5, 3), normal(4, 3, seed=1), normal(4, 2, seed=2)
+    found = []
+    for wrap in (LazyArray, plain):
+        leaves = [t.to(dtype).requires_grad_() for t in (x, y, b)]
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            d_ij = ((wrap(leaves[0])[:, None] - wrap(leaves[1])[None]) ** 2).sum(-1) / 8
+            out = AUTOCAST[name](d_ij, leaves[2])
+            out = out.to_dense() if isinstance(out, LazyArray) else out
+        grad = torch.autograd.grad(out.double().sum(), leaves[0])[0]
+        found.append((out.detach(), grad))
+    for a, b in zip(*found, strict=True):
+        assert a.dtype == b.dtype
+        tolerance = 1e-10 if dtype is torch.float64 else 0.05
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+def test_autocast_of_features_and_distances():
+    x, y = normal(5, 3).bfloat16(), normal(4, 3, seed=1).bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert F.linear(LazyArray(x.float())[:, None], y.float()).dtype is torch.bfloat16
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.cdist(LazyArray(x), y).dtype is torch.cdist(x, y).dtype is torch.float32
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_autocast_of_compiled_code_is_refused(inside):
+    def f(x, y):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=inside):
+            return (LazyArray(x) @ LazyArray(y).T).sum(1)
+
+    compiled = torch.compile(f, fullgraph=True, backend="eager")
+    x, y = normal(5, 3).float(), normal(4, 3).float()
+    if not inside:
+        assert compiled(x, y).dtype is torch.float32
+        return
+    with pytest.raises(Exception, match=r"torch\.autocast around lazy arrays"):
+        compiled(x, y)
