@@ -7,12 +7,25 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from duckkeops import concatenation, evaluate, expr, joint, plan, reductions, source
+import numpy as np
+
+from duckkeops import (
+    concatenation,
+    evaluate,
+    expr,
+    gradients,
+    joint,
+    plan,
+    reductions,
+    source,
+    views,
+)
 from duckkeops.config import config, current
 from duckkeops.engines import cpu, threads
-from duckkeops.expr import FEATURE, NEUTRAL, Node, Reduce
+from duckkeops.expr import FEATURE, NEUTRAL, Input, Node, Reduce
 from duckkeops.operands import namespace_of, units
 from duckkeops.progress import duration
+from duckkeops.tensors import hosted
 
 
 def _example(node: Node) -> Reduce:
@@ -34,7 +47,7 @@ def source_of(node: Node, generated: bool = False) -> str:
     """The C of a reduction, of a block array that of each of its kernels; `generated`: only what is
     not in the files of kernels/.
     """
-    blocks = map(evaluate.for_kernels, concatenation.blocks_of(_example(node)))
+    blocks = map(evaluate.for_kernels, concatenation.blocks_of(_example(hosted(node))))
     texts = (
         evaluate.built(b, plan.loop_axes(b), expr.walk(b), current()).text
         for b in blocks
@@ -44,8 +57,9 @@ def source_of(node: Node, generated: bool = False) -> str:
 
 
 def explain(node: Node) -> str:
-    """Axes, loops, tile shape: how a reduction would be computed."""
-    whole = _example(node)
+    """Axes, loops, tile shape: how a reduction would be computed, and the gradients of a sum."""
+    wanted = [getattr(i.array, "requires_grad", False) for i in expr.inputs(node)]
+    whole = _example(hosted(node))
     blocks = concatenation.blocks_of(whole)
     if len(blocks) > 1:
         lengths = [concatenation.lengths_along(whole, a) for a in range(len(whole.whole))]
@@ -74,7 +88,23 @@ def explain(node: Node) -> str:
             f"tile       {vectors}, {target.name}, {_counted(count, 'thread')}",
         ]
     lines.append(f"work       {plan.pairs(root):.3g} pairs; estimate() tells the time")
+    differentiable = root.row.name == "sum" and len(expr.inputs(root)) == len(wanted)
+    if any(wanted) and differentiable and evaluate.is_compiled(root):
+        lines += ["gradients", _gradients(root, wanted)]
     return "\n".join(lines)
+
+
+def _gradients(root: Reduce, wanted: Sequence[bool]) -> str:
+    """The passes of the backward pass of a sum, with respect to these of its inputs."""
+    roles = "".join(r for a, r in enumerate(root.whole_roles) if a not in root.axes)
+    zeros = np.broadcast_to(np.zeros((), root.dtype), root.shape)
+    each = views.expand(Input(zeros, root.dtype, roles), root.axes)
+    names, nodes = [], []
+    for number, leaf in enumerate(expr.inputs(root)):
+        for term in gradients.gradient(root.args[0], each, leaf) if wanted[number] else ():
+            names.append(f"x{number}")
+            nodes.append(term.node)
+    return explain_passes(nodes, names)
 
 
 def explain_passes(nodes: Sequence[Reduce], names: Sequence[str]) -> str:
@@ -141,7 +171,7 @@ def estimate(node: Node) -> Estimate:
     """Pairs, seconds and bytes of a reduction. The seconds are of this machine: a part of the
     reduction is computed for a few milliseconds, after it was compiled.
     """
-    root = _example(node)
+    root = _example(hosted(node))
     size = (
         sum(math.prod(n.shape) * n.dtype.itemsize for n in expr.inputs(root))
         + math.prod(root.shape) * root.dtype.itemsize

@@ -10,7 +10,7 @@ from duckkeops import LazyArray, UnsupportedError
 
 def normal(*shape, seed=0):
     g = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=g, dtype=torch.float64)
+    return torch.randn(shape, generator=g, dtype=torch.float64)
 
 
 def plain(t):
@@ -230,3 +230,17 @@ def test_autocast_of_compiled_code_is_refused(inside):
         return
     with pytest.raises(Exception, match=r"torch\.autocast around lazy arrays"):
         compiled(x, y)
+
+
+def test_the_plan_of_gradients_is_explained():
+    x, y, s = normal(257, 3), normal(33, 3), normal()
+    k_ij = gaussian(x.requires_grad_(), s.requires_grad_(), y.requires_grad_())
+    assert k_ij.explain().partition("gradients\n")[2] == (
+        "pass 1     x1, x0: 257 rows, each over 33 columns, with 4 results a row; "
+        "those of x0 are merged at the end\n"
+        "pass 2     x2: 33 rows, each over 257 columns, with 3 results a row"
+    )
+    with torch.no_grad():
+        assert "gradients" not in gaussian(x, s, y).explain()
+    assert k_ij.estimate().pairs == 257 * 33
+    assert "reduce" in k_ij.source()
