@@ -373,7 +373,13 @@ class Program:
         body = self.inline(body)
         terms = self.diff(body, leaf, target, fixed, seed)
         if terms and f.op in ("min", "max"):  # torch's amax: the gradient is shared among the ties
-            hit = fn.where(fn.equal(body, a), sympy.S.One, sympy.S.Zero)
+            # a fold of one term, which no algebra enters: else the loop that finds the extreme and
+            # the one that looks for it would round the same terms in another order
+            alone = self.feature(1, {*target, *over, *indices(body), *self.bound(body)})
+            each = self.fold("sum", (alone,), body, self.dtype_of(body) or dtype)
+            hit = fn.where(
+                near(each, self.fold(f.op, over, each, dtype), dtype), sympy.S.One, sympy.S.Zero
+            )
             count = hit
             for index in reversed(over):
                 count = self.sum(index, count, dtype)
@@ -414,6 +420,12 @@ class Program:
             c = self.rename(c, {index: here[0]})
             return c, rest + tuple((here[0], t) for t in here[1:])
         return self.sum(index, c, dtype), pairs
+
+
+def near(x: Any, y: Any, dtype: np.dtype) -> Any:
+    """Is x equal to y, or so near that compilers may have rounded it in another way?"""
+    gap = sympy.Rational(8 * float(np.finfo(dtype).eps)) * fn.abs(y)
+    return fn.logical_or(fn.equal(x, y), fn.less_equal(fn.abs(x - y), gap))
 
 
 def met(c: str, d: str) -> Any:

@@ -122,7 +122,8 @@ def _is_tracked(tensors: Sequence[torch.Tensor]) -> bool:
 
 def _computed(node: Reduce, key: tuple, nodes: list[Node], differentiated: bool) -> Outputs:
     """The outputs of plain tensors. `differentiated`: those that only gradients need too."""
-    if differentiated and node.row.name in ("min", "max") and node.dtype.kind == "f":
+    real = node.dtype.kind == "f" or node.dtype.name == "bfloat16"
+    if differentiated and node.row.name in ("min", "max") and real:
         return _tied_extremes(node)
     settings = current()
     found = evaluate.known(key, settings)
@@ -380,7 +381,7 @@ def _pulled_back(
 ) -> list[torch.Tensor | None]:
     """The gradient with respect to each tensor that wants one."""
     once = not (torch.is_grad_enabled() or torch._C._are_functorch_transforms_active())
-    key = torch_passes.key_of(plan.key, grads, wanted, current())
+    key = torch_passes.key_of(plan.key, outs, grads, wanted, current())
     if once and (known := torch_passes.find(key)) is not None:
         return known(plan.nodes, tensors, outs, grads)
     node, leaves = plan.of(tensors)

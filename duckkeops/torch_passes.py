@@ -98,9 +98,17 @@ _passes: dict[tuple, Passes] = {}
 KEPT = 2048  # at most; then all are forgotten
 
 
-def key_of(key: tuple, grads: Sequence[Any], wanted: Sequence[bool], settings: Settings) -> tuple:
+def key_of(
+    key: tuple,
+    outs: Sequence[torch.Tensor],
+    grads: Sequence[Any],
+    wanted: Sequence[bool],
+    settings: Settings,
+) -> tuple:
+    """`outs` are those that were saved, whose dtypes depend on the settings of the forward pass."""
     present = tuple([g is not None for g in grads])
-    return key, present, tuple(wanted), settings.precision, settings.accumulate
+    saved = tuple([t.dtype for t in outs])
+    return key, saved, present, tuple(wanted), settings.precision, settings.accumulate
 
 
 def find(key: tuple) -> Passes | None:

@@ -5,7 +5,7 @@ import torch
 from torch.func import hessian, jacfwd, linearize
 from torch.nn import functional as F
 
-from duckkeops import LazyArray, UnsupportedError
+from duckkeops import LazyArray, UnsupportedError, config
 
 
 def normal(*shape, seed=0):
@@ -244,3 +244,44 @@ def test_the_plan_of_gradients_is_explained():
         assert "gradients" not in gaussian(x, s, y).explain()
     assert k_ij.estimate().pairs == 257 * 33
     assert "reduce" in k_ij.source()
+
+
+BODIES = {  # whose rounding depends on the order in which a compiler takes them
+    "difference": lambda u, v: u - v,
+    "shifted": lambda u, v: u - v - 0.05,
+    "product": lambda u, v: 0.3 * (u * v),
+    "cubic": lambda u, v: torch.sin(0.3 * u * v) * u - v * u * u,
+    "gaussian": lambda u, v: torch.exp(-((u - v) ** 2) / 0.3),
+    "ties": lambda u, v: u * 0 + v * 0 + 1.5,
+}
+
+
+@pytest.mark.parametrize("name", BODIES)
+@pytest.mark.parametrize("reduce", [torch.amax, torch.amin])
+def test_extremes_of_features_are_found_again(name, reduce):
+    x, y = normal(40, 3), normal(19, 3, seed=1)
+    assert_same(
+        lambda wrap, x, y: reduce(BODIES[name](wrap(x)[:, None], wrap(y)[None]), -1).sum(1), x, y
+    )
+
+
+def test_kept_passes_tell_settings_of_the_forward_pass_apart():
+    x, y = normal(6, 2).float(), normal(5, 2, seed=1).float()
+
+    def slope(**settings):
+        leaf = x.clone().requires_grad_()
+        with config(**settings):
+            value = ((LazyArray(leaf)[:, None] - LazyArray(y)[None]) ** 2).sum(-1).var(1)
+        return torch.autograd.grad(value.sum(), leaf)[0]
+
+    for settings in ({}, {"accumulate": "float64"}, {}, {"accumulate": "float64"}):
+        torch.testing.assert_close(slope(**settings), slope())
+
+
+@pytest.mark.parametrize("reduce", [torch.amin, torch.amax])
+def test_extremes_of_bfloat16_are_differentiated(reduce):
+    x, y = normal(3, 2).bfloat16(), normal(4, 2, seed=1).bfloat16()
+    lazy, dense = gradients(
+        lambda wrap, x: reduce(((wrap(x)[:, None] - wrap(y)[None]) ** 2).sum(-1), 1), x
+    )
+    torch.testing.assert_close(lazy, dense)
