@@ -185,8 +185,11 @@ class KernelPrinter(C99CodePrinter):
         elif len(factors) == 1 and not under:
             return sign + self.parenthesize(factors[0], PRECEDENCE["Mul"], strict=bool(sign))
         else:
+            # in order, a power is rounded before it is multiplied, as a temporary of its own is
+            inner = PRODUCT if self.lower.p.ordered else PRECEDENCE["Mul"]
             text = "*".join(
-                self.parenthesize(a, PRECEDENCE["Mul"], strict=n > 0) for n, a in enumerate(factors)
+                self.parenthesize(a, inner if n else PRECEDENCE["Mul"], strict=n > 0)
+                for n, a in enumerate(factors)
             )
         if under and not any(a.free_symbols for a in factors):
             text = self.splat(sympy.Mul(*factors))

@@ -108,6 +108,7 @@ class Program:
     inputs: dict[str, tuple[int, tuple[int, ...]]] = field(
         default_factory=dict
     )  # base -> node number, axes of its idx
+    ordered: bool = False  # equal terms of several loops have to be rounded alike
     _names: dict[Any, Elem] = field(default_factory=dict)
 
     # -- definitions -------------------------------------------------------------------------------
@@ -375,6 +376,7 @@ class Program:
         if terms and f.op in ("min", "max"):  # torch's amax: the gradient is shared among the ties
             # a fold of one term, which no algebra enters: else the loop that finds the extreme and
             # the one that looks for it would round the same terms in another order
+            self.ordered = True
             alone = self.feature(1, {*target, *over, *indices(body), *self.bound(body)})
             each = self.fold("sum", (alone,), body, self.dtype_of(body) or dtype)
             hit = fn.where(
