@@ -189,7 +189,7 @@ def copy(a: Any, order: str = "K", subok: bool = False) -> Node:
 
 def _copied(x: Any) -> Any:
     """A copy that takes no more memory: what is repeated along an axis stays so."""
-    strides = x.stride() if is_tensor(x) else x.strides
+    strides = x.stride() if is_tensor(x) else getattr(x, "strides", (1,) * x.ndim)
     once = x[tuple(slice(0, 1) if step == 0 else slice(None) for step in strides)]
     return namespace_of(x).broadcast_to(copied(once), x.shape)
 

@@ -12,7 +12,7 @@ import numpy as np
 from duckkeops import expr, rewrite
 from duckkeops.errors import DtypeError, UnsupportedError
 from duckkeops.expr import Input, Node, Table
-from duckkeops.operands import leading_input
+from duckkeops.operands import leading_input, namespace_of
 
 
 def is_tensor(x: Any) -> bool:
@@ -32,7 +32,7 @@ def is_traced(x: Any) -> bool:
 
 def copied(x: Any) -> Any:
     """A copy of an array; of a tensor, one that it can be differentiated through."""
-    return x.clone() if is_tensor(x) else x.copy()
+    return x.clone() if is_tensor(x) else namespace_of(x).asarray(x, copy=True)
 
 
 def as_array(tensor: Any) -> np.ndarray:
