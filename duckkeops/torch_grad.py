@@ -476,8 +476,11 @@ def _deviations(node: Reduce, v: Node, outs: Sequence[Node]) -> list[Weighed]:
     n = node.outline.count
     left = max(n - parameter(node.params, "correction", 0), 0)
     gap = ops.call("subtract", v, outs[1])
-    if node.row.name == "var":
-        each: Any = 2 / left if left else np.inf
+    each: Any
+    if not left:  # 0 / 0
+        each = ops.call("multiply", outs[0], np.inf)
+    elif node.row.name == "var":
+        each = 2 / left
     else:
         flat = ops.call("equal", outs[0], 0)
         root = ops.call("where", flat, 1.0, ops.call("multiply", outs[0], float(left)))
