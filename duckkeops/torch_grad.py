@@ -122,8 +122,7 @@ def _is_tracked(tensors: Sequence[torch.Tensor]) -> bool:
 
 def _computed(node: Reduce, key: tuple, nodes: list[Node], differentiated: bool) -> Outputs:
     """The outputs of plain tensors. `differentiated`: those that only gradients need too."""
-    real = node.dtype.kind == "f" or node.dtype.name == "bfloat16"
-    if differentiated and node.row.name in ("min", "max") and real:
+    if differentiated and node.row.name in ("min", "max") and _is_floating(node):
         return _tied_extremes(node)
     settings = current()
     found = evaluate.known(key, settings)
@@ -461,6 +460,10 @@ def _conj(node: Node) -> Node:
     return ops.call("conj", node) if _is_complex(node) else node
 
 
+def _is_floating(node: Node) -> bool:
+    return node.dtype.kind == "f" or node.dtype.name == "bfloat16"
+
+
 def _is_complex(node: Node) -> bool:
     return getattr(node.dtype, "kind", "") == "c"  # a Python number has no kind
 
@@ -543,7 +546,7 @@ def _with_finite_slopes(node: Node) -> Node:
 
 
 def _is_root(node: expr.Apply) -> bool:
-    if node.dtype.kind != "f":
+    if not _is_floating(node):
         return False
     if node.op.name == "pow":
         power = node.args[1]

@@ -54,6 +54,14 @@ def test_distances_of_points_to_themselves_have_slope_0(p, reduce):
         torch.testing.assert_close(a, b, rtol=0, atol=2e-7)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_picked_norms_of_coincident_points_have_slope_0_in_each_dtype(dtype):
+    x = normal(6, 3).to(dtype).requires_grad_()
+    distances = (LazyArray(x)[:, None] - LazyArray(x)[None]).norm(dim=-1)
+    (g,) = torch.autograd.grad(torch.amin(distances, 1).sum(), x)
+    assert not g.any() and g.dtype is dtype
+
+
 def test_powers_have_slope_0_where_it_is_infinite():
     x, p = normal(4, 2).requires_grad_(), torch.tensor(1 / 3, dtype=torch.float64)
     d_ij = ((LazyArray(x)[:, None] - LazyArray(x)[None]) ** 2).sum(-1)
