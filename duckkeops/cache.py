@@ -102,9 +102,14 @@ def temporary_folder() -> Path:
 
 def text(name: str, make: Callable[[Path], object]) -> str:
     """The text of the file of this name, which `make` writes where it is missing or damaged."""
+    return data(name, make).decode()
+
+
+def data(name: str, make: Callable[[Path], object]) -> bytes:
+    """The bytes of the file of this name, which `make` writes where it is missing or damaged."""
     while True:
         try:
-            return _body(file(name, make)).decode()
+            return _body(file(name, make))
         except FileNotFoundError:  # the cache was cleared this very moment
             continue
 

@@ -20,9 +20,20 @@ from typing import Any
 
 import numpy as np
 
-from duckkeops import cache, concatenation, expr, launch, ops, plan, reductions, source, tensors
+from duckkeops import (
+    cache,
+    concatenation,
+    expr,
+    launch,
+    launch_cuda,
+    ops,
+    plan,
+    reductions,
+    source,
+    tensors,
+)
 from duckkeops.config import Settings, current
-from duckkeops.engines import blocks, cpu
+from duckkeops.engines import blocks, cpu, cuda
 from duckkeops.errors import CompilerNotFoundError
 from duckkeops.expr import (
     FEATURE,
@@ -63,9 +74,9 @@ def evaluate(node: Reduce) -> Any:
     settings = current()
     key, nodes = listed(node)
     found = known(key, settings)
+    xp = np if type(array) is np.ndarray else namespace_of(node)
     if found is not None:
-        return reductions.result(np, node, found(nodes, settings.threads))
-    xp = namespace_of(node)
+        return reductions.result(xp, node, found(nodes, settings.threads))
     return reductions.result(xp, node, state(node, xp))
 
 
@@ -75,7 +86,9 @@ def state(node: Reduce, xp: Any) -> tuple[Any, ...]:
     nodes = walk(node)
     kinds = set(map(type, nodes))
     plain = 0 in (*node.whole, *node.shape) if Vjp in kinds else is_plain(node, nodes)
-    if settings.engine == "blocks" or not reductions.is_numpy(xp) or plain:
+    device = launch_cuda.device_of(leading_input(node).array)
+    compiled = device is not None or reductions.is_numpy(xp)
+    if settings.engine == "blocks" or not compiled or plain:
         return _in_tiles(node)
     if Concat in kinds:
         return _cut_state(node, xp)
@@ -92,7 +105,10 @@ def state(node: Reduce, xp: Any) -> tuple[Any, ...]:
 
 
 def _in_tiles(node: Reduce) -> tuple[Any, ...]:
-    return blocks.reduce(tensors.hosted(node) if tensors.is_torch(node) else node)  # type: ignore[arg-type]
+    array = leading_input(node).array
+    if tensors.is_tensor(array) and launch_cuda.device_of(array) is None:
+        node = tensors.hosted(node)  # type: ignore[assignment]
+    return blocks.reduce(node)
 
 
 def is_compiled(node: Reduce) -> bool:
@@ -327,6 +343,7 @@ class Built:
     components: tuple[
         tuple[np.dtype, tuple[int, ...]], ...
     ]  # dtype and trailing shape of each output array
+    block: tuple[int, int] | None = None  # of CUDA's: threads, and rows of theirs
     compiled: cpu.Compiled | None = None
 
 
@@ -339,15 +356,17 @@ def built(
     nodes: Sequence[Node],
     settings: Settings,
     before: Callable[[], object] = lambda: None,
+    target: Any = None,
 ) -> Built:
     """The kernel of this reduction: from memory, from disk, or made now.
 
-    `before` is called before it is made, which imports SymPy.
+    `before` is called before it is made, which imports SymPy. `target`: the CPU's, unless given.
     """
     key, numbers = key_of(node, axes, nodes)
     wide = math.prod(node.whole[a] for a in axes.columns) >= 2**31
-    target = cpu.target()
-    few = plan.few_rows(node, axes)
+    target = target or cpu.target()
+    on_device = target is cuda.TARGET
+    few = plan.block(node, axes) if on_device else plan.few_rows(node, axes)
     full = (key, settings.precision, settings.accumulate, wide, few, target.name)
     found = _kernels.get(full)
     if found is None:
@@ -371,7 +390,7 @@ def _version() -> str:
     """Everything that generates text, so that a new release or an edit never meets an old
     source.
     """
-    files = sorted(source.HERE.glob("*.py")) + sorted(source.kernels_folder().glob("*.[ch]"))
+    files = sorted(source.HERE.glob("*.py")) + sorted(source.kernels_folder().glob("*.[ch]*"))
     return cache.digest(_sympy_version(), *(f.read_text() for f in files))
 
 
@@ -393,13 +412,14 @@ def _read(text: str) -> Built:
     entries = tuple(tuple(e) for e in d["entries"])
     components = tuple((expr.dtype_of(name), tuple(extra)) for name, extra in d["components"])
     return Built(
-        source.assemble(d["prelude"], "pairs.c"),
+        source.assemble(d["prelude"], "pairs.cu" if d["block"] else "pairs.c"),
         d["formula"],
         entries,
         d["rows"],
         d["lane_bytes"],
         d["fixed_columns"],
         components,
+        None if d["block"] is None else tuple(d["block"]),
     )
 
 
@@ -448,13 +468,32 @@ def known(key: tuple, settings: Settings) -> Launch | None:
     return _launches.get((settings.precision, settings.accumulate, key))
 
 
-def prepared(node: Reduce, nodes: Sequence[Node], settings: Settings) -> Launch:
+def prepared(node: Reduce, nodes: Sequence[Node], settings: Settings) -> Any:
     """The launch of the node's kernel, which will be given `nodes`."""
     order = walk(node)
+    number = launch_cuda.device_of(leading_input(node).array)
+    if number is not None:
+        return _prepared_on_device(node, order, nodes, settings, number)
     kernel = built(node, plan.loop_axes(node), order, settings, cpu.compiler)
     if kernel.compiled is None:
         kernel.compiled = cpu.load(kernel.text, kernel.formula, settings.precision == "exact")
     return launch.prepare(kernel, node, order, nodes)
+
+
+def _prepared_on_device(
+    node: Reduce, order: Sequence[Node], nodes: Sequence[Node], settings: Settings, number: int
+) -> launch_cuda.Launch:
+    exact = settings.precision == "exact"
+    kernel = built(
+        node,
+        plan.loop_axes(node),
+        order,
+        settings,
+        lambda: cuda.device(number),
+        cuda.TARGET,
+    )
+    compiled = cuda.load(kernel.text, kernel.formula, exact, number)
+    return launch_cuda.prepare(kernel, compiled, node, order, nodes)
 
 
 def _prepared(key: tuple, node: Reduce, nodes: Sequence[Node], settings: Settings) -> Launch:

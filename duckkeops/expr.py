@@ -114,6 +114,14 @@ class Node:
         return self._args
 
 
+def _place(array: Any) -> Any:
+    """The class of an array, and its device where that is not the CPU: kernels differ."""
+    kind = type(array)
+    if kind is np.ndarray or getattr(array, "is_cpu", False):
+        return kind
+    return kind, str(getattr(array, "device", ""))
+
+
 class Input(Node):
     """An array that the user gave. `bare`: not wrapped in a LazyArray."""
 
@@ -121,7 +129,7 @@ class Input(Node):
 
     def __init__(self, array: Any, dtype: np.dtype, roles: str, bare: bool = False):
         self.array, self._args = array, ()
-        self.outline = _of_input(type(array), tuple(array.shape), dtype, roles, bare)
+        self.outline = _of_input(_place(array), tuple(array.shape), dtype, roles, bare)
 
 
 class Table(Input):
@@ -133,7 +141,7 @@ class Table(Input):
 
     def __init__(self, array: Any, dtype: np.dtype):
         self.array, self._args = array, ()
-        self.outline = _of_input(type(array), (), dtype, "", False)
+        self.outline = _of_input(_place(array), (), dtype, "", False)
 
 
 class Scalar(Node):
@@ -333,8 +341,8 @@ def outline(
 
 
 @functools.lru_cache(maxsize=TABLE_SIZE)
-def _of_input(kind: type, shape: Shape, dtype: np.dtype, roles: str, bare: bool) -> Outline:
-    """The outline of an array of this class."""
+def _of_input(place: Any, shape: Shape, dtype: np.dtype, roles: str, bare: bool) -> Outline:
+    """The outline of an array of this class, on this device."""
     return Outline(shape, dtype, roles, (_spanned(shape),), bare)
 
 

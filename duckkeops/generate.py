@@ -39,6 +39,7 @@ def kernel(
         "lane_bytes": out.lanes_bytes,
         "fixed_columns": out.fixed_columns,
         "components": [(t.name, extra) for t, extra in types.components],
+        "block": out.block,
     }
 
 
@@ -58,7 +59,8 @@ def prelude(
     program = translator.program
     names, named = _names(node, axes, program)
     every = together(node)
-    types = _types(every[0], settings, wide)
+    on_device = target.name == "cuda"
+    types = _types(every[0], settings, wide, on_device)
     roots: list[Root] = []
     values: list[Any] = []
     for one in every:
@@ -73,6 +75,9 @@ def prelude(
     if settings.precision != "exact":
         macros["FLUSH_SUBNORMALS"] = "1"
     title = _title(node, program, values, named)
+    dear = plan.is_dear(walk(node))
+    block = plan.block(node, axes) if on_device else None
+    tile = plan.cuda_tile(block, dear) if block else plan.tile_shape(target.registers, narrow, dear)
     out = Prelude(
         program,
         loop_axes,
@@ -85,13 +90,14 @@ def prelude(
             *([types.index] if types.uses_index else []),
             *(r.dtype for r in roots),
         ],
-        plan.tile_shape(target.registers, narrow, plan.is_dear(walk(node))),
+        tile,
         title,
         settings.precision != "exact",
         _parameters(program, node, numbers),
         _storage(node, numbers),
-        target.vector_bytes,
+        0 if block else target.vector_bytes,
         next((numbers[id(a)] for a in node.args if isinstance(a, Table)), None),
+        block,
     ).text()
     widths = [math.prod(one.whole[a] for a in plan.loop_axes(one).features) for one in every]
     assert out.outputs == sum(widths)
@@ -155,9 +161,10 @@ def _names(
 class _types:
     """The scalar types of a reduction in C."""
 
-    def __init__(self, node: Reduce, settings: Settings, wide: bool):
+    def __init__(self, node: Reduce, settings: Settings, wide: bool, on_device: bool):
         self.value = compute_dtype(_loops(node)[-1])  # of a histogram, the dtype of its table
         self.index = INT64 if wide else INT32
+        self.stored = INT64 if on_device else self.index  # positions in memory
         name = node.row.name
         self.uses_index = name in ("argmin", "argmax", "topk", "count_nonzero")
         self.sum = self.value
@@ -171,13 +178,13 @@ class _types:
                 and self.value.kind == "f"
             )
         elif name == "count_nonzero":
-            self.sum = self.index
+            self.sum = self.stored
         self.count = np.dtype(np.float64) if len(node.args) == 3 else INT64  # of a histogram
         k = dict(node.params).get("k")
         self.components = self._components(name, k)
 
     def _components(self, name: str, k: int | None) -> list[tuple[np.dtype, tuple[int, ...]]]:
-        v, s, j = (self.value, ()), (self.sum, ()), (self.index, ())
+        v, s, j = (self.value, ()), (self.sum, ()), (self.stored, ())
         return {
             "argmin": [v, j],
             "argmax": [v, j],
@@ -189,7 +196,7 @@ class _types:
             "softmax_sum": [v, v, v],
             "var": [s, s, s],
             "std": [s, s, s],
-            "topk": [(self.value, (k or 0,)), (self.index, (k or 0,))],
+            "topk": [(self.value, (k or 0,)), (self.stored, (k or 0,))],
             "histogram": [(self.count, ())],
         }.get(name, [s])
 

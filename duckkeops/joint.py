@@ -66,7 +66,8 @@ def arrays(nodes: Sequence[Reduce]) -> list[Any]:
 
 def _alone(node: Reduce) -> Any:
     if tensors.is_torch(node):
-        return reductions.result(np, node, evaluate.state(node, np))
+        xp = tensors.computing(node)
+        return reductions.result(xp, node, evaluate.state(node, xp))
     return evaluate.evaluate(node)
 
 
@@ -122,14 +123,17 @@ def _left(node: Reduce, part: Reduce) -> tuple[int, ...]:
     return tuple(k for k, a in enumerate(kept) if a in node.axes)
 
 
-def finished(node: Reduce, state: np.ndarray, axes: tuple[int, ...]) -> Any:
+def finished(node: Reduce, state: Any, axes: tuple[int, ...]) -> Any:
     """The value of a sum, from what its pass gives and the axes along which that is added up."""
+    if not isinstance(state, np.ndarray | np.generic):
+        xp = tensors.computing(node)
+        return reductions.result(xp, node, (xp.sum(state, axis=axes) if axes else state,))
     if axes:  # they become the last one, along which NumPy adds pairwise
         rows = state
         if state.ndim > 1:
             rest = [a for a in range(state.ndim) if a not in axes]
             shape = tuple(state.shape[a] for a in rest)
-            rows = np.ascontiguousarray(state.transpose(*rest, *axes)).reshape(*shape, -1)
+            rows = np.ascontiguousarray(state.transpose((*rest, *axes))).reshape(*shape, -1)
         with np.errstate(all="ignore"):
             state = np.asarray(np.add.reduce(rows, -1, rows.dtype))
     return reductions.result(np, node, (state,))

@@ -18,6 +18,7 @@ import numpy as np
 from duckkeops import plan, reductions
 from duckkeops.engines import cpu, threads
 from duckkeops.expr import Joint, Node, Reduce, dtype_of, together
+from duckkeops.operands import library
 from duckkeops.tensors import is_tensor, located
 
 State = tuple[np.ndarray, ...]
@@ -91,17 +92,17 @@ class Arguments:
             for n in dict.fromkeys((*pointers, *strides))
         )
 
-    def filled(self, nodes: Sequence[Any], outs: Sequence[np.ndarray], keep: list[Any]) -> bytes:
-        """The array for these nodes and outputs. It points to their arrays, and to those that go to
-        `keep`.
+    def filled(self, nodes: Sequence[Any], outs: Sequence[int], keep: list[Any]) -> bytes:
+        """The array for these nodes, and outputs at these addresses. It points to the nodes'
+        arrays, and to those that go to `keep`.
         """
         values: list[Any] = self.constants.copy()
         for place, pointers, strides in self.arrays:
             array = nodes[place].array
             if type(array) is tuple:  # it was located before
                 address, steps = array
-            elif type(array) is not np.ndarray and is_tensor(array):
-                address, steps = located(array, keep)
+            elif type(array) is not np.ndarray and (found := foreign(array, keep)) is not None:
+                address, steps = found
             else:
                 if not array.dtype.isnative:
                     array = array.astype(array.dtype.newbyteorder("="))
@@ -113,10 +114,19 @@ class Arguments:
                 for at, axis in strides:
                     values[at] = steps[axis]
         for at, which in self.outs:
-            values[at] = _address(outs[which])
+            values[at] = outs[which]
         for at, place, dtype, imag in self.numbers:
             values[at] = _parameter(nodes[place].value, dtype, imag)
         return self.pack(*values)
+
+
+def foreign(array: Any, keep: list[Any]) -> tuple[int, Sequence[int]] | None:
+    """Where the entries of another library's array lie; None for those that NumPy reads."""
+    if is_tensor(array):
+        return located(array, keep)
+    if library(array) == "cupy":
+        return array.data.ptr, array.strides
+    return None
 
 
 _addressof: Callable[[Any], int] = ctypes.addressof
@@ -154,7 +164,7 @@ class _Out(NamedTuple):
         return array.astype(np.int64) if self.wide else array
 
 
-def _out(
+def place_of(
     node: Reduce, axes: plan.LoopAxes, dtype: np.dtype, extra: tuple[int, ...], own: np.dtype
 ) -> _Out:
     """One component of the state: (outer ..., lane, features ..., extra) in memory.
@@ -207,7 +217,7 @@ def _parts(
     for one in together(node):
         own = plan.loop_axes(one)
         last = first + math.prod(one.whole[a] for a in own.features)
-        parts.append(_Part(slice(first, last), _out(one, own, dtype, (), dtype)))
+        parts.append(_Part(slice(first, last), place_of(one, own, dtype, (), dtype)))
         first = last
     loops = (*axes.outer, *(() if axes.lane is None else (axes.lane,)))
     return (*(node.whole[a] for a in loops), first), tuple(parts)
@@ -216,7 +226,7 @@ def _parts(
 def _bins(node: Reduce, axes: plan.LoopAxes, dtype: np.dtype, blocks: int) -> _Bins:
     size = dict(node.params)["bins"] + 1
     if plan.rows_apart(axes):
-        rows = _out(node, axes, dtype, (size,), dtype)
+        rows = place_of(node, axes, dtype, (size,), dtype)
         return _Bins(rows.shape, dtype, rows)
     outer = tuple(node.whole[a] for a in axes.outer)
     return _Bins((*outer, blocks, size, plan.copies(node)), dtype, None)
@@ -248,7 +258,7 @@ class Launch:
         plan.check_memory(self.result_bytes, self.result)
         parts = [np.empty(shape, dtype) for shape, dtype in self.written]
         keep: list[Any] = [nodes, parts]
-        arguments = self.arguments.filled(nodes, parts, keep)
+        arguments = self.arguments.filled(nodes, [_address(p) for p in parts], keep)
         threads.run(
             self.compiled, arguments, self.blocks, self.fixed_columns, self.seconds, count, keep
         )
@@ -291,7 +301,7 @@ def prepare(kernel: Any, node: Reduce, order: Sequence[Node], nodes: Sequence[No
         written = ((result, dtype),)
     else:
         outs = tuple(
-            _out(node, axes, dtype, extra, own)
+            place_of(node, axes, dtype, extra, own)
             for (dtype, extra), (_, own, _) in zip(
                 kernel.components, reductions.components(node), strict=True
             )

@@ -98,8 +98,8 @@ class Root:
 class Lower:
     """Turns expressions into Temps.
 
-    `fast`: exponentials may fold log2(e) into a factor, and squared distances be products.
-    `converted`: inputs that lie in memory in another dtype.
+    `fast`: exponentials may fold log2(e) into a factor; `products`: and squared distances be
+    products. `converted`: inputs that lie in memory in another dtype.
     """
 
     def __init__(
@@ -110,6 +110,7 @@ class Lower:
         outer: Iterable[str],
         fast: bool,
         converted: Iterable[str] = (),
+        products: bool = True,
     ):
         self.p, self.lane, self.columns, self.outer, self.fast, self.converted = (
             program,
@@ -119,6 +120,7 @@ class Lower:
             fast,
             frozenset(converted),
         )
+        self.products = products
         self.temps: list[Temp] = []
         self.by_sym: dict[Any, Temp] = {}
         self.centred: dict[Any, tuple[Elem, Elem]] = {}  # y - centre: the two
@@ -268,7 +270,12 @@ class Lower:
         Where y is an input both sides are first made relative to a centre of y, as less cancels.
         """
         square = self.by_sym.get(body)
-        if not self.fast or what.op != "sum" or square is None or dtype.kind != "f":
+        if (
+            not (self.fast and self.products)
+            or what.op != "sum"
+            or square is None
+            or dtype.kind != "f"
+        ):
             return None
         size = self.p.sizes[what.over[0]] or 0
         if len(what.over) != 1 or size < PRODUCTS:

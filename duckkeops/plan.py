@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from duckkeops.expr import BATCH, FEATURE, NEUTRAL, POINT, Apply, Joint, Node, Reduce, Scalar
 from duckkeops.operands import units
@@ -126,6 +127,43 @@ def tile_shape(
     return choose
 
 
+class Block(NamedTuple):
+    """A block of threads of a CUDA kernel: how many, and how many of them have rows of their own.
+
+    Of those with the same row each takes a part of the columns.
+    """
+
+    threads: int
+    rows: int
+
+
+SOME_ROWS = 2048  # up to here a block of one row a thread leaves most of a device idle
+
+
+def block(node: Reduce, axes: LoopAxes) -> Block:
+    """The shape of a block, for the number of rows."""
+    rows = 1 if axes.lane is None else node.whole[axes.lane]
+    return Block(128, 8 if rows <= 8 else 32 if rows <= SOME_ROWS else 128)
+
+
+THREAD_REGISTERS = 150  # for the rows of a thread: of 255, less what columns and addresses take
+
+
+def cuda_tile(shape: Block, dear: bool) -> Callable[[int, int, int], tuple[int, int]]:
+    """Rows of a thread, and columns that it takes at a time."""
+
+    def choose(depth: int, outputs: int, arrays: int) -> tuple[int, int]:
+        most = {8: 1, 32: 4}.get(shape.rows, 8)
+        if dear:
+            return min(most, 2), 1
+        rows = most
+        while rows > 1 and rows * (depth + 2 * outputs + arrays + 6) > THREAD_REGISTERS:
+            rows //= 2
+        return rows, 2 if depth > 4 or outputs > 4 else 4
+
+    return choose
+
+
 SPLIT_BLOCKS = 64  # row blocks that keep many threads busy
 SPLIT_COLUMNS = 4096  # of the first column axis: fewer are not worth a merge
 SPLIT_PAIRS = 1 << 22  # below, a reduction takes a millisecond or so
@@ -146,6 +184,26 @@ def splits(node: Reduce, axes: LoopAxes, blocks: int) -> int:
         tables = max(blocks, 1) * (BLOCK_ROWS if rows_apart(axes) else 1)
         wanted = min(wanted, HISTOGRAM_BYTES // (table_bytes(node) * tables))
     return max(1, min(wanted, columns // -(-least // behind)))
+
+
+WAVES = 32  # blocks for each processor of a device: the last ones to end keep few waiting
+CUDA_COLUMNS = 512  # of the first column axis: fewer are not worth a merge
+
+
+def cuda_splits(node: Reduce, axes: LoopAxes, blocks: int, processors: int) -> int:
+    """Into how many parts the columns are cut, so that all processors of a device have work."""
+    if not axes.columns or not blocks:
+        return 1
+    behind = math.prod(node.whole[a] for a in axes.columns[1:])
+    columns = node.whole[axes.columns[0]]
+    least = max(CUDA_COLUMNS, dict(node.params).get("k", 0))
+    wanted = -(-WAVES * processors // blocks)
+    return max(1, min(wanted, columns // -(-least // behind)))
+
+
+def cuda_seconds(node: Reduce, nodes: Sequence[Node], processors: int, clock: float) -> float:
+    """Estimated time of the loop: a processor takes 128 cheap operations a cycle."""
+    return cycles(node, nodes) / CHEAP / (128 * processors * clock)
 
 
 HISTOGRAM_BYTES = 32 << 20  # of tables at a time, at most about

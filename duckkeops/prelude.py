@@ -21,6 +21,7 @@ from duckkeops.symbolic import Elem, Program
 from duckkeops.writer import UNROLL_UP_TO, Writer
 
 STACK_BYTES = 65536  # of one array of a kernel
+UNROLL_ROWS = 64  # features of rows that stay in a CUDA thread's registers
 WEIGHTED = ("histogram", "softmax_sum")  # reductions whose first root may be a weight
 
 
@@ -56,10 +57,15 @@ class Kernel:
     rows: int
     outputs: int
     fixed_columns: bool
+    block: tuple[int, int] | None
 
 
 class Prelude:
-    """Writes the prelude of one reduction over one program."""
+    """Writes the prelude of one reduction over one program.
+
+    `block`: of a CUDA kernel, whose vectors have one lane: threads, and how many have rows of their
+    own.
+    """
 
     def __init__(
         self,
@@ -76,6 +82,7 @@ class Prelude:
         storage: dict[int, np.dtype],
         vector_bytes: int,
         table: int | None = None,
+        block: tuple[int, int] | None = None,
     ):
         self.p, self.axes, self.roots, self.row, self.macros, self.title = (
             program,
@@ -86,12 +93,16 @@ class Prelude:
             title,
         )
         self.scalars, self.storage, self.vector_bytes = scalars, storage, vector_bytes
+        self.block = block
+        self.unroll_up_to = UNROLL_ROWS if block else UNROLL_UP_TO
         converted = [
             base
             for base, (number, _) in program.inputs.items()
             if storage.get(number) != program.types[base]
         ]
-        self.lower = Lower(program, LANE, tuple(axes.columns), axes.outer, fast, converted)
+        self.lower = Lower(
+            program, LANE, tuple(axes.columns), axes.outer, fast, converted, products=block is None
+        )
         self.plan = Scheduler(self.lower, roots)
         self.entries: list[tuple] = [("splits",)]
         self.names = ["SPLITS"]
@@ -275,7 +286,7 @@ class Prelude:
             return f"({t})*(const f64 *)&{slot}"
         part = "f32" if t == "c64" else "f64"
         imag = f"a[{a.base.upper()}_imag]"
-        return f"({t}){{({part})*(const f64 *)&{slot}, ({part})*(const f64 *)&{imag}}}"
+        return f"make_{t}(({part})*(const f64 *)&{slot}, ({part})*(const f64 *)&{imag})"
 
     # -- statements --------------------------------------------------------------------------------
 
@@ -293,15 +304,7 @@ class Prelude:
             "#define DUCKKEOPS_PRELUDE 1",
             f"#define REDUCE_{self.row} 1",
             *(f"#define {k} {v}" for k, v in self.macros.items()),
-            f"#define LANE_BYTES {self.lane}",
-            f"#define VB {self.vector_bytes}",
-            "#define V (VB / LANE_BYTES)",
-            "#if defined __clang__",
-            '#define UNROLL _Pragma("clang loop unroll(full)")',
-            "#else",
-            '#define UNROLL _Pragma("GCC unroll 32")',
-            "#endif",
-            f"enum {{ NI = {self.rows}, NJ = {self.cols}, "
+            *self._machine(),
             f"COLUMN_AXES = {len(self.columns)}, OUTPUTS = {self.outputs} }};",
             "enum { " + ", ".join([*self.names, "ARGUMENTS"]) + " };",
             "//---- vector ----",
@@ -311,16 +314,39 @@ class Prelude:
             "//---- reduction ----",
             *outputs,
             *body,
-            *self._fill_column(),
+            *(self._fill_columns() if self.block else self._fill_column()),
         ]
         return Kernel(
             "\n".join(head) + "\n",
             Layout(tuple(self.entries)),
             self.lane,
-            self.rows,
+            self.rows * (self.block[1] if self.block else 1),
             self.outputs,
             self._fixed(),
+            self.block,
         )
+
+    def _machine(self) -> list[str]:
+        """Lanes, rows and columns of a tile."""
+        tile = f"NI = {self.rows}, NJ = {self.cols}, "
+        if self.block:
+            threads, rows = self.block
+            return [
+                f"#define VB {self.lane}",
+                '#define UNROLL _Pragma("unroll")',
+                f"enum {{ THREADS = {threads}, ROWS_AT_ONCE = {rows}, {tile}",
+            ]
+        return [
+            f"#define LANE_BYTES {self.lane}",
+            f"#define VB {self.vector_bytes}",
+            "#define V (VB / LANE_BYTES)",
+            "#if defined __clang__",
+            '#define UNROLL _Pragma("clang loop unroll(full)")',
+            "#else",
+            '#define UNROLL _Pragma("GCC unroll 32")',
+            "#endif",
+            f"enum {{ {tile}",
+        ]
 
     def _fixed(self) -> bool:
         """Do the columns' records depend on no outer axis?"""
@@ -344,7 +370,15 @@ class Prelude:
         note = {"par": "the same for all pairs", "row": "V rows i, lane by lane"}.get(
             scope, f"one column {scope}"
         )
-        return f"struct {kind} {{ {' '.join(fields)} }};  // {note}"
+        align = f" __align__({self._alignment(scope)})" if self.block and fields else ""
+        return f"struct{align} {kind} {{ {' '.join(fields)} }};  // {note}"
+
+    def _alignment(self, scope: str) -> int:
+        """Of a record: reads of 16 bytes are the fewest."""
+        fields = self.plan.scopes[scope].fields
+        size = sum(dtype.itemsize * self._size(features) for _, dtype, features in fields)
+        least = max(dtype.itemsize for _, dtype, _ in fields)
+        return max(least, 16 if size > 8 else 8 if size > 4 else least)
 
     def _column_table(self) -> list[str]:
         members = " ".join(f"struct Col_{c} *{c};" for c in self.columns)
@@ -383,6 +417,28 @@ class Prelude:
             for m, c in enumerate(self.columns)
         ]
         return [*out, "}", ""]
+
+    def _fill_columns(self) -> list[str]:
+        """The same for a tile of the last axis in shared memory, and one index of each other."""
+        *others, inner = self.columns
+        args = "const i64 *a, const struct At *at, const struct Par *p"
+        records = " ".join(f"struct Col_{c} {c};" for c in others)
+        return [
+            f"typedef struct Col_{inner} INNER;",
+            f"typedef struct {{ {records or 'char unused;'} }} OTHERS;",
+            f"INL void fill_inner({args}, i64 at_column, INNER *to) "
+            f"{{ fill_col_{inner}(a, at, p, at_column, 1, to); }}",
+            f"INL void fill_others({args}, const i64 *c, OTHERS *to) {{ "
+            + " ".join(
+                f"fill_col_{c}(a, at, p, c[{m}], 1, &to->{c});" for m, c in enumerate(others)
+            )
+            + " }",
+            "INL void columns_of(const INNER *inner, const OTHERS *others, struct Cols *cols) {",
+            f"    cols->{inner} = (INNER *)inner;",
+            *(f"    cols->{c} = (struct Col_{c} *)&others->{c};" for c in others),
+            "}",
+            "",
+        ]
 
     def _locate(self) -> list[str]:
         """The inputs' addresses at one index of the outer axes."""
@@ -480,7 +536,7 @@ class Prelude:
             "par": f"{shared}, struct Par *p",
             "row": f"{shared}, {run}, struct Row *r",
         }.get(scope, f"{shared}, {run}, struct Col_{scope} *c_{scope}")
-        out = [f"static void fill_{kind}({args}) {{"]
+        out = [f"FUNCTION void fill_{kind}({args}) {{"]
         table = self.plan.scopes[scope]
         loads = [f for f in table.fields if f[0] not in self.lower.by_sym]
         store = self._storer(scope)
@@ -551,7 +607,7 @@ class Prelude:
         features = self.plan.features(t.idx)
         vector, name = f"v{vector_suffix(t.dtype)}", self.name(t.sym)
         dims = [f"[{self.p.sizes[c]}]" for c in features]
-        if self._size(features) * copies * self.vector_bytes <= STACK_BYTES:
+        if self.block or self._size(features) * copies * self.vector_bytes <= STACK_BYTES:
             return f"    {vector} {name}{''.join(dims)}{tile};", ""
         entry = "".join(dims[1:]) + tile
         room = f"char *{name}_room = __builtin_malloc(sizeof({vector}{''.join(dims)}{tile}) + 64)"
@@ -584,7 +640,8 @@ class Prelude:
             "const i64 *c, i64 index, Head *head, Acc *acc) {",
         ]
         for m, name in enumerate(self.columns):
-            out.append(f"    const struct Col_{name} *c_{name} = cols->{name} + c[{m}];")
+            at = "" if self.block else f" + c[{m}]"
+            out.append(f"    const struct Col_{name} *c_{name} = cols->{name}{at};")
         writer = Writer(self, "pair", roots=self.plan.values)
         gaps = [line for nest in writer.gaps() for line in writer.differences(nest)]
         out = [*gaps, *self._cancels(writer), *out]
@@ -629,7 +686,7 @@ class Prelude:
             return []
         out = [
             "#define CANCELS 1",
-            "static int cancels_at(const struct Row *r, const struct Cols *cols, i64 column) {",
+            "FUNCTION int cancels_at(const struct Row *r, const struct Cols *cols, i64 column) {",
             f"    const struct Col_{self.inner} *c_{self.inner} = cols->{self.inner} + column;",
             "    const int nj = 1;",
             "    int any = 0;",
@@ -651,7 +708,7 @@ class Prelude:
         number, _ = self.p.inputs[t.expr.base]
         address = self.address(t.expr, {self.inner: "m*columns/n"})
         return [
-            f"static {s} {self.name(t.sym)}_at(const i64 *a, const struct At *at, int {c}) {{",
+            f"FUNCTION {s} {self.name(t.sym)}_at(const i64 *a, const struct At *at, int {c}) {{",
             f"    const i64 columns = {self.length(self.inner)}, n = columns < 32 ? columns : 32;",
             f"    {s} some[32];",
             "    for (i64 m = 0; m < n; ++m) "
@@ -704,7 +761,7 @@ class Prelude:
         at = ""
         for c in root.features:
             size = self.p.sizes[c] or 0
-            if self._size(root.features) <= UNROLL_UP_TO:
+            if self._size(root.features) <= self.unroll_up_to:
                 out.append(f"{pad}UNROLL")
             out.append(f"{pad}for (int {c} = 0; {c} < {size}; ++{c}) {{")
             at = f"({at})*{size} + {c}" if at else c

@@ -90,7 +90,7 @@ class KernelPrinter(C99CodePrinter):
         if t[0] == "c":
             self.t = "f32" if t == "c64" else "f64"
             re, im = v.as_real_imag()
-            out = f"({t}){{{self.literal(re)}, {self.literal(im)}}}"
+            out = f"make_{t}({self.literal(re)}, {self.literal(im)})"
             self.t = t
             return out
         exact = sympy.N(v, 25)

@@ -31,17 +31,23 @@ def skeleton(name: str) -> str:
 
 
 def assemble(prelude: str, name: str, head: str = "") -> str:
-    """Prelude + skeleton; the prelude marks where vector.h and reductions.h belong."""
-    for marker, files in (
-        ("vector", ("vector.h", *_wanted(prelude))),
-        ("reduction", ("reductions.h",)),
-    ):
+    """Prelude + skeleton; the prelude marks where the headers that it needs belong."""
+    for marker, files in _headers(prelude, name):
         mark = f"//---- {marker} ----\n"
         at = prelude.index(mark)
         line = prelude[: at + len(mark)].count("\n") + 1
         text = "".join(skeleton(f) for f in files)
         prelude = prelude[:at] + text + f'#line {line} "prelude"\n' + prelude[at + len(mark) :]
     return head + prelude + skeleton(name)
+
+
+def _headers(prelude: str, name: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """What stands for the marks of a prelude, above the skeleton of this name."""
+    lanes, states = ("lane.cuh", ("states.cuh",)) if name.endswith(".cu") else ("vector.h", ())
+    return (
+        ("vector", (lanes, "functions.h", *_wanted(prelude))),
+        ("reduction", ("reductions.h", *states)),
+    )
 
 
 def generated(text: str) -> str:
@@ -52,12 +58,9 @@ def generated(text: str) -> str:
     return first + "".join(own)
 
 
-def standalone(prelude: str) -> str:
+def standalone(prelude: str, name: str = "pairs.c") -> str:
     """A prelude as a header of its own, which includes what the kernel's text would carry."""
-    for marker, files in (
-        ("vector", ("vector.h", *_wanted(prelude))),
-        ("reduction", ("reductions.h",)),
-    ):
+    for marker, files in _headers(prelude, name):
         prelude = prelude.replace(
             f"//---- {marker} ----\n", "".join(f'#include "{f}"\n' for f in files)
         )

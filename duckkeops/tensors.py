@@ -55,6 +55,14 @@ def as_array(tensor: Any) -> np.ndarray:
     return tensor.numpy()
 
 
+def computing(node: Node) -> Any:
+    """The namespace that states are finished in: NumPy's, too, for tensors on the CPU."""
+    array = leading_input(node).array
+    if type(array) is np.ndarray or (is_tensor(array) and array.is_cpu):
+        return np
+    return namespace_of(array)
+
+
 Located = tuple[int, list[int]]  # the address of the first entry, and the strides in bytes
 
 
@@ -63,7 +71,7 @@ def located(tensor: Any, keep: list[Any]) -> Located:
 
     Raises what `as_array` raises.
     """
-    if not tensor.is_cpu or tensor.layout is not sys.modules["torch"].strided:
+    if not (tensor.is_cpu or tensor.is_cuda) or (tensor.layout is not sys.modules["torch"].strided):
         as_array(tensor)
     if tensor.is_conj() or tensor.is_neg():
         tensor = tensor.detach().resolve_conj().resolve_neg()
@@ -82,6 +90,8 @@ def located(tensor: Any, keep: list[Any]) -> Located:
 def as_tensor(array: Any) -> Any:
     """A NumPy array or scalar as a tensor that shares its memory where that may be written to."""
     torch = sys.modules["torch"]
+    if isinstance(array, torch.Tensor):
+        return array
     array = np.asarray(array)
     flags = array.flags
     if flags.carray and array.dtype.isbuiltin == 1:  # mostly

@@ -9,6 +9,7 @@ differentiated at the entries that it picked.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -35,7 +36,7 @@ from duckkeops.engines import blocks
 from duckkeops.errors import UnsupportedError
 from duckkeops.expr import NEUTRAL, Concat, Input, Node, Reduce, Scalar, Vjp
 from duckkeops.reductions import parameter
-from duckkeops.tensors import as_tensor, torch_dtype
+from duckkeops.tensors import as_tensor, computing, torch_dtype
 
 Outputs = tuple[torch.Tensor, ...]
 ROWS = reductions.BY_NAME
@@ -126,14 +127,15 @@ def _computed(node: Reduce, key: tuple, nodes: list[Node], differentiated: bool)
         return _tied_extremes(node)
     settings = current()
     found = evaluate.known(key, settings)
-    state = found(nodes, settings.threads) if found is not None else evaluate.state(node, np)
-    out = reductions.result(np, node, state)
+    xp = computing(node)
+    state = found(nodes, settings.threads) if found is not None else evaluate.state(node, xp)
+    out = reductions.result(xp, node, state)
     out = out if isinstance(out, tuple) else (out,)
-    more = _extra(node, state) if differentiated else ()
+    more = _extra(node, state, xp) if differentiated else ()
     return tuple([as_tensor(a) for a in (*out, *more)])
 
 
-def _extra(node: Reduce, state: tuple) -> tuple[Any, ...]:
+def _extra(node: Reduce, state: tuple, xp: Any) -> tuple[Any, ...]:
     """What gradients need beside the value: of argmin the least entry, of a softmax the logsumexp
     of the scores, of a variance the mean.
     """
@@ -144,12 +146,12 @@ def _extra(node: Reduce, state: tuple) -> tuple[Any, ...]:
         return ()
     with np.errstate(all="ignore"):
         if name == "softmax_sum":
-            total = reductions.BY_NAME["logsumexp"].finish(np, state[:2], 0, ())
+            total = reductions.BY_NAME["logsumexp"].finish(xp, state[:2], 0, ())
             return (_narrowed(total, node),)
-        return (np.asarray(state[1]),)
+        return (xp.asarray(state[1]),)
 
 
-def _narrowed(total: np.ndarray, node: Reduce) -> np.ndarray:
+def _narrowed(total: Any, node: Reduce) -> Any:
     """Of the shape of the scores, which lack the features of the values."""
     scores = node.args[0]
     n = len(node.whole)
@@ -171,12 +173,13 @@ def _tied_extremes(node: Reduce) -> Outputs:
     """
     n, k = node.outline.count, 2
     first = reductions.reduce(ROWS[f"arg{node.row.name}"], node.args, node.axes)
-    extreme, place = evaluate.state(first, np)
+    xp = computing(node)
+    extreme, place = evaluate.state(first, xp)
     while True:
         top = reductions.reduce(
             ROWS["topk"], node.args, node.axes, k=min(k, n), largest=node.row.name == "max"
         )
-        values, index = reductions.result(np, top, evaluate.state(top, np))
+        values, index = reductions.result(xp, top, evaluate.state(top, xp))
         hit = values == values[..., :1]
         if k >= n or not hit[..., -1].any():
             break
@@ -185,18 +188,18 @@ def _tied_extremes(node: Reduce) -> Outputs:
             index, hit = index[..., :0], hit[..., :0]
             break
     if index.shape[-1]:  # a top-k passes over NaN in the search for the least
-        nan = np.isnan(extreme)
-        hit[nan, :], hit[nan, 0] = False, True
-        index = np.where(nan[..., None], np.asarray(place)[..., None], index)
+        nan = xp.isnan(extreme)
+        hit[nan, :] = False
+        hit[..., 0] |= nan
+        index = xp.where(nan[..., None], xp.asarray(place)[..., None], index)
     # what is no extreme counts as the first one, times 0: it may be infinite, or have no derivative
-    index = np.where(hit, index, index[..., :1])
-    share = hit / np.maximum(hit.sum(-1, keepdims=True), 1)
-    most = hit.any(axis=tuple(range(hit.ndim - 1))).sum() if hit.size else index.shape[-1]
-    value = reductions.astype(np, extreme, node.dtype)
-    return tuple(
-        as_tensor(a)
-        for a in (value, index[..., :most].copy(), share[..., :most].astype(values.dtype))
-    )
+    index = xp.where(hit, index, index[..., :1])
+    count = hit.sum(-1, keepdims=True)
+    share = xp.astype(hit, values.dtype) / xp.maximum(count, xp.ones_like(count))
+    most = int(count.max()) if math.prod(hit.shape) else index.shape[-1]
+    value = reductions.astype(xp, extreme, node.dtype)
+    shares = xp.astype(share, values.dtype)[..., :most]
+    return tuple(as_tensor(a) for a in (value, index[..., :most] + 0, shares))
 
 
 # -- joined parts ----------------------------------------------------------------------------------

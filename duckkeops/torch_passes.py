@@ -17,7 +17,7 @@ from duckkeops import evaluate, expr, gradients, joint
 from duckkeops.config import Settings, current
 from duckkeops.expr import Input, Node, Reduce, Scalar
 from duckkeops.launch import Launch
-from duckkeops.tensors import Located, as_tensor, located
+from duckkeops.tensors import Located, as_tensor, is_tensor, located
 
 LEAF, OUT, GRAD, NUMBER = range(4)
 Slot = tuple[int, int]
@@ -87,7 +87,7 @@ class Passes(NamedTuple):
             for to, state in zip(one.results, one.launch(its, threads), strict=True):
                 part = joint.finished(to.node, state, to.added)
                 if to.order is not None:
-                    part = part.transpose(to.order)
+                    part = part.permute(to.order) if is_tensor(part) else part.transpose(to.order)
                 part = as_tensor(part if part.shape == to.shape else part.reshape(to.shape))
                 have = out[to.leaf]
                 out[to.leaf] = part if have is None else have + part

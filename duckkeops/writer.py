@@ -282,7 +282,7 @@ class Writer:
         positions = self._positions(nest)
         for c in nest.loops:
             size = self.o.p.sizes[c]
-            if size is not None and size <= UNROLL_UP_TO:
+            if size is not None and size <= self.o.unroll_up_to:
                 out.append(f"{inner}UNROLL")
             kind = "int" if size is not None else "i64"
             out.append(f"{inner}for ({kind} {c} = 0; {c} < {self.o.length(c)}; ++{c}) {{")
@@ -337,7 +337,7 @@ class Writer:
         start = {"min": f"largest_{s}()", "max": f"smallest_{s}()"}.get(t.fold)
         if start is None:
             one = t.fold in ("prod", "all")
-            scalar = f"({s}){{{int(one)}, 0}}" if s[0] == "c" else str(int(one))
+            scalar = f"make_{s}({int(one)}, 0)" if s[0] == "c" else str(int(one))
             start = f"splat_{s}({scalar})"
         return [(name, v, start)]
 

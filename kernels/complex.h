@@ -10,6 +10,7 @@ typedef float _Complex z64;  // as the C library takes them
 typedef double _Complex z128;
 
 #define COMPLEX(C, T, I) \
+  INL C make_##C(T re, T im) { C z = {re, im}; return z; } \
   typedef struct { v##T re, im; } v##C; \
   INL v##C complex_##T(v##T re, v##T im) { v##C r = {re, im}; return r; } \
   INL v##C splat_##C(C z) { return complex_##T(splat_##T(z.re), splat_##T(z.im)); } \
@@ -26,7 +27,7 @@ typedef double _Complex z128;
     v##T ratio = small / large, scale = (T)1 / (large + small * ratio); \
     v##T re = choose_##T(wide, a.re + a.im * ratio, a.re * ratio + a.im); \
     v##T im = choose_##T(wide, a.im - a.re * ratio, a.im * ratio - a.re); \
-    v##I zero = (v##I)(b.re == (v##T){}) & (v##I)(b.im == (v##T){}); \
+    v##I zero = (v##I)(b.re == zero_##T()) & (v##I)(b.im == zero_##T()); \
     return complex_##T(choose_##T(zero, a.re / abs_##T(b.re), re * scale), choose_##T(zero, a.im / abs_##T(b.re), im * scale)); } \
   INL vb equal_##C(v##C a, v##C b) { return equal_##T(a.re, b.re) & equal_##T(a.im, b.im); } \
   INL vb not_equal_##C(v##C a, v##C b) { return ~equal_##C(a, b); } \
@@ -56,8 +57,8 @@ typedef double _Complex z128;
     for (int l = 0; l < n && l < V; ++l) { C s = {z.re[l], z.im[l]}; __builtin_memcpy((char *)base + l * stride, &s, sizeof s); } } \
   INL C load_##C(const void *p) { C z; __builtin_memcpy(&z, p, sizeof z); return z; } \
   INL void store_##C(void *p, C z) { __builtin_memcpy(p, &z, sizeof z); } \
-  INL vb b1_from_##C(v##C z) { return not_equal_##T(z.re, (v##T){}) | not_equal_##T(z.im, (v##T){}); } \
-  INL v##C C##_from_b1(vb m) { return complex_##T(T##_from_b1(m), (v##T){}); } \
+  INL vb b1_from_##C(v##C z) { return not_equal_##T(z.re, zero_##T()) | not_equal_##T(z.im, zero_##T()); } \
+  INL v##C C##_from_b1(vb m) { return complex_##T(T##_from_b1(m), zero_##T()); } \
   INL v##C sign_##C(v##C z) { /* z / |z|; 0 for 0; one infinite part wins, two are undefined */ \
     v##T r = abs_##C(z), x = copysign_##T(splat_##T(1), z.re), y = copysign_##T(splat_##T(1), z.im), zero = {}; \
     v##I re_inf = (v##I)(abs_##T(z.re) == splat_##T(INFINITE(T))), im_inf = (v##I)(abs_##T(z.im) == splat_##T(INFINITE(T))); \
@@ -74,26 +75,26 @@ typedef double _Complex z128;
     LANES { r.re[l] = t[l].re; r.im[l] = t[l].im; } \
     return r; }
 #define COMPLEX_LANES(C, Z, T, s) \
-  INL Z make_##C(T re, T im) { Z w = re; __imag__ w = im; return w; } \
-  INL Z scale_##C(Z z, T by) { return make_##C(__real__ z * by, __imag__ z * by); } \
+  INL Z library_##C(T re, T im) { Z w = re; __imag__ w = im; return w; } \
+  INL Z scale_##C(Z z, T by) { return library_##C(__real__ z * by, __imag__ z * by); } \
   INL Z exp2_one_##C(Z z) { return __builtin_cexp##s(scale_##C(z, (T)0.69314718055994530942)); } \
   INL Z expm1_one_##C(Z z) { /* NumPy's */ \
     T a = __builtin_sin##s(__imag__ z / 2); \
-    return make_##C(__builtin_expm1##s(__real__ z) * __builtin_cos##s(__imag__ z) - 2 * a * a, \
+    return library_##C(__builtin_expm1##s(__real__ z) * __builtin_cos##s(__imag__ z) - 2 * a * a, \
                     __builtin_exp##s(__real__ z) * __builtin_sin##s(__imag__ z)); } \
   INL Z log1p_one_##C(Z z) { \
     T r = __builtin_hypot##s(__real__ z + 1, __imag__ z); \
-    return make_##C(__builtin_log##s(r), __builtin_atan2##s(__imag__ z, __real__ z + 1)); } \
+    return library_##C(__builtin_log##s(r), __builtin_atan2##s(__imag__ z, __real__ z + 1)); } \
   INL Z log2_one_##C(Z z) { return scale_##C(__builtin_clog##s(z), (T)1.44269504088896340736); } \
   INL Z log10_one_##C(Z z) { return scale_##C(__builtin_clog##s(z), (T)0.43429448190325182765); } \
   INL Z times_##C(Z a, Z b) { \
     T x = __real__ a, y = __imag__ a, u = __real__ b, v = __imag__ b; \
-    return make_##C(x * u - y * v, x * v + y * u); } \
+    return library_##C(x * u - y * v, x * v + y * u); } \
   INL Z power_one_##C(Z a, Z b) { /* NumPy's npy_cpow */ \
     T u = __real__ b, v = __imag__ b; \
     if (u == 0 && v == 0) return 1; \
     if (__real__ a == 0 && __imag__ a == 0) \
-      return u > 0 ? make_##C(0, 0) : make_##C(UNDEFINED(T), UNDEFINED(T)); \
+      return u > 0 ? library_##C(0, 0) : library_##C(UNDEFINED(T), UNDEFINED(T)); \
     if (v == 0 && u == 1) return a; \
     if (v == 0 && u == 2) return times_##C(a, a); \
     if (v == 0 && u == 3) return times_##C(a, times_##C(a, a)); \
@@ -107,7 +108,7 @@ typedef double _Complex z128;
   COMPLEX_LANE1(log2, C, Z, log2_one_##C) COMPLEX_LANE1(log10, C, Z, log10_one_##C) \
   INL v##C slow_power_##C(v##C a, v##C b) { \
     v##C r = a; \
-    LANES { Z w = power_one_##C(make_##C(a.re[l], a.im[l]), make_##C(b.re[l], b.im[l])); \
+    LANES { Z w = power_one_##C(library_##C(a.re[l], a.im[l]), library_##C(b.re[l], b.im[l])); \
       r.re[l] = __real__ w; r.im[l] = __imag__ w; } \
     return r; }
 
@@ -130,7 +131,7 @@ typedef double _Complex z128;
   INL v##T log_abs_##C(v##C z, v##T h) { /* log|z|, from h = |z|^2 - 1 where that is small */ \
     v##I near = (v##I)(abs_##T(h) < (T)0.5); \
     v##T y = log_##T(choose_##T(near, splat_##T(1), hypot_##T(z.re, z.im))); \
-    return choose_##T(near, (T)0.5 * log1p_##T(choose_##T(near, h, (v##T){})), y); } \
+    return choose_##T(near, (T)0.5 * log1p_##T(choose_##T(near, h, zero_##T())), y); } \
   INL v##C tanh_parts_##C(v##T x, v##T y) { \
     v##T c, ch, s = sin_cos_##T(y, &c), sh = sinh_cosh_##T(x, &ch), d = sh * sh + c * c; \
     return complex_##T(sh * ch / d, s * c / d); } \
@@ -143,7 +144,7 @@ typedef double _Complex z128;
     return complex_##T(copysign_##T(x, z.re), (T)0.5 * atan2_##T((T)2 * z.im, d * ((T)1 + a) - z.im * z.im)); } \
   LONG v##C sqrt_##C(v##C z) { return beyond_##C(z, (T)(wide) * 8, (T)(wide) * 8) ? slow_sqrt_##C(z) : root_##C(z); } \
   INL v##C exp_##C(v##C z) { \
-    const int phase = !any_not_le_##T(abs_##T(z.re), (v##T){}); /* waves: no real part */ \
+    const int phase = !any_not_le_##T(abs_##T(z.re), zero_##T()); /* waves: no real part */ \
     if (any_not_le_##T(abs_##T(z.im), splat_##T((T)(far))) || (!phase && any_not_le_##T(abs_##T(z.re), splat_##T((T)(steep))))) \
       return slow_exp_##C(z); \
     v##T c, s = sin_cos_##T(z.im, &c); \
@@ -217,17 +218,17 @@ typedef double _Complex z128;
     r = choose_##C(real & (v##I)(b.re == (T)2) & ~nought, square, r); \
     r = choose_##C(real & (v##I)(b.re == (T)3) & ~nought, mul_##C(a, square), r); \
     return choose_##C(real & (v##I)(b.re == zero), complex_##T(one, zero), r); } \
-  INL v##C rsqrt_##C(v##C z) { return div_##C(complex_##T(splat_##T(1), (v##T){}), sqrt_##C(z)); } \
+  INL v##C rsqrt_##C(v##C z) { return div_##C(complex_##T(splat_##T(1), zero_##T()), sqrt_##C(z)); } \
   LONG v##C sinc_##C(v##C z) { \
     v##T pi = splat_##T((T)3.14159265358979323846); v##C w = complex_##T(z.re * pi, z.im * pi); \
-    return where_##C(b1_from_##C(z), div_##C(sin_##C(w), w), complex_##T(splat_##T(1), (v##T){})); }
+    return where_##C(b1_from_##C(z), div_##C(sin_##C(w), w), complex_##T(splat_##T(1), zero_##T())); }
 
 #define REAL_OF_C64(T, I, U, _) \
   INL v##T T##_from_c64(vc64 z) { return __builtin_convertvector(z.re, v##T); } \
-  INL vc64 c64_from_##T(v##T a) { return complex_f32(__builtin_convertvector(a, vf32), (vf32){}); }
+  INL vc64 c64_from_##T(v##T a) { return complex_f32(__builtin_convertvector(a, vf32), zero_f32()); }
 #define REAL_OF_C128(T, I, U, _) \
   INL v##T T##_from_c128(vc128 z) { return __builtin_convertvector(z.re, v##T); } \
-  INL vc128 c128_from_##T(v##T a) { return complex_f64(__builtin_convertvector(a, vf64), (vf64){}); }
+  INL vc128 c128_from_##T(v##T a) { return complex_f64(__builtin_convertvector(a, vf64), zero_f64()); }
 
 #if VB / V >= 4
 COMPLEX(c64, f32, i32)

@@ -59,14 +59,14 @@ PRODUCT(f64, 134217729)
 
 #define BITS(T, I, U, bits, half, up, shift) \
   INL v##T nextafter_##T(v##T x, v##T y) { \
-    v##T near = (v##T)((v##I)x + (((v##I)(x < y) ^ (v##I)(x > (v##T){})) | 1)); \
-    near = choose_##T((v##I)(x == (v##T){}), copysign_##T((v##T)((v##I){} + 1), y), near); \
+    v##T near = (v##T)((v##I)x + (((v##I)(x < y) ^ (v##I)(x > zero_##T())) | 1)); \
+    near = choose_##T((v##I)(x == zero_##T()), copysign_##T((v##T)(zero_##I() + 1), y), near); \
     near = choose_##T((v##I)(x == y), y, near); \
     return choose_##T((v##I)(x != x) | (v##I)(y != y), x + y, near); } \
   INL v##T frexp_##T(v##T x, v##I *e) { \
-    v##I small = (v##I)(abs_##T(x) < (T)1 / (T)(up)), plain = ~(v##I)(x - x == (v##T){}) | (v##I)(x == (v##T){}); \
-    v##I b = (v##I)choose_##T(small, x * (T)(up), x), field = (I)((((U)1 << (sizeof(T) * 8 - bits - 1)) - 1) << bits) - (v##I){}; \
-    *e = (((b & field) >> bits) - ((I)(half) - (v##I){}) - (small & (I)(shift))) & ~plain; \
+    v##I small = (v##I)(abs_##T(x) < (T)1 / (T)(up)), plain = ~(v##I)(x - x == zero_##T()) | (v##I)(x == zero_##T()); \
+    v##I b = (v##I)choose_##T(small, x * (T)(up), x), field = (I)((((U)1 << (sizeof(T) * 8 - bits - 1)) - 1) << bits) - zero_##I(); \
+    *e = (((b & field) >> bits) - ((I)(half) - zero_##I()) - (small & (I)(shift))) & ~plain; \
     return choose_##T(plain, x, (v##T)((b & ~field) | (I)((U)(half) << bits))); } \
   INL v##T frexp_mantissa_##T(v##T x) { v##I e; return frexp_##T(x, &e); } \
   INL vi32 frexp_exponent_##T(v##T x) { v##I e; frexp_##T(x, &e); return __builtin_convertvector(e, vi32); }
@@ -90,9 +90,9 @@ BITS(f64, i64, u64, 52, 1022, 0x1p256, 256)
       return slow_fmod_##T(x, y); \
     r = minus_product_##T(r, q, b); \
     while (any_bits_##I((v##I)(abs_##T(r) >= b))) r = minus_product_##T(r, trunc_##T(r / b), b); \
-    v##I over = ((v##I)(r < (v##T){}) & (v##I)(x > (v##T){})) | ((v##I)(r > (v##T){}) & (v##I)(x < (v##T){})); \
+    v##I over = ((v##I)(r < zero_##T()) & (v##I)(x > zero_##T())) | ((v##I)(r > zero_##T()) & (v##I)(x < zero_##T())); \
     r = choose_##T(over, r + copysign_##T(b, x), r); \
-    r = choose_##T((v##I)(r == (v##T){}), copysign_##T((v##T){}, x), r); \
+    r = choose_##T((v##I)(r == zero_##T()), copysign_##T(zero_##T(), x), r); \
     return choose_##T((v##I)(b == splat_##T(INFINITE(T))) & (v##I)(abs_##T(x) < splat_##T(INFINITE(T))), x, r); } \
   INL v##T remainder_##T(v##T x, v##T y) { /* as NumPy's npy_divmod, as is floor_divide */ \
     v##T m = fmod_##T(x, y), zero = {}; \
@@ -157,14 +157,14 @@ REMAINDERS(f64, i64, u64, , 0x1p1000, 0x1p-900, 0x1p900)
   INL v##T cbrt_##T(v##T x) { /* of m 2^k, k = 3 n + r: y = m^(-1/3) by Newton's step, c = m y^2, and one for c */ \
     v##T k, a = abs_##T(x), m = split_##T(a, &k) + (T)1, n = rint_##T(k * ((T)1 / 3)), r = k - (T)3 * n; \
     v##T y = cbrt_poly_##T(m); \
-    v##I up = (v##I)(r > (v##T){}), down = (v##I)(r < (v##T){}); \
+    v##I up = (v##I)(r > zero_##T()), down = (v##I)(r < zero_##T()); \
     m = choose_##T(up, m * (T)2, choose_##T(down, m * (T)0.5, m)); \
     y *= choose_##T(up, splat_##T((T)0.79370052598409973738), choose_##T(down, splat_##T((T)1.25992104989487316477), splat_##T(1))); \
     y += y * ((T)1 - m * y * y * y) * ((T)1 / 3); \
     v##T c = held_##T(m * y * y); \
     c += (m - c * c * c) * (y * y) * ((T)1 / 3); \
     c = times_power_##T(c, n); \
-    return choose_##T((v##I)(a == (v##T){}) | ~(v##I)(a < splat_##T(INFINITE(T))), x, copysign_##T(c, x)); }
+    return choose_##T((v##I)(a == zero_##T()) | ~(v##I)(a < splat_##T(INFINITE(T))), x, copysign_##T(c, x)); }
 #define HYPOT(T, I, U, big, by, small, up) \
   INL v##T hypot_##T(v##T x, v##T y) { /* scaled, so that squares neither overflow nor vanish */ \
     v##T a = abs_##T(x), b = abs_##T(y), m = greater_of_##T(a, b), inf = splat_##T(INFINITE(T)); \
@@ -228,14 +228,14 @@ HYPOT(f64, i64, u64, 0x1p450, 0x1p600, 0x1p-450, 0x1p600)
     v##I q; v##T r = quarter_##T(x, &q), s = sin_poly_##T(r), c = cos_poly_##T(r); \
     v##I odd = -(q & 1); \
     v##T y = choose_##T(odd, -c, s) / choose_##T(odd, s, c); \
-    return choose_##T((v##I)(x == (v##T){}), x, y); } \
+    return choose_##T((v##I)(x == zero_##T()), x, y); } \
   INL v##T sinc_##T(v##T x) { /* whole turns off first: sin(pi x) keeps its digits */ \
     v##T c, r = x - (T)2 * rint_##T(x * (T)0.5), pi = splat_##T((T)3.14159265358979323846); \
-    return choose_##T((v##I)(x == (v##T){}), splat_##T(1), sin_cos_##T(pi * r, &c) / (pi * x)); }
+    return choose_##T((v##I)(x == zero_##T()), splat_##T(1), sin_cos_##T(pi * r, &c) / (pi * x)); }
 #if VB / V >= 4
 INL vf32 sin_terms_f32(vf32 z) { return (-0.00019587387068464456456f * z + 0.0083327459363804223201f) * z - 0.16666664650292082048f; }
 INL vf32 cos_terms_f32(vf32 z) { return (0.000024547437210193198834f * z - 0.0013888300696903898947f) * z + 0.041666664647457377173f; }
-static const f32 HALF_PI_f32[] = {1.5707963705062866f, -4.371138828673793e-08f, -1.7151245100058819e-15f};
+TABLE f32 HALF_PI_f32[] = {1.5707963705062866f, -4.371138828673793e-08f, -1.7151245100058819e-15f};
 TURNS(f32, i32, 6000, 12582912.0, 1.5703125, 0.0004837512969970703125, 0.0000000754953362047672271728515625, 2.56334406825708960e-12, f)
 #endif
 #if VB / V >= 8
@@ -247,7 +247,7 @@ INL vf64 cos_terms_f64(vf64 z) {
   return ((((-1.1382456778061305849e-11 * z + 2.0876143827993132496e-9) * z - 2.7557317260008838164e-7) * z + 0.000024801587298743069286) * z
           - 0.0013888888888887382271) * z + 0.041666666666666665373;
 }
-static const f64 HALF_PI_f64[] = {1.5707963267948966, 6.123233995736766e-17, -1.4973849048591698e-33};
+TABLE f64 HALF_PI_f64[] = {1.5707963267948966, 6.123233995736766e-17, -1.4973849048591698e-33};
 TURNS(f64, i64, 500000, 6755399441055744.0, 1.57079632673412561416626, 6.077100506303965976595549e-11, 2.022266248795950631541144e-21,
       1.0085854035872533608e-37, )
 #endif
@@ -268,7 +268,7 @@ TURNS(f64, i64, 500000, 6755399441055744.0, 1.57079632673412561416626, 6.0771005
     v##T rest = choose_##T(low, zero, choose_##T(middle, splat_##T((T)(quarter_low)), splat_##T((T)2 * (T)(quarter_low)))); \
     v##T z = q * q, r = (q * z * atan_poly_##T(z) + rest) + q; \
     v##T back = splat_##T((T)3.14159265358979323846) - turn, back_rest = (T)4 * (T)(quarter_low) - r; \
-    r = choose_##T((v##I)x < (v##I){}, back + back_rest, turn + r); \
+    r = choose_##T((v##I)x < zero_##I(), back + back_rest, turn + r); \
     return choose_##T((v##I)(r == r), copysign_##T(r, y), x + y); } \
   INL v##T atan_##T(v##T x) { \
     v##T a = abs_##T(x), zero = {}, one = splat_##T(1); \
@@ -284,7 +284,7 @@ TURNS(f64, i64, 500000, 6755399441055744.0, 1.57079632673412561416626, 6.0771005
     return copysign_##T(choose_##T(near, r, (T)1.57079632679489661923 - (T)2 * r), x); } \
   INL v##T acos_##T(v##T x) { \
     v##T a = abs_##T(x), half = (T)0.5 - (T)0.5 * a; \
-    v##I near = (v##I)(a <= (T)0.5), back = (v##I)(x < (v##T){}); \
+    v##I near = (v##I)(a <= (T)0.5), back = (v##I)(x < zero_##T()); \
     v##T z = choose_##T(near, a * a, half), s = choose_##T(near, x, sqrt_##T(half)), r = s * z * asin_poly_##T(z); \
     v##T far = (T)2 * (r + s); \
     far = choose_##T(back, (T)3.14159265358979323846 - far, far); \
@@ -319,7 +319,7 @@ ANGLES(f64, i64, u64, 3.061616997868383e-17, 0x1p1020)
 
 // The hyperbolic functions of large numbers from e^|x| / 2, which overflows no earlier than they do
 #define HYPERBOLAS(T, I, U, large) \
-  INL v##T half_exp_##T(v##T a) { return exp_sum_##T(a, (v##T){}, splat_##T((T)0.5)); } \
+  INL v##T half_exp_##T(v##T a) { return exp_sum_##T(a, zero_##T(), splat_##T((T)0.5)); } \
   INL v##T cosh_##T(v##T x) { v##T h = half_exp_##T(abs_##T(x)); return h + (T)0.25 / h; } \
   INL v##T sinh_##T(v##T x) { \
     v##T a = abs_##T(x), z = a * a, h = half_exp_##T(a); \
@@ -372,21 +372,21 @@ HYPERBOLAS(f64, i64, u64, 0x1p30)
     return mills_poly_##T((a - (T)(L)) / (a + (T)(L))) / (a + (T)1); } \
   INL v##T erfc_##T(v##T x) { \
     v##T a = lesser_of_##T(splat_##T(30), abs_##T(x)), e, p = product_##T(a, a, &e), y = exp_sum_##T(-p, -e, erfcx_right_##T(a)); \
-    y = choose_##T((v##I)(x < (v##T){}), (T)2 - y, y); \
+    y = choose_##T((v##I)(x < zero_##T()), (T)2 - y, y); \
     return choose_##T((v##I)(a < (T)0.5), (T)1 - x * erf_near_##T(p), y); } \
   LONG v##T erfcx_##T(v##T x) { \
     v##T a = abs_##T(x), b = lesser_of_##T(splat_##T(30), a), e, p = product_##T(b, b, &e), y = erfcx_right_##T(a); \
-    return choose_##T((v##I)(x < (v##T){}), exp_sum_##T(p, e, splat_##T(2)) - y, \
-                      choose_##T((v##I)(a == splat_##T(INFINITE(T))), (v##T){}, y)); } \
+    return choose_##T((v##I)(x < zero_##T()), exp_sum_##T(p, e, splat_##T(2)) - y, \
+                      choose_##T((v##I)(a == splat_##T(INFINITE(T))), zero_##T(), y)); } \
   INL v##T ndtr_##T(v##T x) { \
     v##T a = lesser_of_##T(splat_##T(42), abs_##T(x)), e, p = product_##T(a, a, &e); \
     v##T y = exp_sum_##T((T)-0.5 * p, (T)-0.5 * e, mills_##T(a)); \
-    y = choose_##T((v##I)(x < (v##T){}), y, (T)1 - y); \
+    y = choose_##T((v##I)(x < zero_##T()), y, (T)1 - y); \
     return choose_##T((v##I)(a < (T)0.7), (T)0.5 + x * ((T)0.35355339059327376220 * erf_near_##T((T)0.5 * p)), y); } \
   LONG v##T log_ndtr_##T(v##T x) { /* log(erfcx / 2) - x^2 / 2 far to the left, log(1 - ndtr(-x)) on the right */ \
     v##T a = abs_##T(x), b = lesser_of_##T(splat_##T(42), a), e, p = product_##T(b, b, &e); \
     v##T h = mills_##T(a); \
-    v##I left = (v##I)(x < (v##T){}), near = (v##I)(a < (T)0.7); \
+    v##I left = (v##I)(x < zero_##T()), near = (v##I)(a < (T)0.7); \
     v##T y = exp_sum_##T((T)-0.5 * p, (T)-0.5 * e, h); \
     y = choose_##T(near, (T)0.5 - a * ((T)0.35355339059327376220 * erf_near_##T((T)0.5 * p)), y); \
     v##T u = choose_##T(left, choose_##T(near, y, h), (T)1 - y), log = log_##T(u); \

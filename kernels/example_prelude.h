@@ -23,9 +23,11 @@
 #else
 #define UNROLL _Pragma("GCC unroll 32")
 #endif
-enum { NI = 2, NJ = 4, COLUMN_AXES = 1, OUTPUTS = 1 };
+enum { NI = 2, NJ = 4, 
+COLUMN_AXES = 1, OUTPUTS = 1 };
 enum { SPLITS, X1_1, X1_2, X0_0, X0_2, SIZE_j, SIZE_i, X0, X1, OUT0, ARGUMENTS };
 #include "vector.h"
+#include "functions.h"
 struct Par {  };  // the same for all pairs
 struct Row { vf32 x0[3]; };  // V rows i, lane by lane
 struct Col_j { f32 x1[3]; };  // one column j
@@ -50,14 +52,14 @@ INL void locate(const i64 *a, i64 outer, struct At *at) {
 INL void output_at(const i64 *a, i64 row, i64 output, char **out) {
     out[0] = (char *)a[OUT0] + (row*OUTPUTS + output)*OUT0_BYTES;
 }
-static void fill_par(const i64 *a, const struct At *at, struct Par *p) {
+FUNCTION void fill_par(const i64 *a, const struct At *at, struct Par *p) {
 }
 
-static void fill_col_j(const i64 *a, const struct At *at, const struct Par *p, i64 first, int n, struct Col_j *c_j) {
+FUNCTION void fill_col_j(const i64 *a, const struct At *at, const struct Par *p, i64 first, int n, struct Col_j *c_j) {
     copy_f32(c_j->x1, sizeof(struct Col_j), at->x1 + first*a[X1_1], a[X1_1], a[X1_2], 3, n);
 }
 
-static void fill_row(const i64 *a, const struct At *at, const struct Par *p, i64 first, int n, struct Row *r) {
+FUNCTION void fill_row(const i64 *a, const struct At *at, const struct Par *p, i64 first, int n, struct Row *r) {
     for (int d = 0; d < 3; ++d)
         r->x0[d] = load_lanes_f32(at->x0 + first*a[X0_0] + d*a[X0_2], a[X0_0], n);
 }

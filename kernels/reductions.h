@@ -34,6 +34,11 @@ typedef CAT2(v, IDX) vidx;
 #define KEY i64
 #endif
 #define KEY_(f) CAT3(f, _, KEY)
+#ifdef NATIVE  // positions are 64 bits wide in memory, and counts are
+#define STORE_INDEX(to, stride, n, at) (*(i64 *)(to) = (at).x)
+#else
+#define STORE_INDEX IDX_(store_lanes)
+#endif
 #define TILE UNROLL for (int q = 0; q < nj; ++q) UNROLL for (int k = 0; k < NI; ++k)
 #define ROWS UNROLL for (int k = 0; k < NI; ++k)
 
@@ -57,8 +62,8 @@ typedef CAT2(v, IDX) vidx;
     INL v##T largest_##T(void) { return splat_##T((T)(SIGNED(T) ? ~LEAST(T) : (T)-1)); } \
     INL v##T smallest_##T(void) { return splat_##T((T)(SIGNED(T) ? LEAST(T) : 0)); }
 #define LIMITS_COMPLEX(T, R)                                                                          \
-    INL v##T largest_##T(void) { return splat_##T((T){(R)__builtin_inf(), (R)__builtin_inf()}); }     \
-    INL v##T smallest_##T(void) { return splat_##T((T){(R)-__builtin_inf(), (R)-__builtin_inf()}); }
+    INL v##T largest_##T(void) { return splat_##T(make_##T((R)__builtin_inf(), (R)__builtin_inf())); }     \
+    INL v##T smallest_##T(void) { return splat_##T(make_##T((R)-__builtin_inf(), (R)-__builtin_inf())); }
 EACH_FLOAT(FIRST, )
 EACH_INT(FIRST_INTEGER, )
 EACH_FLOAT(LIMITS, )
@@ -105,6 +110,7 @@ INL int any_greater(const int nj, vval v[][NI], int k, vval best) {
 }
 #endif
 
+#ifndef NATIVE
 // Squared distances as products (writer.py): all lanes of all vectors of a tile are to be greater than the least value that is
 // precise. One masked compare a vector where there are mask registers.
 #define FAR_MASK(T, p)                                                                              \
@@ -168,6 +174,7 @@ FAR_MASK(f64, "pd")
 FLOAT64(FAR_LANES, )
 #endif
 #endif
+#endif
 
 // ---- sum, mean, prod, count_nonzero ----------------------------------------------------------------------------------
 #if defined REDUCE_sum || defined REDUCE_mean || defined REDUCE_prod || defined REDUCE_count_nonzero
@@ -199,7 +206,7 @@ enum { BLOCK = 512 / NJ * NJ };  // columns of one first-level sum: the rounding
 #endif
 INL void start(Acc *acc) {
 #ifdef ACC_COMPLEX
-    ROWS acc->s[k] = ACC_(splat)((ACC){UNIT, 0});
+    ROWS acc->s[k] = ACC_(splat)(CAT2(make_, ACC)(UNIT, 0));
 #else
     ROWS acc->s[k] = ACC_(splat)(UNIT);
 #endif
@@ -309,7 +316,7 @@ INL void merge(Head *head, Acc *acc, const Acc *later) { *acc = *later; }
 INL void store(const Head *head, const Acc *acc, int k, char **out, i64 stride, int n) {
     VAL_(store_lanes)(out[0], stride * OUT0_BYTES, n, acc->best[k]);
 #if defined REDUCE_argmin || defined REDUCE_argmax
-    IDX_(store_lanes)(out[1], stride * OUT1_BYTES, n, acc->at[k]);
+    STORE_INDEX(out[1], stride * OUT1_BYTES, n, acc->at[k]);
 #endif
 }
 #endif
@@ -362,7 +369,7 @@ INL void online_start(Online *o) {
     }
 }
 // Take the tile's maximum as reference where that is larger; returns the factor for what was summed before.
-static vval online_raise(const int nj, Online *o, vval v[][NI], int k) {
+FUNCTION vval online_raise(const int nj, Online *o, vval v[][NI], int k) {
     vval max = o->max[k];
     for (int q = 0; q < nj; ++q) max = VAL_(where)(VAL_(greater)(v[q][k], max), v[q][k], max);
     const vval ref = VAL_(where)(VAL_(isinf)(max), VAL_(splat)(0), max);
@@ -446,6 +453,62 @@ INL void store(const Head *head, const Acc *acc, int k, char **out, i64 stride, 
 
 // ---- topk: the K best of each row, sorted; NaN counts as the greatest, ties go to the lowest index -------------------
 #ifdef REDUCE_topk
+#if LARGEST
+#define ANY_BETTER any_greater
+INL vb all_preceding(vval a, vval b) {
+    return logical_or_b1(VAL_(greater)(a, b), logical_and_b1(VAL_(not_equal)(a, a), VAL_(equal)(b, b)));
+}
+#else
+#define ANY_BETTER any_less
+INL vb all_preceding(vval a, vval b) {
+    return logical_or_b1(VAL_(less)(a, b), logical_and_b1(VAL_(not_equal)(b, b), VAL_(equal)(a, a)));
+}
+#endif
+#ifdef NATIVE
+// The K best so far in registers, in order. A place that no column took has the position EMPTY_PLACE, and any value precedes it.
+#define EMPTY_PLACE ((IDX)~((IDX)1 << (8 * sizeof(IDX) - 1)))
+typedef struct {
+    char unused;
+} Head;
+typedef struct {
+    vval value[NI][TOPK];
+    vidx at[NI][TOPK];
+} Acc;
+enum { BLOCK = 1 << 30, UNROLLED = TOPK <= 64 };
+INL void start(Acc *acc) {
+    ROWS UNROLL for (int m = 0; m < TOPK; ++m) {
+        acc->value[k][m] = VAL_(splat)(0);
+        acc->at[k][m] = EMPTY_PLACE;
+    }
+}
+INL bool precedes(const Acc *acc, int k, int m, vval v) {
+    return acc->at[k][m].x == EMPTY_PLACE || all_preceding(v, acc->value[k][m]).x;
+}
+INL void enter(Acc *acc, int k, vval v, IDX column) {  // place m becomes what is there, the one before it, or the new value
+    bool here = true;
+    UNROLL for (int m = TOPK - 1; m > 0; --m) {
+        const bool before = precedes(acc, k, m - 1, v);
+        acc->value[k][m] = before ? acc->value[k][m - 1] : here ? v : acc->value[k][m];
+        acc->at[k][m] = before ? acc->at[k][m - 1] : here ? vidx(column) : acc->at[k][m];
+        here = before;
+    }
+    if (here) {
+        acc->value[k][0] = v;
+        acc->at[k][0] = column;
+    }
+}
+INL void take(const int nj, Head *head, Acc *acc, vval v[][NI], i64 index) {
+    TILE if (precedes(acc, k, TOPK - 1, v[q][k])) enter(acc, k, v[q][k], (IDX)(index + q));
+}
+INL void merge(Head *head, Acc *acc, const Acc *later) { *acc = *later; }
+INL void store(const Head *head, const Acc *acc, int k, char **out, i64 stride, int n) {
+    UNROLL for (int m = 0; m < TOPK; ++m) {
+        VAL_(store_lanes)(out[0] + m * sizeof(VAL), 0, 1, acc->value[k][m]);
+        const IDX at = acc->at[k][m].x;
+        ((i64 *)out[1])[m] = at == EMPTY_PLACE ? ~((i64)1 << 63) : (i64)at;
+    }
+}
+#else
 typedef CAT2(v, KEY) vkey;
 // Columns with a value that may be among the K best wait in a queue, without a branch, and are looked at many at a time.
 // Up to 32 best are kept sorted by insertion; of more, the whole queue is sorted and merged. Lane by lane: each is a row.
@@ -466,17 +529,6 @@ typedef struct {
     vidx at[NI][2 * POWER];
 #endif
 } Acc;
-#if LARGEST
-#define ANY_BETTER any_greater
-INL vb all_preceding(vval a, vval b) {
-    return logical_or_b1(VAL_(greater)(a, b), logical_and_b1(VAL_(not_equal)(a, a), VAL_(equal)(b, b)));
-}
-#else
-#define ANY_BETTER any_less
-INL vb all_preceding(vval a, vval b) {
-    return logical_or_b1(VAL_(less)(a, b), logical_and_b1(VAL_(not_equal)(b, b), VAL_(equal)(a, a)));
-}
-#endif
 INL void start(Acc *acc) {
     ROWS {
         acc->waiting[k] = acc->filled[k] = 0;
@@ -571,7 +623,7 @@ INL void enter_first(Acc *acc, int k, vval v, IDX column) {  // one of the first
         acc->at[k][m - 1] = IDX_(where)(up, at, at_above);
     }
 }
-static void drain(Acc *acc, int k) {
+FUNCTION void drain(Acc *acc, int k) {
     for (int m = 0; m < acc->waiting[k]; ++m)
         if (acc->filled[k] < TOPK) enter_first(acc, k, acc->queue[k][m], acc->column[k][m]);
         else enter(acc, k, acc->queue[k][m], acc->column[k][m]);
@@ -582,7 +634,7 @@ INL void finish(Acc *acc) { ROWS drain(acc, k); }
 INL void store(const Head *head, const Acc *acc, int k, char **out, i64 stride, int n) {
     for (int m = 0; m < TOPK; ++m) {
         VAL_(store_lanes)(out[0] + m * sizeof(VAL), stride * OUT0_BYTES, n, acc->value[k][m]);
-        IDX_(store_lanes)(out[1] + m * sizeof(IDX), stride * OUT1_BYTES, n, acc->at[k][m]);
+        STORE_INDEX(out[1] + m * sizeof(IDX), stride * OUT1_BYTES, n, acc->at[k][m]);
     }
 }
 #else
@@ -625,7 +677,7 @@ INL void halves(vkey *key, vidx *at, int n) {  // sorts what rises and then fall
         for (int m = 0; m < n; m += 2 * step)
             for (int o = m; o < m + step; ++o) order(key, at, o, o + step);
 }
-static void drain(Acc *acc, int k) {
+FUNCTION void drain(Acc *acc, int k) {
     vkey *const best = acc->key[k], *const key = best + POWER;
     vidx *const at_best = acc->at[k], *const at = at_best + POWER;
     const i64 waiting = acc->waiting[k] < POWER ? acc->waiting[k] : POWER;
@@ -652,7 +704,7 @@ INL void finish(Acc *acc) { ROWS while (acc->waiting[k]) drain(acc, k); }
 INL void store(const Head *head, const Acc *acc, int k, char **out, i64 stride, int n) {
     for (int m = 0; m < TOPK; ++m) {
         VAL_(store_lanes)(out[0] + m * sizeof(VAL), stride * OUT0_BYTES, n, value_of(acc->key[k][m]));
-        IDX_(store_lanes)(out[1] + m * sizeof(IDX), stride * OUT1_BYTES, n, acc->at[k][m]);
+        STORE_INDEX(out[1] + m * sizeof(IDX), stride * OUT1_BYTES, n, acc->at[k][m]);
     }
 }
 #endif
@@ -678,6 +730,7 @@ INL void take(const int nj, Head *head, Acc *acc, vval v[][NI], i64 index) {
     }
 }
 INL void merge(Head *head, Acc *acc, const Acc *later) { *acc = *later; }
+#endif
 #endif
 
 // ---- histogram: how many values are in each bin, or the sum of their weights -----------------------------------------
@@ -823,7 +876,7 @@ INL void take(const int nj, Head *head, Acc *acc, vval v[][NI], i64 index) {
 // ---- what only one reduction needs -----------------------------------------------------------------------------------
 #ifndef REDUCE_histogram
 INL void attach(const i64 *a, i64 place, i64 row, Head *head) { (void)head; }
-#ifndef REDUCE_topk
+#if !defined REDUCE_topk || defined NATIVE
 INL void finish(Acc *acc) { (void)acc; }
 #endif
 #ifndef REDUCE_softmax_sum

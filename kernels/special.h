@@ -77,7 +77,7 @@ GAMMAS(f64, i64, u64, 8, 8)
 #endif
 
 // Bernoulli numbers B2, B4, ... B24
-static const double BERNOULLI[12] __attribute__((unused)) = {
+TABLE double BERNOULLI[12] __attribute__((unused)) = {
   1.0 / 6, -1.0 / 30, 1.0 / 42, -1.0 / 30, 5.0 / 66, -691.0 / 2730, 7.0 / 6, -3617.0 / 510, 43867.0 / 798, -174611.0 / 330,
   854513.0 / 138, -236364091.0 / 2730};
 
@@ -91,7 +91,7 @@ static const double BERNOULLI[12] __attribute__((unused)) = {
       sum += (T)(BERNOULLI[k] / 2) * rise; \
       rise *= (s + (T)(2 * k + 1)) * (s + (T)(2 * k + 2)) * ((T)(1.0 / ((2 * k + 3) * (2 * k + 4))) * q); \
     } \
-    return choose_##T((v##I)(x < splat_##T((T)1e18)), sum, (v##T){}); } \
+    return choose_##T((v##I)(x < splat_##T((T)1e18)), sum, zero_##T()); } \
   LONG v##T polygamma_##T(v##T n, v##T x) { \
     v##T zero = {}, one = splat_##T(1), limit = n + (T)12, s = n + (T)1, y = x, sum = zero; \
     int square = !any_bits_##I((v##I)(n != one)); /* trigamma, the derivative of digamma, has a faster way */ \
@@ -166,7 +166,7 @@ ERFINV(f64, i64, u64, 1, 4)
 
 #define BESSEL(T, I, U, _) \
   INL v##T bessel_##T(v##T a, v##T near, v##T far) { \
-    v##T y = choose_##T((v##I)(a <= (T)8), near, exp_sum_##T(a, (v##T){}, far)); \
+    v##T y = choose_##T((v##I)(a <= (T)8), near, exp_sum_##T(a, zero_##T(), far)); \
     return choose_##T((v##I)(a == splat_##T(INFINITE(T))), splat_##T(UNDEFINED(T)), y); } /* as SciPy */ \
   INL v##T bessel_scaled_##T(v##T a, v##T near, v##T far) { return choose_##T((v##I)(a <= (T)8), near * exp_##T(-a), far); } \
   INL v##T i0_far_##T(v##T a) { return bessel0_far_##T((T)16 / a - (T)1) / sqrt_##T(a); } \
@@ -252,7 +252,7 @@ FLOAT64(BESSEL, )
     e -= m * low; \
     v##T grown = exp_sum_##T(p, e, one), shrunk = exp_sum_##T(-p, -e, one), z = half * half; \
     v##T g1 = temme_gamma1_##T(m * m), g2 = temme_gamma2_##T(m * m), above = one / (g2 - m * g1), below = one / (g2 + m * g1); \
-    v##T s = choose_##T((v##I)(p == (v##T){}), one, sinh_##T(p) / p); \
+    v##T s = choose_##T((v##I)(p == zero_##T()), one, sinh_##T(p) / p); \
     v##T f = above * below * ((T)0.5 * (grown + shrunk) * g1 - s * high * g2); \
     v##T up = (T)0.5 * grown * above, down = (T)0.5 * shrunk * below, c = one, sum = f, next = up; \
     for (int k = 1; k < TERMS; ++k) { \
@@ -287,7 +287,7 @@ FLOAT64(BESSEL, )
       v##T s0, s1; temme_##T(lesser_of_##T(one, x), m, &s0, &s1); \
       k0 = choose_##T(near, s0, k0), k1 = choose_##T(near, s1, k1); \
     } \
-    v##T order = m, k = (v##T){}; \
+    v##T order = m, k = zero_##T(); \
     while (any_less_##T(k, n)) { \
       v##I on = (v##I)(k < n); \
       k += (T)1, order += (T)1; \
@@ -298,17 +298,17 @@ FLOAT64(BESSEL, )
     return choose_##T((v##I)(x != x) | (v##I)(v != v), x + v, k0); } \
   LONG v##T order_of_k_##T(v##T v, v##T x, int scaled) { \
     v##T a = abs_##T(v), inf = splat_##T(INFINITE(T)), next, k = {}; \
-    v##I far = beyond_##T(a), odd = (v##I)(x < (v##T){}) | (v##I)(a == inf); \
+    v##I far = beyond_##T(a), odd = (v##I)(x < zero_##T()) | (v##I)(a == inf); \
     if (any_bits_##I(~far)) { \
-      k = orders_of_k_##T(choose_##T(far, (v##T){}, a), x, &next); \
+      k = orders_of_k_##T(choose_##T(far, zero_##T(), a), x, &next); \
       k = choose_##T((v##I)(x > splat_##T((T)1e20)), sqrt_##T((T)1.57079632679489661923 / x), k); \
-      if (!scaled) k = choose_##T((v##I)(k == inf), k, exp_sum_##T(-x, (v##T){}, k)); \
+      if (!scaled) k = choose_##T((v##I)(k == inf), k, exp_sum_##T(-x, zero_##T(), k)); \
     } \
     if (any_bits_##I(far)) k = choose_##T(far, uniform_##T(a, x, 0, scaled), k); \
     if (scaled) odd |= (v##I)(x == inf); \
-    else k = choose_##T((v##I)(x == inf), (v##T){}, k); \
+    else k = choose_##T((v##I)(x == inf), zero_##T(), k); \
     k = choose_##T(odd | (v##I)(v != v), splat_##T(UNDEFINED(T)), k); \
-    return choose_##T((v##I)(x == (v##T){}), inf, k); } \
+    return choose_##T((v##I)(x == zero_##T()), inf, k); } \
   INL v##T kve_##T(v##T v, v##T x) { return order_of_k_##T(v, x, 1); } \
   INL v##T kv_##T(v##T v, v##T x) { return order_of_k_##T(v, x, 0); } \
   LONG v##T order_of_i_##T(v##T v, v##T x, int scaled) { \
@@ -352,10 +352,10 @@ FLOAT64(BESSEL, )
     return bessel_k_##T(x, near, k1_far_##T((T)4 / x - (T)1)); } \
   LONG v##T k0_##T(v##T x) { \
     v##T z = x * x, near = k0_near_##T(z) - log_##T((T)0.5 * x) * i0_small_##T(z); \
-    return bessel_k_##T(x, near, exp_sum_##T(-x, (v##T){}, k0_far_##T((T)4 / x - (T)1))); } \
+    return bessel_k_##T(x, near, exp_sum_##T(-x, zero_##T(), k0_far_##T((T)4 / x - (T)1))); } \
   LONG v##T k1_##T(v##T x) { \
     v##T z = x * x, near = (T)1 / x + x * (k1_near_##T(z) + log_##T((T)0.5 * x) * i1_small_##T(z)); \
-    return bessel_k_##T(x, near, exp_sum_##T(-x, (v##T){}, k1_far_##T((T)4 / x - (T)1))); }
+    return bessel_k_##T(x, near, exp_sum_##T(-x, zero_##T(), k1_far_##T((T)4 / x - (T)1))); }
 #define BESSEL_K(T, I, U, _) \
   INL v##T bessel_k_##T(v##T x, v##T near, v##T far) { /* far: times the root of x */ \
     v##T y = choose_##T((v##I)(x <= (T)2), near, far / sqrt_##T(x)), zero = {}; \
@@ -474,7 +474,7 @@ ORDERS(f64, i64, u64, 13, 18, 41, 36, 26)
 #define GAMMA(T, I, U, large, steps, most) \
   LONG v##T gamma_##T(v##T x) { /* as lgamma; Stirling's formula by two halves of the power */ \
     v##T a = abs_##T(x), one = splat_##T(1), zero = {}, y = a, p = one; \
-    v##I far = (v##I)(a >= (T)(large)), below = (v##I)(a < (T)1.5), least = (v##I)(a < (T)0.5), left = (v##I)x < (v##I){}; \
+    v##I far = (v##I)(a >= (T)(large)), below = (v##I)(a < (T)1.5), least = (v##I)(a < (T)0.5), left = (v##I)x < zero_##I(); \
     for (int k = 0; k < steps - 2; ++k) { \
       v##I up = (v##I)(y >= (T)2.5); \
       y = choose_##T(up, y - (T)1, y), p = choose_##T(up, p * y, p); \
@@ -497,9 +497,9 @@ ORDERS(f64, i64, u64, 13, 18, 41, 36, 26)
     value = choose_##T((v##I)(a < (T)(sizeof(T) == 4 ? 1e-8 : 1e-17)), one / x, value); /* also 1 / -0; a * s would be 0 */ \
     return choose_##T((v##I)(x != x), x, value); } \
   INL v##T rgamma_##T(v##T x) { \
-    v##I pole = (v##I)(x < (v##T){}) & (v##I)(rint_##T(x) == x); \
+    v##I pole = (v##I)(x < zero_##T()) & (v##I)(rint_##T(x) == x); \
     v##T near = choose_##T((v##I)(abs_##T(x) < (T)1e-20), x, (T)1 / gamma_##T(x)); \
-    return choose_##T(pole, (v##T){}, near); } \
+    return choose_##T(pole, zero_##T(), near); } \
   LONG v##T upper_quantile_##T(v##T p) { /* z with ndtr(-z) = p below 0.1: Halley's steps for the logarithms */ \
     v##T log = log_##T(p), s = sqrt_##T((T)-2 * log); \
     v##T z = s - ((T)2.515517 + s * ((T)0.802853 + s * (T)0.010328)) / ((T)1 + s * ((T)1.432788 + s * ((T)0.189269 + s * (T)0.001308))); \
@@ -508,18 +508,18 @@ ORDERS(f64, i64, u64, 13, 18, 41, 36, 26)
       v##T step = ((log_##T(m) - (T)0.5 * e) - ((T)0.5 * q + log)) / slope; \
       z += step / ((T)1 + (T)0.5 * step * (slope - z)); \
     } \
-    return choose_##T((v##I)(p == (v##T){}), splat_##T(INFINITE(T)), z); } \
+    return choose_##T((v##I)(p == zero_##T()), splat_##T(INFINITE(T)), z); } \
   LONG v##T erfcinv_##T(v##T y) { \
     v##T low = lesser_of_##T(y, (T)2 - y), z = erfinv_##T((T)1 - y); \
     v##I tail = (v##I)(low < (T)0.2); \
     if (any_bits_##I(tail)) \
       z = choose_##T(tail, copysign_##T((T)0.70710678118654752440 * upper_quantile_##T((T)0.5 * low), (T)1 - y), z); \
-    return choose_##T((v##I)(low >= (v##T){}), z, splat_##T(UNDEFINED(T))); } \
+    return choose_##T((v##I)(low >= zero_##T()), z, splat_##T(UNDEFINED(T))); } \
   LONG v##T ndtri_##T(v##T p) { \
     v##T low = lesser_of_##T(p, (T)1 - p), z = (T)1.41421356237309504880 * erfinv_##T((T)2 * p - (T)1); \
     v##I tail = (v##I)(low < (T)0.1); \
     if (any_bits_##I(tail)) z = choose_##T(tail, copysign_##T(upper_quantile_##T(low), p - (T)0.5), z); \
-    return choose_##T((v##I)(low >= (v##T){}), z, splat_##T(UNDEFINED(T))); }
+    return choose_##T((v##I)(low >= zero_##T()), z, splat_##T(UNDEFINED(T))); }
 #if VB / V >= 4
 GAMMA(f32, i32, u32, 4.5, 5, 35.1)
 #endif
@@ -533,7 +533,7 @@ GAMMA(f64, i64, u64, 8, 8, 171.7)
   INL v##T exp10_##T(v##T x) { \
     v##T log10 = splat_##T((T)2.30258509299404568402), e, p = product_##T(x, log10, &e); \
     e += x * (T)(sizeof(T) == 4 ? -3.1975436344e-8 : -2.1707562233822493508e-16); \
-    return exp_sum_##T(p, choose_##T((v##I)(abs_##T(x) < (T)400), e, (v##T){}), splat_##T(1)); } \
+    return exp_sum_##T(p, choose_##T((v##I)(abs_##T(x) < (T)400), e, zero_##T()), splat_##T(1)); } \
   LONG v##T rel_entr_##T(v##T x, v##T y) { \
     v##T zero = {}, ratio = x / y; \
     v##I near = (v##I)(ratio > (T)0.5) & (v##I)(ratio < (T)2), in = (v##I)(ratio > zero) & (v##I)(ratio < splat_##T(INFINITE(T))); \
@@ -543,11 +543,11 @@ GAMMA(f64, i64, u64, 8, 8, 171.7)
     return choose_##T((v##I)(x != x) | (v##I)(y != y), x + y, r); } \
   INL v##T kl_div_##T(v##T x, v##T y) { \
     v##T r = rel_entr_##T(x, y); \
-    v##I outside = (v##I)(r == splat_##T(INFINITE(T))) & ~((v##I)(x > (v##T){}) & (v##I)(y > (v##T){})); \
+    v##I outside = (v##I)(r == splat_##T(INFINITE(T))) & ~((v##I)(x > zero_##T()) & (v##I)(y > zero_##T())); \
     return choose_##T(outside, r, r - x + y); } \
   INL v##T huber_##T(v##T d, v##T r) { \
     v##T a = abs_##T(r), y = choose_##T((v##I)(a <= d), (T)0.5 * r * r, d * (a - (T)0.5 * d)); \
-    return choose_##T((v##I)(d < (v##T){}), splat_##T(INFINITE(T)), y); } \
+    return choose_##T((v##I)(d < zero_##T()), splat_##T(INFINITE(T)), y); } \
   INL v##T pseudo_huber_##T(v##T d, v##T r) { \
     v##T one = splat_##T(1), zero = {}, y = r * (r / (one + hypot_##T(one, r / d))); \
     y = choose_##T((v##I)(d == zero) | (v##I)(r == zero), zero, y); \
@@ -559,10 +559,10 @@ GAMMA(f64, i64, u64, 8, 8, 171.7)
   LONG v##T boxcox_##T(v##T x, v##T p) { return power_transform_##T(log_##T(x), p); } \
   LONG v##T boxcox1p_##T(v##T x, v##T p) { return power_transform_##T(log1p_##T(x), p); } \
   LONG v##T inv_boxcox_##T(v##T x, v##T p) { \
-    return exp_##T(choose_##T((v##I)(p == (v##T){}), x, log1p_##T(p * x) / p)); } \
+    return exp_##T(choose_##T((v##I)(p == zero_##T()), x, log1p_##T(p * x) / p)); } \
   LONG v##T inv_boxcox1p_##T(v##T x, v##T p) { \
     v##T q = p * x; \
-    return expm1_##T(choose_##T((v##I)(p == (v##T){}) | (v##I)(abs_##T(q) < (T)1e-30), x, log1p_##T(q) / p)); }
+    return expm1_##T(choose_##T((v##I)(p == zero_##T()) | (v##I)(abs_##T(q) < (T)1e-30), x, log1p_##T(q) / p)); }
 EACH_FLOAT(LOSSES, )
 
 // -- Bessel functions of orders 0 and 1: polynomials in x^2 up to 5, amplitude and phase in 25 / x^2 beyond ---------------
@@ -581,11 +581,11 @@ EACH_FLOAT(LOSSES, )
   LONG v##T j1_##T(v##T x) { \
     v##T a = abs_##T(x), b = (T)1 / greater_of_##T(splat_##T(5), a), w = (T)25 * b * b, m, p = waves_##T(a, &m); \
     v##T far = m * j1_p_##T(w) + p * (j1_q_##T(w) * b); \
-    far = choose_##T((v##I)(x < (v##T){}), -far, far); \
+    far = choose_##T((v##I)(x < zero_##T()), -far, far); \
     return choose_##T((v##I)(a <= (T)5), j1_inner_##T(x, a * a), far); } \
   INL v##T right_of_0_##T(v##T x, v##T y) { \
-    y = choose_##T((v##I)(x == (v##T){}), splat_##T(-INFINITE(T)), y); \
-    return choose_##T((v##I)(x < (v##T){}), splat_##T(UNDEFINED(T)), y); } \
+    y = choose_##T((v##I)(x == zero_##T()), splat_##T(-INFINITE(T)), y); \
+    return choose_##T((v##I)(x < zero_##T()), splat_##T(UNDEFINED(T)), y); } \
   LONG v##T y0_##T(v##T x) { \
     v##T b = (T)1 / greater_of_##T(splat_##T(5), x), w = (T)25 * b * b, m, p = waves_##T(x, &m), z = x * x; \
     v##T near = y0_near_##T(z) + (T)0.63661977236758134308 * log_##T(x) * j0_inner_##T(z); \

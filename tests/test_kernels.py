@@ -9,15 +9,16 @@ import pytest
 
 from duckkeops import evaluate, generate, ops, plan, reductions, source
 from duckkeops.config import Settings
-from duckkeops.engines import cpu
+from duckkeops.engines import cpu, cuda
 from duckkeops.expr import Input, Reduce, walk
 from duckkeops.launch import Arguments
 
 HEAD = (
     "// The prelude of exp(-|x_i - y_j|^2).sum(axis=1) in float32 and 3 dimensions, "
     "as printer.py writes it (compare\n"
-    "// tests/test_kernels.py), for pairs.c on its own.\n"
+    "// tests/test_kernels.py), for {} on its own.\n"
 )
+EXAMPLES = {"pairs.c": "example_prelude.h", "pairs.cu": "example_prelude.cuh"}
 
 
 def gaussian(x: np.ndarray, y: np.ndarray) -> Reduce:
@@ -30,26 +31,31 @@ def gaussian(x: np.ndarray, y: np.ndarray) -> Reduce:
     )
 
 
-def example(node: Reduce) -> tuple[str, tuple]:
+def example(node: Reduce, name: str) -> tuple[str, tuple]:
     axes = plan.loop_axes(node)
     _, numbers = evaluate.key_of(node, axes, walk(node))
-    target = cpu.Target("example", (), 16, 16)
+    target = cuda.TARGET if name == "pairs.cu" else cpu.Target("example", (), 16, 16)
     out, _, _ = generate.prelude(node, axes, numbers, Settings(), False, target)
-    return HEAD + source.standalone(out.prelude), out.layout.entries
+    return HEAD.format(name) + source.standalone(out.prelude, name), out.layout.entries
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_examples_are_what_is_generated_today(name: str) -> None:
+    x = np.zeros((37, 3), np.float32)
+    text = (source.kernels_folder() / EXAMPLES[name]).read_text()
+    assert text == example(gaussian(x, x), name)[0], (
+        "run python tests/test_kernels.py, which writes kernels/example_prelude.h and .cuh"
+    )
 
 
 @pytest.mark.skipif(not cpu.is_available(), reason="no C compiler on this machine")
 def test_pairs_compiles_and_runs_alone(tmp_path: Path) -> None:
-    """kernels/example_prelude.h is what would be generated today, and gives the sums."""
+    """With kernels/example_prelude.h it gives the sums."""
     rng = np.random.default_rng(0)
     x, y = rng.random((37, 3)).astype(np.float32), rng.random((41, 3)).astype(np.float32)
     node = gaussian(x, y)
-    text, entries = example(node)
+    entries = example(node, "pairs.c")[1]
     folder = source.kernels_folder()
-    assert (folder / "example_prelude.h").read_text() == text, (
-        "run python tests/test_kernels.py, which writes kernels/example_prelude.h"
-    )
-
     library = tmp_path / "pairs.so"
     command = [
         *cpu.compiler()[0],
@@ -64,7 +70,7 @@ def test_pairs_compiles_and_runs_alone(tmp_path: Path) -> None:
     pairs = ctypes.CDLL(str(library))
     out = np.zeros(37, np.float32)
     nodes = walk(node)
-    a = Arguments(entries, node, nodes, range(len(nodes)), 1).filled(nodes, [out], [])
+    a = Arguments(entries, node, nodes, range(len(nodes)), 1).filled(nodes, [out.ctypes.data], [])
     pairs.record_bytes.restype = pairs.work_bytes.restype = ctypes.c_int64
     records, work = (
         np.empty(pairs.record_bytes(a), np.uint8),
@@ -78,4 +84,5 @@ def test_pairs_compiles_and_runs_alone(tmp_path: Path) -> None:
 
 if __name__ == "__main__":
     x = np.zeros((37, 3), np.float32)
-    (source.kernels_folder() / "example_prelude.h").write_text(example(gaussian(x, x))[0])
+    for name, prelude in EXAMPLES.items():
+        (source.kernels_folder() / prelude).write_text(example(gaussian(x, x), name)[0])

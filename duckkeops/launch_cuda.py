@@ -1,0 +1,301 @@
+"""One launch of a CUDA kernel: its grid, the arrays that it writes, and how their parts are merged.
+
+As launch.py, for arrays on a device. Everything runs on the current stream of the inputs' library,
+which allocates the results, too.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from duckkeops import launch, plan
+from duckkeops.engines import cuda
+from duckkeops.expr import Joint, Node, Reduce, together
+from duckkeops.launch import Arguments
+from duckkeops.operands import leading_input, library, units
+from duckkeops.tensors import torch_dtype
+
+SLICE_SECONDS = 0.05  # a launch of longer work is cut into slices, between which Ctrl-C is seen
+GROUP, GROUP_OF_LISTS = 32, 8  # states that one thread merges, lists that are merged at a time
+
+
+def device_of(array: Any) -> int | None:
+    """The number of the CUDA device that holds an array; None for arrays elsewhere."""
+    if type(array) is np.ndarray:
+        return None
+    if getattr(array, "is_cuda", False):
+        return array.device.index
+    return array.device.id if library(array) == "cupy" else None
+
+
+class Torch:
+    """Memory, streams and shapes by torch."""
+
+    def __init__(self, number: int):
+        import torch
+
+        self.torch, self.number = torch, number
+        self.device = torch.device("cuda", number)
+        self.stream_of = torch._C._cuda_getCurrentRawStream
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
+        return self.torch.empty(shape, dtype=torch_dtype(dtype), device=self.device)
+
+    @staticmethod
+    def address(array: Any) -> int:
+        return array.data_ptr()
+
+    def stream(self) -> int:
+        return self.stream_of(self.number)
+
+    def wait(self) -> None:
+        self.torch.cuda.current_stream(self.number).synchronize()
+
+    def is_captured(self) -> bool:
+        return self.torch.cuda.is_current_stream_capturing()
+
+    @staticmethod
+    def permuted(array: Any, order: Sequence[int]) -> Any:
+        return array.permute(*order)
+
+
+class Cupy:
+    """Memory, streams and shapes by CuPy."""
+
+    def __init__(self, number: int):
+        self.cupy, self.number = cuda.cupy(), number
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
+        with self.cupy.cuda.Device(self.number):
+            return self.cupy.empty(shape, dtype)
+
+    @staticmethod
+    def address(array: Any) -> int:
+        return array.data.ptr
+
+    def stream(self) -> int:
+        return self.cupy.cuda.get_current_stream(self.number).ptr
+
+    def wait(self) -> None:
+        self.cupy.cuda.get_current_stream(self.number).synchronize()
+
+    def is_captured(self) -> bool:
+        return self.cupy.cuda.get_current_stream(self.number).is_capturing()
+
+    @staticmethod
+    def permuted(array: Any, order: Sequence[int]) -> Any:
+        return array.transpose(order)
+
+
+class _Stream:
+    """A stream as CuPy's launches take it."""
+
+    __slots__ = ("ptr",)
+
+    def __init__(self, ptr: int):
+        self.ptr = ptr
+
+
+class Written(NamedTuple):
+    """An array that the kernel writes: its dtype, and the shape of what one output has in it."""
+
+    dtype: np.dtype
+    extra: tuple[int, ...]
+
+
+class Finished(NamedTuple):
+    """A component of the state: which array it is from, and which of a row's outputs it takes; the
+    shape in memory, and in the order of the result.
+    """
+
+    array: int
+    cut: slice | None
+    shape: tuple[int, ...]
+    order: tuple[int, ...] | None
+    result: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """All of a launch that repeats. It holds no arrays."""
+
+    compiled: cuda.Compiled
+    library: Torch | Cupy
+    arguments: Arguments
+    written: tuple[Written, ...]
+    finished: tuple[Finished, ...]
+    threads: int  # of a block
+    blocks: int
+    slice: int  # blocks of one launch
+    parts: int  # states of each row: splits of the columns, groups of threads
+    outers: int
+    rows: int
+    outputs: int  # of a row
+    merged: bool  # rows are reduced, too
+    columns: int  # of a row
+    result_bytes: int
+    result: str
+
+    def __call__(self, nodes: Sequence[Any], count: int | None) -> tuple[Any, ...]:
+        """The state of the reduction `nodes[0]`, in the order of the result; of several, one array
+        each.
+
+        `count`, a number of threads, is the CPU's. Raises MemoryError if the state does not fit.
+        """
+        lib = self.library
+        size = self.parts * self.outers * self.rows * self.outputs
+        state = [self._empty((size, *w.extra), w.dtype) for w in self.written]
+        keep: list[Any] = []
+        arguments = self.arguments.filled(nodes, [lib.address(a) for a in state], keep)
+        with cuda.on(self.compiled.device.number):
+            stream = _Stream(lib.stream())
+            self._reduce(_struct(arguments), stream)
+            if self.parts > 1:
+                width = self.outers * self.rows * self.outputs
+                state = self._joined(state, 1, self.parts, width, 0, stream)
+            if self.merged and self.rows > 1:
+                state = self._joined(
+                    state, self.outers, self.rows, self.outputs, self.columns, stream
+                )
+        return tuple([self._shaped(one, state[one.array]) for one in self.finished])
+
+    def _empty(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
+        try:
+            return self.library.empty(shape, dtype)
+        except Exception as error:
+            if "memory" not in str(error).lower():
+                raise
+            raise MemoryError(
+                f"{self.result} needs {units(self.result_bytes)} on device "
+                f"{self.compiled.device.number}, with the parts that are merged.\n"
+                "  Reduce another axis too, or a part of the rows at a time."
+            ) from error
+
+    def _reduce(self, arguments: Any, stream: _Stream) -> None:
+        kernel, block = self.compiled.reduce, (self.threads,)
+        if self.slice >= self.blocks:
+            kernel((self.blocks,), block, (arguments, 0), 0, stream)
+            return
+        captured = self.library.is_captured()
+        for first in range(0, self.blocks, self.slice):
+            grid = (min(self.slice, self.blocks - first),)
+            kernel(grid, block, (arguments, first), 0, stream)
+            if not captured:
+                self.library.wait()
+
+    def _joined(
+        self, state: list[Any], outers: int, parts: int, width: int, behind: int, stream: _Stream
+    ) -> list[Any]:
+        """States of (outers, parts, width) merged along the middle axis, neighbours first."""
+        lib = self.library
+        length = math.prod(self.written[0].extra)
+        most = GROUP_OF_LISTS if self.written[0].extra else GROUP
+        while parts > 1:
+            group = min(most, parts)
+            groups = -(-parts // group)
+            size = outers * groups * width
+            merged = [self._empty((size, *w.extra), w.dtype) for w in self.written]
+            arrays = [lib.address(a) for a in (*state, *merged)]
+            packed = _struct(
+                struct.pack(f"={len(arrays)}Q5q", *arrays, outers, parts, width, group, behind)
+            )
+            threads = size * (group * length if self.written[0].extra else 1)
+            grid = (-(-threads // self.threads),)
+            self.compiled.join(grid, (self.threads,), (packed,), 0, stream)
+            behind, parts, state = 0, groups, merged  # positions count from the first part now
+        return state
+
+    def _shaped(self, one: Finished, array: Any) -> Any:
+        if one.cut is not None:
+            array = array.reshape(-1, self.outputs)[:, one.cut]
+        array = array.reshape(one.shape)
+        if one.order is not None:
+            array = self.library.permuted(array, one.order).reshape(one.result)
+        return array
+
+
+def _struct(packed: bytes) -> np.ndarray:
+    """A struct as CuPy's launches take it."""
+    return np.frombuffer(packed, _struct_type(len(packed))).reshape(())
+
+
+@functools.cache
+def _struct_type(size: int) -> np.dtype:
+    return np.dtype([("a", np.int64, (size // 8,))])
+
+
+def prepare(
+    kernel: Any, compiled: cuda.Compiled, node: Reduce, order: Sequence[Node], nodes: Sequence[Node]
+) -> Launch:
+    """The launch of a compiled kernel that was built for `node`.
+
+    `order` are the nodes as the kernel numbers them, `nodes` the same ones as the launch will be
+    given them.
+    """
+    axes = plan.loop_axes(node)
+    where = compiled.device
+    rows = 1 if axes.lane is None else node.whole[axes.lane]
+    outers = math.prod(node.whole[a] for a in axes.outer)
+    blocks = outers * -(-rows // kernel.rows)
+    splits = plan.cuda_splits(node, axes, blocks, where.processors)
+    place = {id(n): k for k, n in enumerate(nodes)}
+    arguments = Arguments(kernel.entries, node, order, [place[id(n)] for n in order], splits)
+    threads, at_once = kernel.block
+    parts = splits * (threads // at_once)
+    written = tuple(Written(dtype, extra) for dtype, extra in kernel.components)
+    finished, outputs = _results(node, axes, written)
+    seconds = plan.cuda_seconds(node, order, where.processors, where.clock)
+    total = blocks * splits
+    array = leading_input(node).array
+    size = sum(w.dtype.itemsize * math.prod(w.extra) for w in written)
+    return Launch(
+        compiled,
+        (Cupy if library(array) == "cupy" else Torch)(where.number),
+        arguments,
+        written,
+        finished,
+        threads,
+        total,
+        max(1, total if seconds < 2 * SLICE_SECONDS else int(total * SLICE_SECONDS / seconds)),
+        parts,
+        outers,
+        rows,
+        outputs,
+        axes.merged,
+        math.prod(node.whole[a] for a in axes.columns),
+        parts * outers * rows * outputs * size,
+        f"the result of {kernel.formula}, of shape {node.shape},",
+    )
+
+
+def _results(
+    node: Reduce, axes: plan.LoopAxes, written: tuple[Written, ...]
+) -> tuple[tuple[Finished, ...], int]:
+    """The components of the state in the order of the result, and how many outputs a row has."""
+    if type(node) is not Joint:
+        outs = [
+            launch.place_of(node, without_merged(axes), w.dtype, w.extra, w.dtype) for w in written
+        ]
+        return tuple(
+            Finished(k, None, o.shape, o.order, o.result) for k, o in enumerate(outs)
+        ), math.prod(node.whole[a] for a in axes.features)
+    parts, first = [], 0
+    for one in together(node):
+        own = plan.loop_axes(one)
+        last = first + math.prod(one.whole[a] for a in own.features)
+        out = launch.place_of(one, without_merged(own), written[0].dtype, (), written[0].dtype)
+        parts.append(Finished(0, slice(first, last), out.shape, out.order, out.result))
+        first = last
+    return tuple(parts), first
+
+
+def without_merged(axes: plan.LoopAxes) -> plan.LoopAxes:
+    """The axes that are left when lanes have been merged."""
+    return replace(axes, lane=None, merged=False) if axes.merged else axes
