@@ -129,11 +129,11 @@ def finished(node: Reduce, state: Any, axes: tuple[int, ...]) -> Any:
         xp = tensors.computing(node)
         return reductions.result(xp, node, (xp.sum(state, axis=axes) if axes else state,))
     if axes:  # they become the last one, along which NumPy adds pairwise
-        rows = state
-        if state.ndim > 1:
+        rows: Any = state
+        if rows.ndim > 1:
             rest = [a for a in range(state.ndim) if a not in axes]
             shape = tuple(state.shape[a] for a in rest)
-            rows = np.ascontiguousarray(state.transpose((*rest, *axes))).reshape(*shape, -1)
+            rows = np.ascontiguousarray(rows.transpose(*rest, *axes)).reshape(*shape, -1)
         with np.errstate(all="ignore"):
             state = np.asarray(np.add.reduce(rows, -1, rows.dtype))
     return reductions.result(np, node, (state,))
