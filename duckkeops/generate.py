@@ -77,7 +77,11 @@ def prelude(
     title = _title(node, program, values, named)
     dear = plan.is_dear(walk(node))
     block = plan.block(node, axes) if on_device else None
-    tile = plan.cuda_tile(block, dear) if block else plan.tile_shape(target.registers, narrow, dear)
+    tile = (
+        plan.cuda_tile(node, block, dear)
+        if block
+        else plan.tile_shape(target.registers, narrow, dear)
+    )
     out = Prelude(
         program,
         loop_axes,

@@ -72,6 +72,7 @@ class Temp:
     over: tuple[str, ...] = ()
     body_dtype: np.dtype | None = None
     gap: Gap | None = None
+    scaled: Any = None  # scaling.Scaled
     sampled: bool = False  # the value is a centre of expr, over the columns
 
     @property
@@ -79,6 +80,8 @@ class Temp:
         """The symbols that it is computed from."""
         if self.gap:
             return self.gap.operands
+        if self.scaled:
+            return self.scaled.operands
         return set() if self.sampled else self.expr.free_symbols
 
     @property
@@ -753,7 +756,7 @@ class Scheduler:
         for t in temps:
             stored = bool(self.features(t.idx))
             loops = self.features(t.idx) if stored else t.over
-            groups.setdefault((stored, loops, t.sym if t.gap else None), []).append(t)
+            groups.setdefault((stored, loops, t.sym if t.gap or t.scaled else None), []).append(t)
         return [
             self._nest(ts, loops, "store" if stored else "fold", scope, frozenset())
             for (stored, loops, _), ts in groups.items()

@@ -149,17 +149,31 @@ def block(node: Reduce, axes: LoopAxes) -> Block:
 THREAD_REGISTERS = 150  # for the rows of a thread: of 255, less what columns and addresses take
 
 
-def cuda_tile(shape: Block, dear: bool) -> Callable[[int, int, int], tuple[int, int]]:
-    """Rows of a thread, and columns that it takes at a time."""
+RARE = ("min", "max", "argmin", "argmax", "topk", "logsumexp", "softmax_sum")
+
+
+def cuda_tile(
+    node: Reduce, shape: Block, dear: bool
+) -> Callable[[int, int, int], tuple[int, int, int]]:
+    """Rows and columns of one tile of a thread, and how many such runs of rows it has.
+
+    Where values rarely change the state, one branch serves a whole tile of them. Sums have tiles
+    of one pair: exponentials then take turns with what they are computed from.
+    """
+    k = dict(node.params).get("k", 0)
 
     def choose(depth: int, outputs: int, arrays: int) -> tuple[int, int]:
         most = {8: 1, 32: 4}.get(shape.rows, 8)
         if dear:
-            return min(most, 2), 1
+            return 1, 1, min(most, 2)
+        if k:  # each entry of the tile has the insertion in the code
+            return (1, 4, 1) if k <= 16 else (1, 1, 1)
         rows = most
         while rows > 1 and rows * (depth + 2 * outputs + arrays + 6) > THREAD_REGISTERS:
             rows //= 2
-        return rows, 2 if depth > 4 or outputs > 4 else 4
+        if node.row.name in RARE:
+            return rows, 4, 1
+        return 1, 1, rows
 
     return choose
 
@@ -187,6 +201,7 @@ def splits(node: Reduce, axes: LoopAxes, blocks: int) -> int:
 
 
 WAVES = 32  # blocks for each processor of a device: the last ones to end keep few waiting
+WAVES_OF_LISTS = 16
 CUDA_COLUMNS = 512  # of the first column axis: fewer are not worth a merge
 
 
@@ -196,8 +211,9 @@ def cuda_splits(node: Reduce, axes: LoopAxes, blocks: int, processors: int) -> i
         return 1
     behind = math.prod(node.whole[a] for a in axes.columns[1:])
     columns = node.whole[axes.columns[0]]
-    least = max(CUDA_COLUMNS, dict(node.params).get("k", 0))
-    wanted = -(-WAVES * processors // blocks)
+    k = dict(node.params).get("k", 0)  # each part fills its own list, which takes time
+    least = max(CUDA_COLUMNS, 1024 * k)
+    wanted = -(-(WAVES_OF_LISTS if k else WAVES) * processors // blocks)
     return max(1, min(wanted, columns // -(-least // behind)))
 
 

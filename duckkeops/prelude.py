@@ -15,6 +15,7 @@ import numpy as np
 from sympy.printing.precedence import PRECEDENCE
 
 from duckkeops import functions as fn
+from duckkeops import scaling
 from duckkeops.lower import LANE, Lower, Root, Scheduler, Temp
 from duckkeops.printer import KernelPrinter, binding, lane_bytes, suffix, vector_suffix
 from duckkeops.symbolic import Elem, Program
@@ -103,6 +104,8 @@ class Prelude:
         self.lower = Lower(
             program, LANE, tuple(axes.columns), axes.outer, fast, converted, products=block is None
         )
+        if block and fast:
+            scaling.scale(self.lower, [self.lower(r.value, r.dtype) for r in roots])
         self.plan = Scheduler(self.lower, roots)
         self.entries: list[tuple] = [("splits",)]
         self.names = ["SPLITS"]
@@ -121,7 +124,8 @@ class Prelude:
         self.lane = max([4, *(lane_bytes(t) for t in kinds)])
         outputs = sum(self._size(r.features) for r in self._results())
         arrays = sum(self._size(self.plan.features(t.idx)) for t in self.plan.scopes["pair"].arrays)
-        self.rows, self.cols = tile(self._deepest(), outputs, arrays)
+        self.rows, self.cols, *runs = tile(self._deepest(), outputs, arrays)
+        self.runs = runs[0] if runs else 1
         self.outputs = outputs
 
     # -- facts -------------------------------------------------------------------------------------
@@ -320,7 +324,7 @@ class Prelude:
             "\n".join(head) + "\n",
             Layout(tuple(self.entries)),
             self.lane,
-            self.rows * (self.block[1] if self.block else 1),
+            self.rows * (self.runs * self.block[1] if self.block else 1),
             self.outputs,
             self._fixed(),
             self.block,
@@ -331,6 +335,7 @@ class Prelude:
         tile = f"NI = {self.rows}, NJ = {self.cols}, "
         if self.block:
             threads, rows = self.block
+            tile += f"RUNS = {self.runs}, "
             return [
                 f"#define VB {self.lane}",
                 '#define UNROLL _Pragma("unroll")',
@@ -363,7 +368,10 @@ class Prelude:
     def _struct(self, scope: str) -> str:
         fields = []
         vector = "v" if scope == "row" else ""
-        for a, dtype, features in self.plan.scopes[scope].fields:
+        spare = {t.scaled.y for t in self._used() if t.scaled}  # seldom read: last
+        for a, dtype, features in sorted(
+            self.plan.scopes[scope].fields, key=lambda f: f[0] in spare
+        ):
             t = "vb" if vector and dtype.kind == "b" else vector + suffix(dtype)
             fields.append(f"{t} {self.name(a)}{''.join(f'[{self.p.sizes[c]}]' for c in features)};")
         kind = {"par": "Par", "row": "Row"}.get(scope, f"Col_{scope}")
@@ -433,12 +441,35 @@ class Prelude:
                 f"fill_col_{c}(a, at, p, c[{m}], 1, &to->{c});" for m, c in enumerate(others)
             )
             + " }",
+            *self._far(),
             "INL void columns_of(const INNER *inner, const OTHERS *others, struct Cols *cols) {",
             f"    cols->{inner} = (INNER *)inner;",
             *(f"    cols->{c} = (struct Col_{c} *)&others->{c};" for c in others),
             "}",
             "",
         ]
+
+    def _far(self) -> list[str]:
+        """Are scaled coordinates of a row, or of a column, too large to be precise?"""
+        every = [t.scaled for t in self._used() if t.scaled]
+        if not every:
+            return []
+        out = ["#define SCALED 1"]
+        for name, record, side in (
+            ("row", "struct Row *r", "left"),
+            ("inner", "INNER *c", "right"),
+        ):
+            out += [f"INL int far_{name}(const {record}) {{", "    int far = 0;"]
+            for a in (getattr(one, side) for one in every):
+                value, pad = f"{record[-1]}->{self.field(a)}", "    "
+                value = value if name == "row" else f"splat_f32({value})"
+                for c in self.plan.features(self.lower.idx(a)):
+                    out.append(f"{pad}UNROLL for (int {c} = 0; {c} < {self.p.sizes[c]}; ++{c})")
+                    pad += "    "
+                at_most = f"splat_f32({scaling.NEAR})"
+                out.append(f"{pad}far |= any_not_le_f32(abs_f32({value}), {at_most});")
+            out += ["    return far;", "}"]
+        return out
 
     def _locate(self) -> list[str]:
         """The inputs' addresses at one index of the outer axes."""

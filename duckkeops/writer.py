@@ -157,6 +157,8 @@ class Writer:
     def _nest(self, nest: Nest, pad: str) -> list[str]:
         if self.pair and nest.temps[0].gap:
             return self._squared_distance(nest, nest.temps[0].gap, pad)
+        if self.pair and nest.temps[0].scaled:
+            return self._scaled_distance(nest, pad)
         return self._loops(nest, pad)
 
     def gaps(self) -> list[Nest]:
@@ -234,6 +236,40 @@ class Writer:
             f"{pad}        {call}",
             f"{pad}        TILE {name}[q][k] = {where};",
             f"{pad}    }}",
+            f"{pad}}}",
+        ]
+
+    def _scaled_distance(self, nest: Nest, pad: str) -> list[str]:
+        """The exponent that a squared distance is; of scaled coordinates, where these are small."""
+        (t,), (d,) = nest.temps, nest.loops
+        name, vector, s = self.o.name(t.sym), f"v{vector_suffix(t.dtype)}", suffix(t.dtype)
+        one = t.scaled
+        x, y, left, right = (self.o.read(a, "pair") for a in (one.x, one.y, one.left, one.right))
+
+        def sums(a: str, b: str, sign: str) -> list[str]:
+            size = self.o.p.sizes[d]
+            lines = ["UNROLL"] if size is not None and size <= self.o.unroll_up_to else []
+            lines += [
+                f"for (int {d} = 0; {d} < {self.o.length(d)}; ++{d}) TILE {{",
+                f"    const {vector} gap = {a} - {b};",
+                f"    {name}[q][k] += {sign}gap*gap;",
+                "}",
+            ]
+            return self._in_blocks(nest, lines, pad + "    ")
+
+        factor = (
+            f"splat_{s}({self.printer.literal(one.factor)})"
+            if one.factor.is_number
+            else self.o.read(one.factor, "pair")
+        )
+        return [
+            f"{pad}{vector} {name}[NJ][NI];",
+            f"{pad}TILE {name}[q][k] = splat_{s}(0);",
+            f"{pad}if (cancels) {{",
+            *sums(x, y, ""),
+            f"{pad}    TILE {name}[q][k] *= {factor};",
+            f"{pad}}} else {{",
+            *sums(left, right, "-"),
             f"{pad}}}",
         ]
 

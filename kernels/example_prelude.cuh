@@ -23,8 +23,8 @@ enum { SPLITS, X1_1, X1_2, X0_0, X0_2, SIZE_j, SIZE_i, X0, X1, OUT0, ARGUMENTS }
 #include "lane.cuh"
 #include "functions.h"
 struct Par {  };  // the same for all pairs
-struct __align__(16) Row { vf32 x0[3]; };  // V rows i, lane by lane
-struct __align__(16) Col_j { f32 x1[3]; };  // one column j
+struct __align__(16) Row { vf32 x0[3]; vf32 t6[3]; };  // V rows i, lane by lane
+struct __align__(16) Col_j { f32 t7[3]; f32 x1[3]; };  // one column j
 struct Cols { struct Col_j *j; };
 INL void column_sizes(const i64 *a, i64 *sizes) { const i64 s[] = {a[SIZE_j]}; for (int m = 0; m < COLUMN_AXES; ++m) sizes[m] = s[m]; }
 INL i64 columns_at(const i64 *a, char *records, struct Cols *cols) {
@@ -52,11 +52,25 @@ FUNCTION void fill_par(const i64 *a, const struct At *at, struct Par *p) {
 
 FUNCTION void fill_col_j(const i64 *a, const struct At *at, const struct Par *p, i64 first, int n, struct Col_j *c_j) {
     copy_f32(c_j->x1, sizeof(struct Col_j), at->x1 + first*a[X1_1], a[X1_1], a[X1_2], 3, n);
+    vf32 t7[3];
+    UNROLL
+    for (int d = 0; d < 3; ++d) {
+        t7[d] = 1.20112241f*load_lanes_f32(at->x1 + first*a[X1_1] + d*a[X1_2], a[X1_1], n);
+    }
+    for (int d = 0; d < 3; ++d)
+        store_lanes_f32(&c_j->t7[d], sizeof(struct Col_j), n, t7[d]);
 }
 
 FUNCTION void fill_row(const i64 *a, const struct At *at, const struct Par *p, i64 first, int n, struct Row *r) {
     for (int d = 0; d < 3; ++d)
         r->x0[d] = load_lanes_f32(at->x0 + first*a[X0_0] + d*a[X0_2], a[X0_0], n);
+    vf32 t6[3];
+    UNROLL
+    for (int d = 0; d < 3; ++d) {
+        t6[d] = 1.20112241f*r->x0[d];
+    }
+    for (int d = 0; d < 3; ++d)
+        r->t6[d] = t6[d];
 }
 
 INL void pairs(const int nj, const i64 *a, const struct At *at, const struct Par *p, const struct Row *r, const i64 *i,
@@ -64,16 +78,23 @@ INL void pairs(const int nj, const i64 *a, const struct At *at, const struct Par
     const struct Col_j *c_j = cols->j;
     vf32 t2[NJ][NI];
     TILE t2[q][k] = splat_f32(0);
-    UNROLL
-    for (int d = 0; d < 3; ++d) {
-        TILE {
-            const vf32 t0 = r[k].x0[d] - splat_f32(c_j[q].x1[d]);
-            t2[q][k] += t0*t0;
+    if (cancels) {
+        UNROLL
+        for (int d = 0; d < 3; ++d) TILE {
+            const vf32 gap = r[k].x0[d] - splat_f32(c_j[q].x1[d]);
+            t2[q][k] += gap*gap;
+        }
+        TILE t2[q][k] *= splat_f32(-1.44269504f);
+    } else {
+        UNROLL
+        for (int d = 0; d < 3; ++d) TILE {
+            const vf32 gap = r[k].t6[d] - splat_f32(c_j[q].t7[d]);
+            t2[q][k] += -gap*gap;
         }
     }
     vval v[NJ][NI];
     TILE {
-        v[q][k] = exp2_f32(-1.44269504f*t2[q][k]);
+        v[q][k] = exp2_f32(t2[q][k]);
     }
     take(nj, head, acc + 0, v, index);
 }
@@ -82,6 +103,19 @@ typedef struct Col_j INNER;
 typedef struct { char unused; } OTHERS;
 INL void fill_inner(const i64 *a, const struct At *at, const struct Par *p, i64 at_column, INNER *to) { fill_col_j(a, at, p, at_column, 1, to); }
 INL void fill_others(const i64 *a, const struct At *at, const struct Par *p, const i64 *c, OTHERS *to) {  }
+#define SCALED 1
+INL int far_row(const struct Row *r) {
+    int far = 0;
+    UNROLL for (int d = 0; d < 3; ++d)
+        far |= any_not_le_f32(abs_f32(r->t6[d]), splat_f32(16));
+    return far;
+}
+INL int far_inner(const INNER *c) {
+    int far = 0;
+    UNROLL for (int d = 0; d < 3; ++d)
+        far |= any_not_le_f32(abs_f32(splat_f32(c->t7[d])), splat_f32(16));
+    return far;
+}
 INL void columns_of(const INNER *inner, const OTHERS *others, struct Cols *cols) {
     cols->j = (INNER *)inner;
 }

@@ -1,11 +1,12 @@
 // out[i] = reduction over the columns of formula(row i, column), on a CUDA device.
 //
-// A thread has NI rows, in registers. ROWS_AT_ONCE threads of a block have rows of their own; of those with the same ones
+// A thread has RUNS times NI rows, in registers: `pairs` takes a run of NI of them. ROWS_AT_ONCE threads of a block have rows of their own; of those with the same ones
 // each takes its part of the columns, which pass through shared memory. What depends on one side only is computed
 // beforehand: `Par` once a block, `Col_j` once a column and block, `Row` once. The prelude above this file is that of
 // pairs.c, with one lane (lane.cuh): it defines
 //   Par, Row, Cols, At         records of one-sided values; addresses of the inputs at one index of the outer axes
 //   fill_par, fill_row, fill_inner, fill_others, columns_of, column_sizes, row_count, outer_count, locate, output_at
+//   far_row, far_inner         are scaled coordinates (scaling.py) too large?
 //   INNER, OTHERS              the record of one column of the last axis; those of one index of each other axis
 //   pairs                      the formula of NI rows and nj columns, handed to the reduction's `take`
 //   Acc, Head, start, take, merge, turn, finish, store, BLOCK    the reduction (reductions.h)
@@ -16,6 +17,9 @@
 #ifndef DUCKKEOPS_PRELUDE
 #include "example_prelude.cuh"  // so that this file compiles alone
 #endif
+#ifndef RESIDENT
+#define RESIDENT 1  // blocks of a processor at a time, at least: bounds the registers
+#endif
 #ifndef SHARED_BYTES
 #define SHARED_BYTES 32768
 #endif
@@ -24,48 +28,51 @@ struct Arguments {
     i64 a[ARGUMENTS];
 };
 
-// Columns of one tile: as many as threads, if two tiles fit into shared memory.
+// Columns of one tile: as many as let two tiles fit into shared memory.
 constexpr __device__ int fitting(int columns) {
     return columns > NJ && 2 * columns * (int)sizeof(INNER) > SHARED_BYTES ? fitting(columns / 2) : columns;
 }
-enum { TILE_COLUMNS = fitting(THREADS), GROUPS = THREADS / ROWS_AT_ONCE, APART = BLOCK < 1 << 30 };
+#ifndef LONGEST_TILE
+#define LONGEST_TILE 512  // columns: each tile costs two reads of memory to begin with, and a barrier
+#endif
+#ifndef UNROLLED
+#define UNROLLED (NJ == 1 && OUTPUTS * RUNS * NI <= 16 ? 4 : 1)  // turns of the loop over columns
+#endif
+enum { TILE_COLUMNS = fitting(LONGEST_TILE), OWN_ROWS = RUNS * NI, GROUPS = THREADS / ROWS_AT_ONCE, APART = BLOCK < 1 << 30 };
 
-extern "C" __global__ void __launch_bounds__(THREADS) reduce(const __grid_constant__ Arguments arguments, const i64 first) {
-    const i64 *const a = arguments.a;
-    __shared__ INNER tiles[2][TILE_COLUMNS];
-    __shared__ OTHERS others;
-    __shared__ struct Par par;
+// The place of a block: its row block, its index of the outer axes, its columns of the first axis.
+struct Place {
+    i64 rows, top, split, outer, begin, end;
+};
+
+// The columns of a block for its rows. `coarse`: coordinates are too large to be scaled (scaling.py).
+template <int coarse>
+INL void sweep(const i64 *a, const struct At &at, const struct Par &par, const Place &place, INNER (*tiles)[TILE_COLUMNS], OTHERS &others) {
     const int thread = threadIdx.x, lane = thread % ROWS_AT_ONCE, group = thread / ROWS_AT_ONCE;
-    const i64 rows = row_count(a), blocks = (rows + NI * ROWS_AT_ONCE - 1) / (NI * ROWS_AT_ONCE), outers = outer_count(a);
-    const i64 number = first + blockIdx.x, place = number / blocks, top = number % blocks;
-    const i64 split = place / outers, outer = place % outers;
     i64 sizes[COLUMN_AXES], behind = 1;
     column_sizes(a, sizes);
     UNROLL for (int m = 1; m < COLUMN_AXES; ++m) behind *= sizes[m];
-    const i64 begin = sizes[0] * split / a[SPLITS], end = sizes[0] * (split + 1) / a[SPLITS];
 
-    struct At at;
-    locate(a, outer, &at);
-    if (thread == 0) fill_par(a, &at, &par);
-    __syncthreads();
-    struct Row row[NI];
-    i64 i[NI];
-    int n[NI];
-    UNROLL for (int k = 0; k < NI; ++k) {
-        const i64 own = (top * NI + k) * ROWS_AT_ONCE + lane;
-        i[k] = own < rows ? own : rows - 1;
+    struct Row row[OWN_ROWS];
+    i64 i[OWN_ROWS];
+    int n[OWN_ROWS];
+    UNROLL for (int k = 0; k < OWN_ROWS; ++k) {
+        const i64 own = (place.top * OWN_ROWS + k) * ROWS_AT_ONCE + lane;
+        i[k] = own < place.rows ? own : place.rows - 1;
         n[k] = 1;
         fill_row(a, &at, &par, i[k], 1, row + k);
     }
-    Head head;
-    Acc acc[OUTPUTS], part[APART ? OUTPUTS : 1], *const now = APART ? part : acc;
-    start_head(&head);
-    UNROLL for (int e = 0; e < OUTPUTS; ++e) start(acc + e);
+    Head head[RUNS];
+    Acc acc[RUNS][OUTPUTS], part[APART ? RUNS : 1][OUTPUTS];
+    UNROLL for (int r = 0; r < RUNS; ++r) {
+        start_head(head + r);
+        UNROLL for (int e = 0; e < OUTPUTS; ++e) start(acc[r] + e);
+    }
 
-    const i64 from = COLUMN_AXES > 1 ? 0 : begin, to = COLUMN_AXES > 1 ? sizes[COLUMN_AXES - 1] : end;
-    i64 c[COLUMN_AXES] = {COLUMN_AXES > 1 ? begin : 0}, index = COLUMN_AXES > 1 ? begin * behind : 0;
+    const i64 from = COLUMN_AXES > 1 ? 0 : place.begin, to = COLUMN_AXES > 1 ? sizes[COLUMN_AXES - 1] : place.end;
+    i64 c[COLUMN_AXES] = {COLUMN_AXES > 1 ? place.begin : 0}, index = COLUMN_AXES > 1 ? place.begin * behind : 0;
     struct Cols cols;
-    for (int axis = begin == end ? -1 : 0; axis >= 0;) {
+    for (int axis = place.begin == place.end ? -1 : 0; axis >= 0;) {
         if (COLUMN_AXES > 1) {
             __syncthreads();  // nobody reads the records of the last index
             if (thread == 0) fill_others(a, &at, &par, c, &others);
@@ -76,38 +83,84 @@ extern "C" __global__ void __launch_bounds__(THREADS) reduce(const __grid_consta
             INNER *const tile = tiles[(j - from) / TILE_COLUMNS & 1];
             for (int m = thread; m < count; m += THREADS) fill_inner(a, &at, &par, j + m, tile + m);
             __syncthreads();
-            if (APART) UNROLL for (int e = 0; e < OUTPUTS; ++e) start(now + e);
-            const int whole = count / NJ * NJ;
-            for (int q = group * NJ; q < whole; q += GROUPS * NJ) {
+            if (APART) UNROLL for (int r = 0; r < RUNS; ++r) UNROLL for (int e = 0; e < OUTPUTS; ++e) start(part[r] + e);
+            const int whole = coarse ? 0 : count / NJ * NJ;  // coarse ones are seldom: one column at a time, for less code
+            _Pragma("unroll UNROLLED") for (int q = group * NJ; q < whole; q += GROUPS * NJ) {
                 c[COLUMN_AXES - 1] = j + q;
                 columns_of(tile + q, &others, &cols);
-                pairs(NJ, a, &at, &par, row, i, n, 0, &cols, c, index + j + q, &head, now);
+                UNROLL for (int r = 0; r < RUNS; ++r)
+                    pairs(NJ, a, &at, &par, row + r * NI, i + r * NI, n + r * NI, coarse, &cols, c, index + j + q, head + r, APART ? part[r] : acc[r]);
             }
-            for (int q = whole + group; q < count; q += GROUPS) {
+            if (coarse || NJ > 1) for (int q = whole + group; q < count; q += GROUPS) {
                 c[COLUMN_AXES - 1] = j + q;
                 columns_of(tile + q, &others, &cols);
-                pairs(1, a, &at, &par, row, i, n, 0, &cols, c, index + j + q, &head, now);
+                UNROLL for (int r = 0; r < RUNS; ++r)
+                    pairs(1, a, &at, &par, row + r * NI, i + r * NI, n + r * NI, coarse, &cols, c, index + j + q, head + r, APART ? part[r] : acc[r]);
             }
-            if (APART) {
-                UNROLL for (int e = 0; e < OUTPUTS; ++e) merge(&head, acc + e, now + e);
-                turn(&head);
+            if (APART) UNROLL for (int r = 0; r < RUNS; ++r) {
+                UNROLL for (int e = 0; e < OUTPUTS; ++e) merge(head + r, acc[r] + e, part[r] + e);
+                turn(head + r);
             }
         }
         index += to;
-        for (axis = COLUMN_AXES - 2; axis >= 0 && ++c[axis] == (axis ? sizes[axis] : end); --axis) c[axis] = 0;
+        for (axis = COLUMN_AXES - 2; axis >= 0 && ++c[axis] == (axis ? sizes[axis] : place.end); --axis) c[axis] = 0;
     }
 
-    const i64 part_of_all = (split * GROUPS + group) * outers + outer;
-    UNROLL for (int k = 0; k < NI; ++k) {
-        const i64 own = (top * NI + k) * ROWS_AT_ONCE + lane;
-        if (own >= rows) break;
-        UNROLL for (int e = 0; e < OUTPUTS; ++e) {
+    const i64 part_of_all = (place.split * GROUPS + group) * outer_count(a) + place.outer;
+    UNROLL for (int r = 0; r < RUNS; ++r) UNROLL for (int k = 0; k < NI; ++k) {
+        const i64 own = (place.top * OWN_ROWS + r * NI + k) * ROWS_AT_ONCE + lane;
+        if (own < place.rows) UNROLL for (int e = 0; e < OUTPUTS; ++e) {
             char *out[COMPONENTS];
-            output_at(a, part_of_all * rows + own, e, out);
-            finish(acc + e);
-            store(&head, acc + e, k, out, OUTPUTS, 1);
+            output_at(a, part_of_all * place.rows + own, e, out);
+            finish(acc[r] + e);
+            store(head + r, acc[r] + e, k, out, OUTPUTS, 1);
         }
     }
+}
+
+#ifdef SCALED
+// Are coordinates of the block's rows or columns too large to be scaled?
+INL int is_coarse(const i64 *a, const struct At &at, const struct Par &par, const Place &place) {
+    int far = 0;
+    for (int k = 0; k < OWN_ROWS; ++k) {
+        const i64 own = (place.top * OWN_ROWS + k) * ROWS_AT_ONCE + threadIdx.x % ROWS_AT_ONCE;
+        struct Row row;
+        fill_row(a, &at, &par, own < place.rows ? own : place.rows - 1, 1, &row);
+        far |= far_row(&row);
+    }
+    i64 sizes[COLUMN_AXES];
+    column_sizes(a, sizes);
+    const i64 to = COLUMN_AXES > 1 ? sizes[COLUMN_AXES - 1] : place.end;
+    for (i64 j = (COLUMN_AXES > 1 ? 0 : place.begin) + threadIdx.x; j < to; j += THREADS) {
+        INNER column;
+        fill_inner(a, &at, &par, j, &column);
+        far |= far_inner(&column);
+    }
+    return __syncthreads_or(far);
+}
+#endif
+
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) reduce(const __grid_constant__ Arguments arguments, const i64 first) {
+    const i64 *const a = arguments.a;
+    __shared__ struct Par par;
+    __shared__ INNER tiles[2][TILE_COLUMNS];  // of the last axis
+    __shared__ OTHERS others;                 // the records of one index of each other axis
+    const i64 rows = row_count(a), blocks = (rows + OWN_ROWS * ROWS_AT_ONCE - 1) / (OWN_ROWS * ROWS_AT_ONCE), outers = outer_count(a);
+    const i64 number = first + blockIdx.x, above = number / blocks, split = above / outers;
+    i64 sizes[COLUMN_AXES];
+    column_sizes(a, sizes);
+    const Place place = {rows, number % blocks, split, above % outers, sizes[0] * split / a[SPLITS], sizes[0] * (split + 1) / a[SPLITS]};
+    struct At at;
+    locate(a, place.outer, &at);
+    if (threadIdx.x == 0) fill_par(a, &at, &par);
+    __syncthreads();
+#ifdef SCALED
+    if (is_coarse(a, at, par, place)) {
+        sweep<1>(a, at, par, place, tiles, others);
+        return;
+    }
+#endif
+    sweep<0>(a, at, par, place, tiles, others);
 }
 
 // Merge states, as Merging says (states.cuh).

@@ -41,6 +41,15 @@ typedef CAT2(v, IDX) vidx;
 #endif
 #define TILE UNROLL for (int q = 0; q < nj; ++q) UNROLL for (int k = 0; k < NI; ++k)
 #define ROWS UNROLL for (int k = 0; k < NI; ++k)
+// For the rows where a test holds, which are few: on CUDA one branch for all of them, as each costs three instructions.
+#ifdef NATIVE
+#define RARE_ROWS(test)                                  \
+    bool any_row = false;                                \
+    ROWS any_row |= (test) != 0;                         \
+    if (__builtin_expect(any_row, 0)) ROWS if (test)
+#else
+#define RARE_ROWS(test) ROWS if (__builtin_expect(test, 0))
+#endif
 
 // The first NaN wins, as in NumPy: better than the best so far, or NaN where the best is not.
 #define FIRST(T, I, U, _)                                                                                       \
@@ -302,7 +311,7 @@ INL void start(Acc *acc) {
 #endif
 }
 INL void take(const int nj, Head *head, Acc *acc, vval v[][NI], i64 index) {
-    ROWS if (__builtin_expect(ANY_BETTER(nj, v, k, acc->best[k]), 0)) {
+    RARE_ROWS(ANY_BETTER(nj, v, k, acc->best[k])) {
         UNROLL for (int q = 0; q < nj; ++q) {
             const vb better = BETTER(v[q][k], acc->best[k]);
             acc->best[k] = VAL_(where)(better, v[q][k], acc->best[k]);
@@ -350,22 +359,35 @@ INL void store(const Head *head, const Acc *acc, int k, char **out, i64 stride, 
 
 // ---- logsumexp and the softmax-weighted sum, in one pass (Milakov and Gimelshein 2018) -------------------------------
 #if defined REDUCE_logsumexp || defined REDUCE_softmax_sum
+#if defined NATIVE && defined FLUSH_SUBNORMALS && VAL_BYTES == 4
+#define SCALED_WEIGHTS 1
+#endif
 typedef struct {
     vval max[NI], ref[NI];   // what sums are relative to: a value within SLACK of the maximum; ref is 0 where that is infinite
     vval limit[NI];          // max + SLACK: as long as no value is above, nothing is rescaled
     vval sum[NI], part[NI];  // of exp(v - ref): of all columns before, and of the last few hundred
+#ifdef SCALED_WEIGHTS
+    vval scaled[NI];  // log2(e) ref, rounded: an error that all weights of a row share
+#endif
 } Online;
-#ifdef FLUSH_SUBNORMALS
+#define LOG2_E VAL_(splat)((VAL)1.44269504088896340736)
+#if defined SCALED_WEIGHTS
 #define SLACK 8
-#define WEIGHT(x) VAL_(exp2)((x) * VAL_(splat)((VAL)1.44269504088896340736))
+#define WEIGHT(v, o, k) VAL_(exp2)((v) * LOG2_E - (o).scaled[k])  // one instruction and the exponential
+#elif defined FLUSH_SUBNORMALS
+#define SLACK 8
+#define WEIGHT(v, o, k) VAL_(exp2)(((v) - (o).ref[k]) * LOG2_E)
 #else
 #define SLACK 0
-#define WEIGHT(x) VAL_(exp)(x)
+#define WEIGHT(v, o, k) VAL_(exp)((v) - (o).ref[k])
 #endif
 INL void online_start(Online *o) {
     ROWS {
         o->max[k] = o->limit[k] = VAL_(smallest)();
         o->ref[k] = o->sum[k] = o->part[k] = VAL_(splat)(0);
+#ifdef SCALED_WEIGHTS
+        o->scaled[k] = VAL_(splat)(0);
+#endif
     }
 }
 // Take the tile's maximum as reference where that is larger; returns the factor for what was summed before.
@@ -373,7 +395,13 @@ FUNCTION vval online_raise(const int nj, Online *o, vval v[][NI], int k) {
     vval max = o->max[k];
     for (int q = 0; q < nj; ++q) max = VAL_(where)(VAL_(greater)(v[q][k], max), v[q][k], max);
     const vval ref = VAL_(where)(VAL_(isinf)(max), VAL_(splat)(0), max);
-    const vval scale = VAL_(where)(VAL_(equal)(o->max[k], VAL_(smallest)()), VAL_(splat)(0), VAL_(exp)(o->ref[k] - ref));
+#ifdef SCALED_WEIGHTS
+    const vval scaled = ref * LOG2_E, factor = VAL_(exp2)(o->scaled[k] - scaled);
+    o->scaled[k] = scaled;
+#else
+    const vval factor = VAL_(exp)(o->ref[k] - ref);
+#endif
+    const vval scale = VAL_(where)(VAL_(equal)(o->max[k], VAL_(smallest)()), VAL_(splat)(0), factor);
     const vb raised = VAL_(greater)(max, o->max[k]);
     o->sum[k] = VAL_(where)(raised, o->sum[k] * scale, o->sum[k]);
     o->part[k] = VAL_(where)(raised, o->part[k] * scale, o->part[k]);
@@ -398,10 +426,8 @@ typedef struct {
 INL void start(Acc *acc) { online_start(acc); }
 INL void take(const int nj, Head *head, Acc *acc, vval v[][NI], i64 index) {
     if (__builtin_expect(index % FEW < nj, 0)) online_turn(acc);
-    ROWS {
-        if (__builtin_expect(any_greater(nj, v, k, acc->limit[k]), 0)) (void)online_raise(nj, acc, v, k);
-        UNROLL for (int q = 0; q < nj; ++q) acc->part[k] += WEIGHT(v[q][k] - acc->ref[k]);
-    }
+    RARE_ROWS(any_greater(nj, v, k, acc->limit[k])) (void)online_raise(nj, acc, v, k);
+    TILE acc->part[k] += WEIGHT(v[q][k], *acc, k);
 }
 INL void merge(Head *head, Acc *acc, const Acc *later) { *acc = *later; }
 INL void store(const Head *head, const Acc *acc, int k, char **out, i64 stride, int n) {
@@ -424,14 +450,14 @@ INL void start_head(Head *head) {
 }
 INL void start(Acc *acc) { ROWS acc->weighted[k] = VAL_(splat)(0); }
 INL void take_head(const int nj, Head *head, Acc *acc, vval s[][NI], vval w[][NI]) {
+    RARE_ROWS(any_greater(nj, s, k, head->o.limit[k])) {
+        const vval scale = online_raise(nj, &head->o, s, k);
+        head->since[k] *= scale;
+        for (int e = 0; e < OUTPUTS; ++e) acc[e].weighted[k] *= scale;
+    }
     ROWS {
-        if (__builtin_expect(any_greater(nj, s, k, head->o.limit[k]), 0)) {
-            const vval scale = online_raise(nj, &head->o, s, k);
-            head->since[k] *= scale;
-            for (int e = 0; e < OUTPUTS; ++e) acc[e].weighted[k] *= scale;
-        }
         UNROLL for (int q = 0; q < nj; ++q) {
-            w[q][k] = WEIGHT(s[q][k] - head->o.ref[k]);
+            w[q][k] = WEIGHT(s[q][k], head->o, k);
             head->o.part[k] += w[q][k];
         }
     }
@@ -471,14 +497,24 @@ typedef struct {
     char unused;
 } Head;
 typedef struct {
-    vval value[NI][TOPK];
+    vval value[NI][TOPK], bar[NI];  // bar: what a value has to be better than, to look at it at all
     vidx at[NI][TOPK];
 } Acc;
-enum { BLOCK = 1 << 30, UNROLLED = TOPK <= 64 };
+enum { BLOCK = 1 << 30 };
+#ifdef VAL_IS_FLOAT
+#define OPEN UNDEFINED(VAL)  // nothing is as good as NaN
+#define MAY_ENTER(acc, k, nj, v) ANY_BETTER(nj, v, k, (acc)->bar[k])
+#else
+#define OPEN (VAL)0
+#define MAY_ENTER(acc, k, nj, v) (ANY_BETTER(nj, v, k, (acc)->bar[k]) || (acc)->at[k][TOPK - 1].x == EMPTY_PLACE)
+#endif
 INL void start(Acc *acc) {
-    ROWS UNROLL for (int m = 0; m < TOPK; ++m) {
-        acc->value[k][m] = VAL_(splat)(0);
-        acc->at[k][m] = EMPTY_PLACE;
+    ROWS {
+        acc->bar[k] = OPEN;
+        UNROLL for (int m = 0; m < TOPK; ++m) {
+            acc->value[k][m] = VAL_(splat)(0);
+            acc->at[k][m] = EMPTY_PLACE;
+        }
     }
 }
 INL bool precedes(const Acc *acc, int k, int m, vval v) {
@@ -496,9 +532,13 @@ INL void enter(Acc *acc, int k, vval v, IDX column) {  // place m becomes what i
         acc->value[k][0] = v;
         acc->at[k][0] = column;
     }
+    if (acc->at[k][TOPK - 1].x != EMPTY_PLACE) acc->bar[k] = acc->value[k][TOPK - 1];
 }
 INL void take(const int nj, Head *head, Acc *acc, vval v[][NI], i64 index) {
-    TILE if (precedes(acc, k, TOPK - 1, v[q][k])) enter(acc, k, v[q][k], (IDX)(index + q));
+    RARE_ROWS(MAY_ENTER(acc, k, nj, v)) {
+        UNROLL for (int q = 0; q < nj; ++q)
+            if (precedes(acc, k, TOPK - 1, v[q][k])) enter(acc, k, v[q][k], (IDX)(index + q));
+    }
 }
 INL void merge(Head *head, Acc *acc, const Acc *later) { *acc = *later; }
 INL void store(const Head *head, const Acc *acc, int k, char **out, i64 stride, int n) {

@@ -16,7 +16,7 @@
 #define __noinline__ __attribute__((noinline))
 #define __shared__ static
 #define __grid_constant__
-#define __launch_bounds__(n)
+#define __launch_bounds__(...)
 #define __align__(n) alignas(n)
 struct Index {
     unsigned x;
@@ -31,6 +31,12 @@ static const void *body_arguments;
 static long long body_first;
 static std::vector<char> done;
 inline void __syncthreads() { swapcontext(&fibers[running], &scheduler); }
+static int votes, last_votes;  // of the threads that wait at a barrier, and of those that passed the one before
+inline int __syncthreads_or(int vote) {
+    votes |= vote != 0;
+    __syncthreads();
+    return last_votes;
+}
 static void enter_fiber() {
     body(body_arguments, body_first);
     done[running] = 1;
@@ -54,6 +60,7 @@ static void run_grid(void (*f)(const void *, long long), const void *arguments, 
         blockIdx.x = block;
         for (bool more = true; more;) {
             more = false;
+            last_votes = votes, votes = 0;
             for (unsigned t = 0; t < threads; ++t) {
                 if (done[t]) continue;
                 running = threadIdx.x = t;

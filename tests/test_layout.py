@@ -79,6 +79,7 @@ ORDER = (
     "cache",
     "latex",
     "prelude",
+    "scaling",
     "writer",
     "printer",
     "lower",

@@ -1,0 +1,118 @@
+"""Coordinates scaled beforehand, so that exp(-g |x - y|^2) is a bare exponential of a sum.
+
+`exp2(c * sum((x - y)^2))` becomes `exp2(sum(-(s x - s y)^2))` with s = sqrt(-c): one product less
+for each pair. Rounding s x costs 2^-24 of it, and so as much of the exponent; a CUDA kernel does
+this only in tiles where all scaled coordinates are small (`NEAR`), and as it is written elsewhere.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import sympy
+
+from duckkeops import functions as fn
+from duckkeops.lower import Lower, Temp
+from duckkeops.symbolic import Elem
+
+NEAR = 16  # of |s x|: the error of exp2 is then at most about 0.7 sqrt(D) 16 2^-24 = 1e-6
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A sum of (x - y)^2 that is the exponent of one exponential: `factor` times it, or the
+    negative sum of (left - right)^2.
+    """
+
+    x: Any
+    y: Any
+    left: Any
+    right: Any
+    factor: Any
+
+    @property
+    def operands(self) -> set[Any]:
+        return {a for a in vars(self).values() if isinstance(a, Elem)}
+
+
+def scale(lower: Lower, values: list[Any]) -> None:
+    """Rewrite the exponentials among the temporaries that nothing but `values` are made of."""
+    users: dict[Any, list[Any]] = {}
+    found = [(None, v.free_symbols) for v in values]
+    for user, operands in found:  # which grows meanwhile
+        for a in operands:
+            if a not in users and a in lower.by_sym:
+                made = lower.by_sym[a]
+                found.append((made, made.operands))
+            users.setdefault(a, []).append(user)
+    for t in list(lower.temps):
+        if isinstance(t.expr, fn.exp2) and t.dtype == np.float32:
+            _scale_one(lower, t, users)
+
+
+def _scale_one(lower: Lower, t: Temp, users: dict[Any, list[Any]]) -> None:
+    def made(a: Any, by: list[Any]) -> Temp | None:
+        """What an operand is, if nothing else uses it."""
+        return lower.by_sym.get(a) if users.get(a) == by else None
+
+    exponent = made(t.expr.args[0], [t])
+    if exponent is None or not exponent.expr.is_Mul:
+        return
+    inner = [a for a in exponent.expr.args if lower.idx(a)]
+    outer = [a for a in exponent.expr.args if not lower.idx(a)]
+    if len(inner) != 1:
+        return
+    (distance,) = inner
+    factor = outer[0] if len(outer) == 1 else sympy.Mul(*outer)
+    if not factor.is_number and not isinstance(factor, Elem):
+        return
+    total = made(distance, [exponent])
+    if total is None or total.fold != "sum" or total.gap or len(total.over) != 1:
+        return
+    if total.dtype != np.float32 or _sign(lower, factor) >= 0:
+        return
+    square = made(total.expr, [total])
+    if square is None or not square.expr.is_Pow or square.expr.exp != 2:
+        return
+    difference = made(square.expr.base, [square])
+    if difference is None or not difference.expr.is_Add:
+        return
+    terms = {c: a for a, c in (_term(a) for a in difference.expr.args)}
+    if set(terms) != {1, -1}:
+        return
+    x, y = sorted(terms.values(), key=lambda a: lower.scope(lower.idx(a)) != "row")
+    loops = [lower.idx(a) - set(total.over) for a in (x, y)]
+    if loops != [{lower.lane}, {lower.columns[-1]}]:
+        return
+    if any(not isinstance(a, Elem) or lower.dtype(a) != np.float32 for a in (x, y)):
+        return
+    first = len(lower.temps)
+    root = lower.temp(sympy.sqrt(-factor), total.dtype)
+    left, right = (
+        lower.temp(sympy.Mul(root, a, evaluate=False), total.dtype, keep=True) for a in (x, y)
+    )
+    new, place = lower.temps[first:], lower.temps.index(total)
+    lower.temps[:] = [*lower.temps[:place], *new, *lower.temps[place:first]]
+    total.scaled = Scaled(x, y, left, right, factor)
+    t.expr = fn.exp2(total.sym, evaluate=False)
+
+
+def _term(a: Any) -> tuple[Any, Any]:
+    c, core = a.as_coeff_Mul()
+    return core, c
+
+
+def _sign(lower: Lower, e: Any) -> int:
+    """1 or -1 if e has this sign or is 0, whatever the parameters are; else 0."""
+    if e.is_number:
+        return 1 if e > 0 else -1
+    if e in lower.by_sym:
+        return 0 if lower.by_sym[e].fold else _sign(lower, lower.by_sym[e].expr)
+    if e.is_Pow:
+        return 1 if e.exp.is_Integer and e.exp % 2 == 0 else _sign(lower, e.base)
+    if e.is_Mul:
+        return math.prod(_sign(lower, a) for a in e.args)
+    return 0
