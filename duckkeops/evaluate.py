@@ -366,7 +366,7 @@ def built(
     wide = math.prod(node.whole[a] for a in axes.columns) >= 2**31
     target = target or cpu.target()
     on_device = target is cuda.TARGET
-    few = plan.block(node, axes) if on_device else plan.few_rows(node, axes)
+    few = plan.rows_at_once(node, axes) if on_device else plan.few_rows(node, axes)
     full = (key, settings.precision, settings.accumulate, wide, few, target.name)
     found = _kernels.get(full)
     if found is None:

@@ -75,13 +75,11 @@ def prelude(
     if settings.precision != "exact":
         macros["FLUSH_SUBNORMALS"] = "1"
     title = _title(node, program, values, named)
-    dear = plan.is_dear(walk(node))
-    block = plan.block(node, axes) if on_device else None
-    tile = (
-        plan.cuda_tile(node, block, dear)
-        if block
-        else plan.tile_shape(target.registers, narrow, dear)
-    )
+    if on_device:
+        few = plan.rows_at_once(node, axes)
+        tile = plan.cuda_tile(node, walk(node), few)
+    else:
+        few, tile = None, plan.tile_shape(target.registers, narrow, plan.is_dear(walk(node)))
     out = Prelude(
         program,
         loop_axes,
@@ -99,9 +97,9 @@ def prelude(
         settings.precision != "exact",
         _parameters(program, node, numbers),
         _storage(node, numbers),
-        0 if block else target.vector_bytes,
+        0 if on_device else target.vector_bytes,
         next((numbers[id(a)] for a in node.args if isinstance(a, Table)), None),
-        block,
+        few,
     ).text()
     widths = [math.prod(one.whole[a] for a in plan.loop_axes(one).features) for one in every]
     assert out.outputs == sum(widths)

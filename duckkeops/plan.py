@@ -127,53 +127,79 @@ def tile_shape(
     return choose
 
 
-class Block(NamedTuple):
-    """A block of threads of a CUDA kernel: how many, and how many of them have rows of their own.
+SOME_ROWS = 2048  # up to here a block with a row for each thread leaves most of a device idle
 
-    Of those with the same row each takes a part of the columns.
+
+def rows_at_once(node: Reduce, axes: LoopAxes) -> int:
+    """How many threads of a CUDA block have rows of their own; 0: all of them.
+
+    The others take parts of the columns.
     """
-
-    threads: int
-    rows: int
-
-
-SOME_ROWS = 2048  # up to here a block of one row a thread leaves most of a device idle
-
-
-def block(node: Reduce, axes: LoopAxes) -> Block:
-    """The shape of a block, for the number of rows."""
     rows = 1 if axes.lane is None else node.whole[axes.lane]
-    return Block(128, 8 if rows <= 8 else 32 if rows <= SOME_ROWS else 128)
+    return 8 if rows <= 8 else 32 if rows <= SOME_ROWS else 0
 
 
-THREAD_REGISTERS = 150  # for the rows of a thread: of 255, less what columns and addresses take
+class Tile(NamedTuple):
+    """What a thread of a CUDA kernel takes at a time, and its block.
 
-
-RARE = ("min", "max", "argmin", "argmax", "topk", "logsumexp", "softmax_sum")
-
-
-def cuda_tile(
-    node: Reduce, shape: Block, dear: bool
-) -> Callable[[int, int, int], tuple[int, int, int]]:
-    """Rows and columns of one tile of a thread, and how many such runs of rows it has.
-
-    Where values rarely change the state, one branch serves a whole tile of them. Sums have tiles
-    of one pair: exponentials then take turns with what they are computed from.
+    Rows and columns of one tile; `runs` of such rows that it has; `turns` of the loop over columns
+    that are unrolled; `resident` blocks of a processor, which bounds the registers.
     """
-    k = dict(node.params).get("k", 0)
 
-    def choose(depth: int, outputs: int, arrays: int) -> tuple[int, int]:
-        most = {8: 1, 32: 4}.get(shape.rows, 8)
-        if dear:
-            return 1, 1, min(most, 2)
-        if k:  # each entry of the tile has the insertion in the code
-            return (1, 4, 1) if k <= 16 else (1, 1, 1)
-        rows = most
-        while rows > 1 and rows * (depth + 2 * outputs + arrays + 6) > THREAD_REGISTERS:
-            rows //= 2
-        if node.row.name in RARE:
-            return rows, 4, 1
-        return 1, 1, rows
+    rows: int
+    columns: int
+    runs: int
+    threads: int
+    resident: int = 1
+    turns: int = 1
+
+
+RARE = ("min", "max", "argmin", "argmax", "topk", "logsumexp", "softmax_sum")  # changes of state
+# Measured on an H100 in float32: for this many features, or registers of a row beyond one
+# accumulator, at most. One branch serves a tile of values that rarely change the state, so that its
+# tiles are large. Tiles of sums are small: exponentials then take turns with what they are made of.
+SUMS = (
+    (1, Tile(4, 2, 2, 256, 4, 8)),
+    (2, Tile(4, 1, 2, 256, 3, 4)),
+    (6, Tile(2, 1, 2, 256, 3, 2)),
+    (12, Tile(4, 1, 2, 256, 2, 2)),
+    (24, Tile(4, 1, 1, 256, 1, 1)),
+    (48, Tile(2, 1, 1, 256, 1, 1)),
+)
+EXTREMES = (
+    (6, Tile(4, 4, 1, 128)),
+    (16, Tile(4, 8, 1, 128)),
+    (40, Tile(2, 4, 1, 128)),
+)
+EXPONENTIALS = ((6, Tile(2, 8, 4, 256, 2)), (16, Tile(4, 4, 1, 256)), (40, Tile(2, 4, 1, 128)))
+LISTS = ((16, Tile(1, 4, 1, 128)),)  # of a top-k: for this many places
+FEW = Tile(1, 1, 1, 128)
+
+
+def cuda_tile(node: Reduce, nodes: Sequence[Node], few: int) -> Callable[..., Tile]:
+    """The tile for a number of features, outputs, entries of arrays of a pair, and bytes of the
+    widest type. `few`: as `rows_at_once` says.
+    """
+    name = node.row.name
+    k = dict(node.params).get("k", 0)
+    costly = any(isinstance(n, Apply) and _is_pairwise(n) and _cost(n) >= LOGARITHM for n in nodes)
+
+    def choose(depth: int, outputs: int, arrays: int, size: int) -> Tile:
+        words = max(1, size // 4)
+        table, need = SUMS, words * (depth + arrays + 3 * (outputs - 1))
+        if k:
+            table, need = LISTS, k * words
+        elif name in ("logsumexp", "softmax_sum"):
+            table = EXPONENTIALS
+        elif name in RARE:
+            table = EXTREMES
+        tile = next((tile for most, tile in table if need <= most), FEW)
+        if words > 1 or costly:  # wide types and long functions take registers of their own
+            tile = tile._replace(rows=min(tile.rows, 2), columns=1, runs=1, resident=1, turns=1)
+        if few:  # fewer rows than threads
+            rows = min(tile.rows, 1 if few == 8 else 4)
+            tile = tile._replace(rows=rows, runs=1, threads=128, resident=1)
+        return tile
 
     return choose
 
@@ -201,7 +227,7 @@ def splits(node: Reduce, axes: LoopAxes, blocks: int) -> int:
 
 
 WAVES = 32  # blocks for each processor of a device: the last ones to end keep few waiting
-WAVES_OF_LISTS = 16
+WAVES_OF_LISTS = 4
 CUDA_COLUMNS = 512  # of the first column axis: fewer are not worth a merge
 
 

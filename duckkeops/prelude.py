@@ -64,8 +64,8 @@ class Kernel:
 class Prelude:
     """Writes the prelude of one reduction over one program.
 
-    `block`: of a CUDA kernel, whose vectors have one lane: threads, and how many have rows of their
-    own.
+    `few`: of a CUDA kernel, whose vectors have one lane: how many threads of a block have rows of
+    their own, 0 for all. None for C.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Prelude:
         storage: dict[int, np.dtype],
         vector_bytes: int,
         table: int | None = None,
-        block: tuple[int, int] | None = None,
+        few: int | None = None,
     ):
         self.p, self.axes, self.roots, self.row, self.macros, self.title = (
             program,
@@ -94,17 +94,23 @@ class Prelude:
             title,
         )
         self.scalars, self.storage, self.vector_bytes = scalars, storage, vector_bytes
-        self.block = block
-        self.unroll_up_to = UNROLL_ROWS if block else UNROLL_UP_TO
+        self.few, self.on_device = few, few is not None
+        self.unroll_up_to = UNROLL_ROWS if self.on_device else UNROLL_UP_TO
         converted = [
             base
             for base, (number, _) in program.inputs.items()
             if storage.get(number) != program.types[base]
         ]
         self.lower = Lower(
-            program, LANE, tuple(axes.columns), axes.outer, fast, converted, products=block is None
+            program,
+            LANE,
+            tuple(axes.columns),
+            axes.outer,
+            fast,
+            converted,
+            products=not self.on_device,
         )
-        if block and fast:
+        if self.on_device and fast:
             scaling.scale(self.lower, [self.lower(r.value, r.dtype) for r in roots])
         self.plan = Scheduler(self.lower, roots)
         self.entries: list[tuple] = [("splits",)]
@@ -124,8 +130,15 @@ class Prelude:
         self.lane = max([4, *(lane_bytes(t) for t in kinds)])
         outputs = sum(self._size(r.features) for r in self._results())
         arrays = sum(self._size(self.plan.features(t.idx)) for t in self.plan.scopes["pair"].arrays)
-        self.rows, self.cols, *runs = tile(self._deepest(), outputs, arrays)
-        self.runs = runs[0] if runs else 1
+        if self.on_device:
+            self.tile = tile(self._deepest(), outputs, arrays, self.lane)
+            self.block = (self.tile.threads, self.few or self.tile.threads)
+            self.rows, self.cols = self.tile[:2]
+            self.own_rows = self.rows * self.tile.runs * self.block[1]
+        else:
+            self.block = None
+            self.rows, self.cols = tile(self._deepest(), outputs, arrays)
+            self.own_rows = self.rows
         self.outputs = outputs
 
     # -- facts -------------------------------------------------------------------------------------
@@ -324,7 +337,7 @@ class Prelude:
             "\n".join(head) + "\n",
             Layout(tuple(self.entries)),
             self.lane,
-            self.rows * (self.runs * self.block[1] if self.block else 1),
+            self.own_rows,
             self.outputs,
             self._fixed(),
             self.block,
@@ -335,10 +348,12 @@ class Prelude:
         tile = f"NI = {self.rows}, NJ = {self.cols}, "
         if self.block:
             threads, rows = self.block
-            tile += f"RUNS = {self.runs}, "
+            tile += f"RUNS = {self.tile.runs}, "
             return [
                 f"#define VB {self.lane}",
                 '#define UNROLL _Pragma("unroll")',
+                f"#define RESIDENT {self.tile.resident}",
+                f"#define TURNS {self.tile.turns}",
                 f"enum {{ THREADS = {threads}, ROWS_AT_ONCE = {rows}, {tile}",
             ]
         return [

@@ -41,7 +41,7 @@ class Scaled:
 def scale(lower: Lower, values: list[Any]) -> None:
     """Rewrite the exponentials among the temporaries that nothing but `values` are made of."""
     users: dict[Any, list[Any]] = {}
-    found = [(None, v.free_symbols) for v in values]
+    found: list[tuple[Temp | None, set[Any]]] = [(None, v.free_symbols) for v in values]
     for user, operands in found:  # which grows meanwhile
         for a in operands:
             if a not in users and a in lower.by_sym:

@@ -9,6 +9,7 @@
 //   far_row, far_inner         are scaled coordinates (scaling.py) too large?
 //   INNER, OTHERS              the record of one column of the last axis; those of one index of each other axis
 //   pairs                      the formula of NI rows and nj columns, handed to the reduction's `take`
+//   RESIDENT, TURNS            blocks of a processor at a time, which bounds the registers; unrolled turns over columns
 //   Acc, Head, start, take, merge, turn, finish, store, BLOCK    the reduction (reductions.h)
 //   State, load_state, merge_states, store_state                 its state in memory (states.cuh)
 // Blocks are counted over the splits of the first column axis, all outer indices and the row blocks, from `first` on. Each
@@ -16,9 +17,6 @@
 // order.
 #ifndef DUCKKEOPS_PRELUDE
 #include "example_prelude.cuh"  // so that this file compiles alone
-#endif
-#ifndef RESIDENT
-#define RESIDENT 1  // blocks of a processor at a time, at least: bounds the registers
 #endif
 #ifndef SHARED_BYTES
 #define SHARED_BYTES 32768
@@ -34,9 +32,6 @@ constexpr __device__ int fitting(int columns) {
 }
 #ifndef LONGEST_TILE
 #define LONGEST_TILE 512  // columns: each tile costs two reads of memory to begin with, and a barrier
-#endif
-#ifndef UNROLLED
-#define UNROLLED (NJ == 1 && OUTPUTS * RUNS * NI <= 16 ? 4 : 1)  // turns of the loop over columns
 #endif
 enum { TILE_COLUMNS = fitting(LONGEST_TILE), OWN_ROWS = RUNS * NI, GROUPS = THREADS / ROWS_AT_ONCE, APART = BLOCK < 1 << 30 };
 
@@ -85,7 +80,7 @@ INL void sweep(const i64 *a, const struct At &at, const struct Par &par, const P
             __syncthreads();
             if (APART) UNROLL for (int r = 0; r < RUNS; ++r) UNROLL for (int e = 0; e < OUTPUTS; ++e) start(part[r] + e);
             const int whole = coarse ? 0 : count / NJ * NJ;  // coarse ones are seldom: one column at a time, for less code
-            _Pragma("unroll UNROLLED") for (int q = group * NJ; q < whole; q += GROUPS * NJ) {
+            _Pragma("unroll TURNS") for (int q = group * NJ; q < whole; q += GROUPS * NJ) {
                 c[COLUMN_AXES - 1] = j + q;
                 columns_of(tile + q, &others, &cols);
                 UNROLL for (int r = 0; r < RUNS; ++r)
