@@ -45,8 +45,13 @@ class Torch:
         self.device = torch.device("cuda", number)
         self.stream_of = torch._C._cuda_getCurrentRawStream
 
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
-        return self.torch.empty(shape, dtype=torch_dtype(dtype), device=self.device)
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """An array of a dtype as `native` gives it."""
+        return self.torch.empty(shape, dtype=dtype, device=self.device)
+
+    @staticmethod
+    def native(dtype: np.dtype) -> Any:
+        return torch_dtype(dtype)
 
     @staticmethod
     def address(array: Any) -> int:
@@ -72,9 +77,13 @@ class Cupy:
     def __init__(self, number: int):
         self.cupy, self.number = cuda.cupy(), number
 
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
         with self.cupy.cuda.Device(self.number):
             return self.cupy.empty(shape, dtype)
+
+    @staticmethod
+    def native(dtype: np.dtype) -> Any:
+        return dtype
 
     @staticmethod
     def address(array: Any) -> int:
@@ -108,6 +117,7 @@ class Written(NamedTuple):
 
     dtype: np.dtype
     extra: tuple[int, ...]
+    native: Any  # the dtype as the library calls it
 
 
 class Finished(NamedTuple):
@@ -130,6 +140,8 @@ class Launch:
     library: Torch | Cupy
     arguments: Arguments
     written: tuple[Written, ...]
+    shapes: tuple[tuple[int, ...], ...]  # of what is written
+    as_is: bool  # what is written is the state, in the order of the result
     finished: tuple[Finished, ...]
     threads: int  # of a block
     blocks: int
@@ -150,23 +162,31 @@ class Launch:
         `count`, a number of threads, is the CPU's. Raises MemoryError if the state does not fit.
         """
         lib = self.library
-        size = self.parts * self.outers * self.rows * self.outputs
-        state = [self._empty((size, *w.extra), w.dtype) for w in self.written]
+        state = [
+            self._empty(shape, w.native) for shape, w in zip(self.shapes, self.written, strict=True)
+        ]
         keep: list[Any] = []
         arguments = self.arguments.filled(nodes, [lib.address(a) for a in state], keep)
-        with cuda.on(self.compiled.device.number):
-            stream = _Stream(lib.stream())
-            self._reduce(_struct(arguments), stream)
-            if self.parts > 1:
-                width = self.outers * self.rows * self.outputs
-                state = self._joined(state, 1, self.parts, width, 0, stream)
-            if self.merged and self.rows > 1:
-                state = self._joined(
-                    state, self.outers, self.rows, self.outputs, self.columns, stream
-                )
+        if cuda.current_device() == self.compiled.device.number:
+            state = self._run(arguments, state)
+        else:
+            with cuda.cupy().cuda.Device(self.compiled.device.number):
+                state = self._run(arguments, state)
+        if self.as_is:
+            return tuple(state)
         return tuple([self._shaped(one, state[one.array]) for one in self.finished])
 
-    def _empty(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
+    def _run(self, arguments: bytes, state: list[Any]) -> list[Any]:
+        stream = _Stream(self.library.stream())
+        self._reduce(_struct(arguments), stream)
+        if self.parts > 1:
+            width = self.outers * self.rows * self.outputs
+            state = self._joined(state, 1, self.parts, width, 0, stream)
+        if self.merged and self.rows > 1:
+            state = self._joined(state, self.outers, self.rows, self.outputs, self.columns, stream)
+        return state
+
+    def _empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
         try:
             return self.library.empty(shape, dtype)
         except Exception as error:
@@ -201,7 +221,7 @@ class Launch:
             group = min(most, parts)
             groups = -(-parts // group)
             size = outers * groups * width
-            merged = [self._empty((size, *w.extra), w.dtype) for w in self.written]
+            merged = [self._empty((size, *w.extra), w.native) for w in self.written]
             arrays = [lib.address(a) for a in (*state, *merged)]
             packed = _struct(
                 struct.pack(f"={len(arrays)}Q5q", *arrays, outers, parts, width, group, behind)
@@ -249,17 +269,23 @@ def prepare(
     arguments = Arguments(kernel.entries, node, order, [place[id(n)] for n in order], splits)
     threads, at_once = kernel.block
     parts = splits * (threads // at_once)
-    written = tuple(Written(dtype, extra) for dtype, extra in kernel.components)
+    array = leading_input(node).array
+    lib = (Cupy if library(array) == "cupy" else Torch)(where.number)
+    written = tuple(Written(t, extra, lib.native(t)) for t, extra in kernel.components)
     finished, outputs = _results(node, axes, written)
     seconds = plan.cuda_seconds(node, order, where.processors, where.clock)
     total = blocks * splits
-    array = leading_input(node).array
+    flat = parts * outers * rows * outputs
+    as_is = parts == 1 and not axes.merged and type(node) is not Joint
+    as_is = as_is and all(one.order is None for one in finished)
     size = sum(w.dtype.itemsize * math.prod(w.extra) for w in written)
     return Launch(
         compiled,
-        (Cupy if library(array) == "cupy" else Torch)(where.number),
+        lib,
         arguments,
         written,
+        tuple(f.shape for f in finished) if as_is else tuple((flat, *w.extra) for w in written),
+        as_is,
         finished,
         threads,
         total,
@@ -270,7 +296,7 @@ def prepare(
         outputs,
         axes.merged,
         math.prod(node.whole[a] for a in axes.columns),
-        parts * outers * rows * outputs * size,
+        flat * size,
         f"the result of {kernel.formula}, of shape {node.shape},",
     )
 

@@ -127,6 +127,7 @@ def tile_shape(
     return choose
 
 
+TINY_PAIRS = 1 << 15
 SOME_ROWS = 2048  # up to here a block with a row for each thread leaves most of a device idle
 
 
@@ -136,6 +137,8 @@ def rows_at_once(node: Reduce, axes: LoopAxes) -> int:
     The others take parts of the columns.
     """
     rows = 1 if axes.lane is None else node.whole[axes.lane]
+    if pairs(node) <= TINY_PAIRS:  # to merge parts takes a launch more
+        return 0
     return 8 if rows <= 8 else 32 if rows <= SOME_ROWS else 0
 
 

@@ -65,6 +65,10 @@ class Memory:
         self.number = number
 
     @staticmethod
+    def native(dtype: np.dtype) -> np.dtype:
+        return dtype
+
+    @staticmethod
     def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         out = np.empty(shape, dtype)
         out.view(np.uint8)[...] = 0xA5  # what the kernel does not write is seen
@@ -99,7 +103,7 @@ def hosted(monkeypatch: Any) -> Iterator[None]:
         m.setattr(launch_cuda, "Torch", Memory)
         m.setattr(launch_cuda, "Cupy", Memory)
         m.setattr(cuda, "device", lambda number: DEVICE)
-        m.setattr(cuda, "on", lambda number: contextlib.nullcontext())
+        m.setattr(cuda, "current_device", lambda: 0)
         m.setattr(cuda, "load", lambda text, formula, exact, number: Compiled(text))
         m.setattr(evaluate, "_launches", {})
         yield

@@ -107,6 +107,7 @@ DEFERRED = {
     "source",
     "latex",
     "prelude",
+    "scaling",
     "writer",
     "printer",
     "lower",

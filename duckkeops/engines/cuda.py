@@ -6,7 +6,6 @@ that no CUDA toolkit is needed.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib
 import logging
@@ -36,6 +35,7 @@ class Target:
 TARGET = Target()
 
 
+@functools.cache
 def cupy() -> Any:
     """CuPy. Raises UnsupportedError where it is missing."""
     try:
@@ -56,11 +56,9 @@ def is_available() -> bool:
         return False
 
 
-def on(number: int) -> Any:
-    """A context in which a device is the current one."""
-    if cupy().cuda.runtime.getDevice() == number:
-        return contextlib.nullcontext()
-    return cupy().cuda.Device(number)
+def current_device() -> int:
+    """The number of this thread's current device."""
+    return cupy().cuda.runtime.getDevice()
 
 
 @dataclass(frozen=True)
