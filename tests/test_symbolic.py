@@ -26,7 +26,7 @@ from duckkeops.expr import Concat, Input, Node, Vjp, walk
 from duckkeops.gradients import gradient, total
 from duckkeops.latex import latex
 from duckkeops.ops import TABLE, call
-from duckkeops.symbolic import Elem, Fold, Let, Translator, elem, elems, indices
+from duckkeops.symbolic import Elem, Fold, Let, Program, Translator, elem, elems, indices
 from duckkeops.tidy import cost, tidy
 
 SUM = reductions.BY_NAME["sum"]
@@ -476,6 +476,39 @@ def test_product_with_zeros_and_ties_of_a_maximum():
     value = LazyArray(x).max(-1)._node
     got = array_gradient(value, constant(np.ones((1, 3)), value), x)
     np.testing.assert_array_equal(got, [[[0, 1 / 2, 1 / 2], [1 / 3, 1 / 3, 1 / 3], [1, 0, 0]]])
+
+
+def opened(value: LazyArray) -> sympy.Expr:
+    translator = Translator(walk(value._node))
+    translator.program.sizes |= {"i": None, "j": None}
+    e = translator(value._node, ("i", "j"))
+    return translator.program.opened(e)
+
+
+def test_a_waist_stays_a_symbol():
+    x, y = LazyArray(np.ones((2, 1, 3))), LazyArray(np.ones((1, 4, 3)))
+    dot, xx, yy = (x * y).sum(-1), (x * x).sum(-1), (y * y).sum(-1)
+    c = dot / (np.sqrt(xx) * np.sqrt(yy))
+    for value, symbols in (
+        (np.sqrt(1 - c**2) + np.arccos(c) * c, 1),  # c, not 1 - c^2
+        (np.sqrt(xx) * np.arccos(c), 2),
+        (c + c**2, 3),  # of no function
+        (np.exp(-3 * dot) * np.sqrt(xx * yy), 3),  # x changes one of these, and so does y
+        (np.exp(dot - xx - yy), 1),
+        (np.sqrt(xx + dot) ** 3, 1),
+    ):
+        assert len(elems(opened(value))) == symbols
+
+
+def test_what_leaves_a_sum_leaves_it_as_a_factor():
+    p = Program(sizes={"i": None, "j": None})
+    d = p.feature(3, ())
+    a, b, c = (elem(f"{n}", ("i", "j")) for n in "abc")
+    x, y, v = elem("x", ("i", d)), elem("y", ("j", d)), elem("v", (d,))
+    p.types |= {s.base: np.dtype(float) for s in (a, b, c, x, y, v)}
+    out = p.sum(d, c * v * (a * x + b * y) + a * x * v, np.dtype(float))
+    xv, yv = (p.fold("sum", (d,), s * v, np.dtype(float)) for s in (x, y))
+    assert out == c * (a * xv + b * yv) + a * xv
 
 
 def test_two_dtypes_in_one_chain():

@@ -143,6 +143,36 @@ def test_float32(name, how):
     assert_close([t.cdouble() if t.is_complex() else t.double() for t in lazy], dense, 1e-4)
 
 
+def cosines(x, y):
+    """Up to 0.994 in the samples."""
+    lengths = torch.sqrt((x * x).sum(-1)) * torch.sqrt((y * y).sum(-1))
+    return (x * y).sum(-1) / lengths
+
+
+OF_COSINES = {
+    "acos": lambda x, y: torch.acos(cosines(x, y)),
+    "a root": lambda x, y: torch.sqrt(1 - cosines(x, y) ** 2),
+    "a pole": lambda x, y: 1 / (1.1 - cosines(x, y)),
+    "von Mises": lambda x, y: torch.exp(100 * (cosines(x, y) - 1)),
+    "arc-cosine": FORMULAS["arccos1"].function,
+    "hyperbolic": FORMULAS["hyperbolic"].function,
+}
+
+
+@pytest.mark.parametrize("name", OF_COSINES)
+def test_third_derivatives_through_a_waist_in_float32(name):
+    """As precise as torch's, where the derivatives by dot products and by lengths cancel."""
+    found = []
+    for wrap, dtype in ((LazyArray, "float32"), (plain, "float32"), (plain, "float64")):
+        leaves = [t.to(getattr(torch, dtype)).requires_grad_() for t in sample(("x", "y")).values()]
+        with config(engine="blocks"):
+            value = OF_COSINES[name](*map(wrap, leaves)).sum(1)
+            found.append(orders(value, leaves, 3, (None, None, None)))
+    for lazy, dense, exact in zip(*found, strict=True):
+        errors = [(t.double() - exact).abs().max() / exact.abs().max() for t in (lazy, dense)]
+        assert errors[0] < 3 * errors[1] + 1e-6
+
+
 @pytest.mark.parametrize("how", REDUCTIONS)
 @pytest.mark.parametrize("sizes", [(1, 1), (2, 33), (17, 4)])
 def test_every_reduction_at_odd_sizes(how, sizes):
