@@ -529,7 +529,19 @@ def _picked(node: Reduce, outs: Outputs) -> Outputs:
     else:
         entries = _mean_of_equals(node, arg, outs[at_value])
     entries = entries.to(outs[at_value].dtype)
+    if any(isinstance(n, Concat) for n in expr.walk(arg)):
+        entries = entries + _nothing_of(arg, entries)
     return tuple([entries if k == at_value else o for k, o in enumerate(outs)])
+
+
+def _nothing_of(node: Node, like: torch.Tensor) -> torch.Tensor:
+    """0, whose gradient by each tensor is 0: so a part that nothing was picked from has one."""
+    out = like.new_zeros(())
+    for one in expr.inputs(node):
+        t = one.array
+        if isinstance(t, torch.Tensor) and (t.is_floating_point() or t.is_complex()):
+            out = out + t.reshape(-1)[:0].sum().real.to(like.dtype)
+    return out
 
 
 def _with_finite_slopes(node: Node) -> Node:

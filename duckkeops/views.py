@@ -290,6 +290,7 @@ def _concat_needs(node: Concat, how: View) -> list[tuple[Node, View]]:
     place = _place(node, how)
     axes, selects = how.entries[place]  # type: ignore[misc]
     wanted = np.arange(node.shape[node.axis])[selects[axes.index(node.axis)]]
+    wanted = np.atleast_1d(wanted)  # NumPy takes a tensor of one index for that number
     owners = np.searchsorted(starts, wanted, side="right") - 1
     cuts = [0, *(np.flatnonzero(np.diff(owners)) + 1).tolist(), len(wanted)]
     needs = []

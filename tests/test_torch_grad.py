@@ -482,6 +482,27 @@ def test_transforms_of_joined_arrays(axis):
     assert_close(*found, 1e-9)
 
 
+PICKED = {
+    "min": lambda d: torch.min(d, 0).values,
+    "amax": lambda d: torch.amax(d, 0),
+    "topk": lambda d: torch.topk(d, 2, dim=0).values,
+    "kthvalue": lambda d: torch.kthvalue(d, 2, dim=0).values,
+    "the least of all": lambda d: d.min(),
+    "the greatest of all": lambda d: d.amax(),
+}
+
+
+@pytest.mark.parametrize("how", PICKED)
+def test_a_part_that_nothing_is_picked_from_has_the_gradient_0(how):
+    found = []
+    for wrap in (LazyArray, plain):
+        x, u, y, _ = leaves = joined_leaves()
+        d = torch.cat([sq(*map(wrap, (x, y))), sq(*map(wrap, (u, y))) + 100], 0)
+        value = PICKED[how](d)
+        found.append([value, *torch.autograd.grad(value.sum(), leaves[:3])])
+    assert_close(*found, 1e-9)
+
+
 def test_a_deviation_of_joined_arrays_that_is_0():
     x = torch.ones(3, 1, dtype=torch.float64, requires_grad=True)
     d = torch.cat([LazyArray(x)[:, None] * LazyArray(torch.ones(1, 4, 1).double())] * 2, 0).sum(-1)
