@@ -14,7 +14,7 @@ import numpy as np
 from duckkeops.array import LazyArray
 from duckkeops.config import config
 from duckkeops.config import current as settings
-from duckkeops.errors import ConvergenceError, DtypeError, ShapeError, UnsupportedError
+from duckkeops.errors import ConvergenceError, DtypeError, ShapeError
 from duckkeops.operands import NUMBERS, is_array, namespace_of
 from duckkeops.progress import Progress
 
@@ -65,8 +65,11 @@ def solve(
     Raises ConvergenceError where the tolerance is not reached, with the residual that is and the
     reason (a matrix that is not Hermitian or not positive definite, rounding errors, too few
     iterations), and the best x as its attribute `x`; ShapeError if the shapes do not fit;
-    DtypeError for what is no number; UnsupportedError for tensors that require a gradient, unless
-    under torch.no_grad(); TypeError or ValueError for any other argument. Method:
+    DtypeError for what is no number; UnsupportedError where x would have to be differentiated by
+    what a matrix of another kind holds; TypeError or ValueError for any other argument.
+
+    Under torch x is differentiable, with gradients of every order, by b, the ridge, and the tensors
+    of which K is made; each gradient solves one more system, to the same tolerance. Method:
     Hestenes and Stiefel (1952); van der Vorst and Ye, "Residual replacement strategies for Krylov
     subspace iterative methods" (2000).
 
@@ -78,7 +81,32 @@ def solve(
     True
     """
     K, b = _matrix(K), _genuine(b, "b")
-    _check_untracked(K=K, b=b, ridge=ridge, x0=x0)
+
+    def solver(K: Any, b: Any, ridge: Any, **start: Any) -> Any:
+        options = {"rtol": rtol, "atol": atol, "maxiter": maxiter, "progress": progress}
+        return _solve(K, b, ridge, preconditioner=preconditioner, **options, **start)
+
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(b, torch.Tensor):
+        from duckkeops import torch_solve
+
+        return torch_solve.solve(solver, K, b, ridge, {"x0": x0, "callback": callback})
+    return solver(K, b, ridge, x0=x0, callback=callback)
+
+
+def _solve(
+    K: Any,
+    b: Any,
+    ridge: Any,
+    x0: Any = None,
+    rtol: float | None = None,
+    atol: float = 0.0,
+    maxiter: int | None = None,
+    preconditioner: Any = None,
+    callback: Callable[[Any], object] | None = None,
+    progress: bool | str | None = None,
+) -> Any:
+    """`solve` of arrays that nobody differentiates."""
     n = _size(K, b)
     xp = namespace_of(b)
     x0 = None if x0 is None else _like(b, _genuine(x0, "x0"), "x0")
@@ -204,7 +232,10 @@ def eye(n: int, m: int | None = None, k: int = 0, *, dtype: Any = float, like: A
         if not isinstance(like, np.ndarray):
             xp = namespace_of(like)
             rows, columns = (xp.asarray(a, device=like.device) for a in (rows, columns))
-    return (LazyArray(rows)[:, None] == LazyArray(columns)[None, :]).astype(dtype)
+    ones = LazyArray(rows)[:, None] == LazyArray(columns)[None, :]
+    if hasattr(ones, "astype"):
+        return ones.astype(dtype)
+    return ones.to(getattr(namespace_of(like), np.dtype(dtype).name))
 
 
 # -- what is given ---------------------------------------------------------------------------------
@@ -224,19 +255,6 @@ def _genuine(a: Any, name: str) -> Any:
                 f"solve takes an array as {name}; its rows differ in length."
             ) from None
     raise TypeError(f"solve takes an array as {name}, and got {type(a).__name__}.")
-
-
-def _check_untracked(**given: Any) -> None:
-    """The steps of the iteration are no functions that autograd could follow back."""
-    torch = sys.modules.get("torch")
-    tracked = [name for name, a in given.items() if getattr(a, "requires_grad", False)]
-    if tracked and torch is not None and torch.is_grad_enabled():
-        raise UnsupportedError(
-            f"solve has no gradient, and {' and '.join(tracked)} "
-            f"require{'s' * (len(tracked) == 1)} one.\n"
-            "  Call it under torch.no_grad(). Where x changes, it is by A^-1 (db - dA x) with "
-            "A = K + ridge I: one more call of solve gives the gradient."
-        )
 
 
 def _matrix(K: Any) -> Any:
@@ -406,10 +424,11 @@ def _balanced(K: Any, ridge: Any, b: Any) -> Callable:
 
 def _product(xp: Any, K: Any, P: Any, ridge: Any) -> Any:
     """(K + ridge I) P in the dtype of P, which may be wider than that of K."""
-    if isinstance(K, np.ndarray) and K.dtype != P.dtype and K.shape[0] > ROWS:  # no copy of K
-        Y = np.concatenate([K[i : i + ROWS] @ P for i in range(0, K.shape[0], ROWS)])
+    if type(K) is type(P) and K.dtype != P.dtype and K.shape[0] > ROWS:  # no copy of K
+        parts = [K[i : i + ROWS] for i in range(0, K.shape[0], ROWS)]
+        Y = xp.concat([_widened(part, P) @ P for part in parts])
     else:
-        Y = K @ P
+        Y = _widened(K, P) @ P
     if tuple(Y.shape) != tuple(P.shape):
         raise ShapeError(
             f"K @ x is {tuple(Y.shape)} for x of {tuple(P.shape)}; it must be of x's shape."
@@ -418,6 +437,12 @@ def _product(xp: Any, K: Any, P: Any, ridge: Any) -> Any:
     if isinstance(ridge, float):
         return Y + ridge * P if ridge else Y
     return Y + xp.astype(ridge, P.dtype, copy=False) * P
+
+
+def _widened(K: Any, P: Any) -> Any:
+    """K in the dtype of P, where its library does not multiply two dtypes."""
+    to = getattr(K, "to", None)  # of tensors, and lazy arrays of them
+    return K if to is None or K.dtype == P.dtype else to(P.dtype)
 
 
 def _asymmetry(xp: Any, K: Any, like: Any, dtype: np.dtype) -> float:

@@ -75,7 +75,7 @@ def _outputs(node: Reduce, key: tuple, nodes: list[Node], places: bool) -> Outpu
             "reduction of a lazy array as a constant.\n"
             "  Call torch.func.jvp or vjp for each tangent, or trace with torch.compile."
         )
-    if not _is_tracked(tensors):
+    if not is_tracked(tensors):
         return _computed(node, key, nodes, places)
     if node.row.name in MERGED and any(isinstance(n, Concat) for n in nodes):
         return _in_parts(node)
@@ -107,7 +107,7 @@ def is_native(node: Reduce) -> bool:
     return not any(isinstance(n, Vjp) for n in nodes) and evaluate.is_plain(node, nodes)
 
 
-def _is_tracked(tensors: Sequence[torch.Tensor]) -> bool:
+def is_tracked(tensors: Sequence[torch.Tensor]) -> bool:
     """Does somebody differentiate, or map over, what is computed of these tensors?"""
     if torch._C._are_functorch_transforms_active():
         return True

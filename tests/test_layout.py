@@ -22,6 +22,7 @@ ORDER = (
     "doctor",
     "__init__",
     "linalg",
+    "torch_solve",
     "selection",
     "array_api/__init__",
     "array_api/linalg",
@@ -126,6 +127,7 @@ DEFERRED = {
     "torch_rules",
     "torch_grad",
     "torch_passes",
+    "torch_solve",
     "torch_compile",
 }
 # torch.compile traces import statements, and no import_module; only then are these run.
