@@ -344,6 +344,7 @@ class Built:
         tuple[np.dtype, tuple[int, ...]], ...
     ]  # dtype and trailing shape of each output array
     block: tuple[int, int] | None = None  # of CUDA's: threads, and rows of theirs
+    ordered: bool = False  # no product and sum are fused into one rounding, whatever the precision
     compiled: cpu.Compiled | None = None
 
 
@@ -420,6 +421,7 @@ def _read(text: str) -> Built:
         d["fixed_columns"],
         components,
         None if d["block"] is None else tuple(d["block"]),
+        d["ordered"],
     )
 
 
@@ -476,14 +478,14 @@ def prepared(node: Reduce, nodes: Sequence[Node], settings: Settings) -> Any:
         return _prepared_on_device(node, order, nodes, settings, number)
     kernel = built(node, plan.loop_axes(node), order, settings, cpu.compiler)
     if kernel.compiled is None:
-        kernel.compiled = cpu.load(kernel.text, kernel.formula, settings.precision == "exact")
+        exact = settings.precision == "exact" or kernel.ordered
+        kernel.compiled = cpu.load(kernel.text, kernel.formula, exact)
     return launch.prepare(kernel, node, order, nodes)
 
 
 def _prepared_on_device(
     node: Reduce, order: Sequence[Node], nodes: Sequence[Node], settings: Settings, number: int
 ) -> launch_cuda.Launch:
-    exact = settings.precision == "exact"
     kernel = built(
         node,
         plan.loop_axes(node),
@@ -492,6 +494,7 @@ def _prepared_on_device(
         lambda: cuda.device(number),
         cuda.TARGET,
     )
+    exact = settings.precision == "exact" or kernel.ordered
     compiled = cuda.load(kernel.text, kernel.formula, exact, number)
     return launch_cuda.prepare(kernel, compiled, node, order, nodes)
 

@@ -40,6 +40,7 @@ def kernel(
         "fixed_columns": out.fixed_columns,
         "components": [(t.name, extra) for t, extra in types.components],
         "block": out.block,
+        "ordered": out.ordered,
     }
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import sympy
 
 from duckkeops import functions as fn
-from duckkeops.symbolic import Elem, Fold, Memo, Program
+from duckkeops.symbolic import Elem, Fold, Memo, Program, elem
 
 LANE = "i"
 PRODUCTS = 8  # features from which |x - y|^2 is |x|^2 + |y|^2 - 2 x.y of what is off a centre
@@ -246,6 +246,9 @@ class Lower:
             out = self._operand(what.body, dtype)
             return self._literal(out, dtype) if out.is_number else out
         if isinstance(what, Fold):
+            own = self.p.defs[a.base].idx
+            if own != a.idx and self._is_alone(what):
+                return self._renamed(self(self._own(a), dtype), dict(zip(own, a.idx, strict=True)))
             body_dtype = self.p.own_dtype(what.body, dtype)
             body = self._operand(what.body, body_dtype)
             key = (what.op, what.over, body, dtype)
@@ -264,6 +267,49 @@ class Lower:
             )
         out = self._operand(what.expr, dtype)
         return self._literal(out, dtype) if out.is_number else out
+
+    # -- equal values in several loops -------------------------------------------------------------
+
+    def _is_alone(self, what: Fold) -> bool:
+        """Is this a fold of one term, which is to be rounded alike at all indices?"""
+        return all(self.p.sizes[c] == 1 for c in what.over)
+
+    def _own(self, a: Elem) -> Elem:
+        """The symbol in the indices of its definition."""
+        idx = self.p.defs[a.base].idx
+        return elem(a.base, idx, bool(a.is_nonnegative), bool(a.is_real))
+
+    def _renamed(self, e: Any, sub: dict[str, str]) -> Any:
+        """The operand or operation e at other indices, by the same operations in the same order.
+
+        What SymPy would make of the renamed expression may have another order, as names sort.
+        """
+        if isinstance(e, fn.IndexSymbol):
+            return fn.IndexSymbol(sub.get(e.name, e.name))
+        if not isinstance(e, Elem):
+            args = [self._renamed(a, sub) for a in e.args]
+            return e if args == list(e.args) else e.func(*args, evaluate=False)
+        temp = self.by_sym.get(e)
+        if temp is None:
+            idx = tuple(sub.get(c, c) for c in e.idx)
+            return elem(e.base, idx, bool(e.is_nonnegative), bool(e.is_real))
+        key = ("renamed", e, tuple(sorted(sub.items())))
+        if key not in self._numbered:
+            self._numbered[key] = self._renamed_temp(temp, sub)
+        return self._numbered[key]
+
+    def _renamed_temp(self, t: Temp, sub: dict[str, str]) -> Any:
+        if not t.fold:
+            expr = self._renamed(t.expr, sub)
+            return t.sym if expr == t.expr else self.temp(expr, t.dtype)
+        taken = {*sub, *sub.values(), *t.idx, *t.over}
+        away = {c: self.p.fresh_like(c, taken) for c in t.over if c in sub.values()}
+        body = self._renamed(t.expr, {c: x for c, x in sub.items() if c not in t.over} | away)
+        over = tuple(away.get(c, c) for c in t.over)
+        if body == t.expr:
+            return t.sym
+        idx = self.idx(body) - set(over)
+        return self._new(body, t.dtype, idx, fold=t.fold, over=over, body_dtype=t.body_dtype)
 
     def _gap(self, what: Fold, body: Any, dtype: np.dtype) -> Gap | None:
         """The products that give a sum of (x - y)^2 of a row and a column.

@@ -59,6 +59,7 @@ class Kernel:
     outputs: int
     fixed_columns: bool
     block: tuple[int, int] | None
+    ordered: bool  # no product and sum may be fused into one rounding
 
 
 class Prelude:
@@ -341,6 +342,7 @@ class Prelude:
             self.outputs,
             self._fixed(),
             self.block,
+            self.p.ordered,
         )
 
     def _machine(self) -> list[str]:

@@ -124,7 +124,7 @@ class Program:
     inputs: dict[str, tuple[int, tuple[int, ...]]] = field(
         default_factory=dict
     )  # base -> node number, axes of its idx
-    ordered: bool = False  # equal terms of several loops have to be rounded alike
+    ordered: bool = False  # folds of one term have to be rounded alike in every loop
     _names: dict[Any, Elem] = field(default_factory=dict)
     _below: dict[str, Below] = field(default_factory=dict)
     _slopes: dict[tuple, Terms] = field(default_factory=dict)  # of waists
@@ -466,18 +466,17 @@ class Program:
             or f.op in ("argmin", "argmax", "any", "all")
         ):
             return []
-        body, over = self._out_of_the_way(f, target)
+        raw, over = self._out_of_the_way(f, target)
         dtype = self.types[a.base]
-        body = self.opened(body)
+        body = self.opened(raw)
         terms = self.diff(body, leaf, target, fixed, seed)
         if terms and f.op in ("min", "max"):  # torch's amax: the gradient is shared among the ties
-            # a fold of one term, which no algebra enters: else the loop that finds the extreme and
-            # the one that looks for it would round the same terms in another order
+            # a fold of one term, which no algebra enters and which is rounded alike in every loop
             self.ordered = True
-            alone = self.feature(1, {*target, *over, *indices(body), *self.bound(body)})
-            each = self.fold("sum", (alone,), body, self.dtype_of(body) or dtype)
+            alone = self.feature(1, {*target, *over, *indices(raw), *self.bound(raw)})
+            each = self.fold("sum", (alone,), raw, self.dtype_of(raw) or dtype)
             hit = fn.where(
-                near(each, self.fold(f.op, over, each, dtype), dtype), sympy.S.One, sympy.S.Zero
+                fn.S.equal(each, self.fold(f.op, over, each, dtype)), sympy.S.One, sympy.S.Zero
             )
             count = hit
             for index in reversed(over):
@@ -530,12 +529,6 @@ def _inside(u: Any, v: Any) -> Any:
     if isinstance(u, tuple):
         return _product(u, v if isinstance(v, tuple) else ((sympy.S.One, v),))
     return _product(((sympy.S.One, u),), v) if isinstance(v, tuple) else u * v
-
-
-def near(x: Any, y: Any, dtype: np.dtype) -> Any:
-    """Is x equal to y, or so near that compilers may have rounded it in another way?"""
-    gap = sympy.Rational(8 * float(np.finfo(dtype).eps)) * fn.abs(y)
-    return fn.logical_or(fn.equal(x, y), fn.less_equal(fn.abs(x - y), gap))
 
 
 def met(c: str, d: str) -> Any:

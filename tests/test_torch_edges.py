@@ -273,6 +273,50 @@ def test_extremes_of_features_are_found_again(name, reduce):
     )
 
 
+@pytest.mark.parametrize("engine", ["cpu", "blocks"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("reduce", [torch.amax, torch.amin])
+def test_neighbours_of_an_extreme_have_no_share(reduce, dtype, engine):
+    """The next number is no tie, and equal numbers are, whatever is computed of them."""
+    one = torch.tensor(1.5, dtype=dtype)
+    low, high = (torch.nextafter(one, torch.tensor(t, dtype=dtype)) for t in (0.0, 2.0))
+    rows = [[one, one, low], [one, high, high], [low, one, high], [high, low, low], [one] * 3]
+    x = torch.tensor(rows, dtype=dtype)
+    y = torch.ones(2, 3, dtype=dtype)
+    g = torch.rand(2, dtype=torch.float64).to(dtype)
+    for body in (lambda u, v: u * v, lambda u, v: u + v * v - v, lambda u, v: v / (v / u)):
+        found = []
+        for wrap in (LazyArray, plain):
+            leaves = [t.clone().requires_grad_() for t in (x, y)]
+            with config(engine=engine):
+                value = reduce(body(wrap(leaves[0])[:, None], wrap(leaves[1])[None]), -1) @ g
+                found.append(torch.autograd.grad(value.sum(), leaves))
+        for a, b in zip(*found, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("engine", ["cpu", "blocks"])
+@pytest.mark.parametrize("name", [*BODIES, "a sum of many"])
+def test_ties_of_computed_features_share_the_gradient(name, engine):
+    """Each feature stands there twice or thrice: what is computed of them is equal, and rounded."""
+    body = BODIES.get(name, lambda u, v: u * v * v + 0.7 * u - v * u * u / (1 + v * v))
+    x, y = normal(30, 2)[:, [0, 1, 1, 0, 0]], normal(17, 2, seed=1)[:, [0, 1, 1, 0, 0]]
+    p = torch.tensor([0.3, 0.7, 0.7, 0.3, 0.3], dtype=torch.float64)
+    for dtype in (torch.float64, torch.float32):
+        leaves = [t.to(dtype).requires_grad_() for t in (x, y, p)]
+        with config(engine=engine):
+            value = torch.amax(
+                body(LazyArray(leaves[0])[:, None] * leaves[2], LazyArray(leaves[1])[None]), -1
+            )
+            found = torch.autograd.grad(value.sum(), leaves)
+        wide = [t.detach().double().requires_grad_() for t in leaves]
+        dense = torch.amax(body(wide[0][:, None] * wide[2], wide[1][None]), -1)
+        for a, b in zip(found, torch.autograd.grad(dense.sum(), wide), strict=True):
+            assert (a - b).abs().max() <= (1e-12 if dtype == torch.float64 else 1e-5) * max(
+                1, b.abs().max()
+            )
+
+
 def test_kept_passes_tell_settings_of_the_forward_pass_apart():
     x, y = normal(6, 2).float(), normal(5, 2, seed=1).float()
 
