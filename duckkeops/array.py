@@ -434,7 +434,7 @@ def _wrapped(cls: type, result: Any) -> Any:
     return result
 
 
-elementwise.set_wrap(lambda node: _wrap(_family(leading_input(node).array), node))
+elementwise.set_wrap(lambda node: _wrap(_family(leading_input(node).source), node))
 
 
 def _opened(value: Any) -> Any:

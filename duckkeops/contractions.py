@@ -222,9 +222,13 @@ def _aligned(node: Node, how: Alignment, layout: Layout) -> Node:
     """
     labels = how.labels
     if isinstance(node, Input) and len(how.order) == len(labels):
-        if isinstance(node.array, np.ndarray):
-            return Input(node.array.transpose(how.order)[how.cut], node.dtype, how.roles)
-        if is_tensor(node.array):
+        if isinstance(node.source, np.ndarray):
+            return Input(node.source.transpose(how.order)[how.cut], node.dtype, how.roles)
+        if expr.is_differentiated(node.source):
+            axes = iter(how.order)
+            order = tuple([None if cut is None else next(axes) for cut in how.cut])
+            return node.ordered(order, how.roles, False)
+        if is_tensor(node.source):
             tensor = node.array.permute(how.order)
             for k, cut in enumerate(how.cut):
                 if cut is None:

@@ -66,7 +66,7 @@ HOOKS: dict[
 
 def evaluate(node: Reduce) -> Any:
     """The value of a reduction, an array of the inputs' library; of a top-k, values and indices."""
-    array = leading_input(node).array
+    array = leading_input(node).source
     if type(array) is not np.ndarray:
         hook = HOOKS.get(library(array))
         if hook is not None:
@@ -86,7 +86,7 @@ def state(node: Reduce, xp: Any) -> tuple[Any, ...]:
     nodes = walk(node)
     kinds = set(map(type, nodes))
     plain = 0 in (*node.whole, *node.shape) if Vjp in kinds else is_plain(node, nodes)
-    device = launch_cuda.device_of(leading_input(node).array)
+    device = launch_cuda.device_of(leading_input(node).source)
     compiled = device is not None or reductions.is_numpy(xp)
     if settings.engine == "blocks" or not compiled or plain:
         return _in_tiles(node)
@@ -105,7 +105,7 @@ def state(node: Reduce, xp: Any) -> tuple[Any, ...]:
 
 
 def _in_tiles(node: Reduce) -> tuple[Any, ...]:
-    array = leading_input(node).array
+    array = leading_input(node).source
     if tensors.is_tensor(array) and launch_cuda.device_of(array) is None:
         node = tensors.hosted(node)  # type: ignore[assignment]
     return blocks.reduce(node)
@@ -473,7 +473,7 @@ def known(key: tuple, settings: Settings) -> Launch | None:
 def prepared(node: Reduce, nodes: Sequence[Node], settings: Settings) -> Any:
     """The launch of the node's kernel, which will be given `nodes`."""
     order = walk(node)
-    number = launch_cuda.device_of(leading_input(node).array)
+    number = launch_cuda.device_of(leading_input(node).source)
     if number is not None:
         return _prepared_on_device(node, order, nodes, settings, number)
     kernel = built(node, plan.loop_axes(node), order, settings, cpu.compiler)

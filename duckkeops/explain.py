@@ -58,7 +58,7 @@ def source_of(node: Node, generated: bool = False) -> str:
 
 def explain(node: Node) -> str:
     """Axes, loops, tile shape: how a reduction would be computed, and the gradients of a sum."""
-    wanted = [getattr(i.array, "requires_grad", False) for i in expr.inputs(node)]
+    wanted = [getattr(i.source, "requires_grad", False) for i in expr.inputs(node)]
     whole = _example(hosted(node))
     blocks = concatenation.blocks_of(whole)
     if len(blocks) > 1:

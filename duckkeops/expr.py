@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ BATCH, POINT, FEATURE, NEUTRAL = "b", "p", "f", "n"
 ROLE_NAMES = {BATCH: "batch", POINT: "point", FEATURE: "feature", NEUTRAL: "neutral"}
 
 Shape = tuple[int, ...]
+Order = tuple[int | None, ...] | None
 
 TABLE_SIZE = 8192  # outlines that each table keeps
 
@@ -57,6 +59,14 @@ class Outline:
     @property
     def ndim(self) -> int:
         return len(self.shape)
+
+
+class Given(Outline):
+    """The outline of an array: where it is, its own shape, and the order in which its axes are
+    seen.
+    """
+
+    __slots__ = ("order", "place", "source_shape")
 
 
 class Applied(Outline):
@@ -122,14 +132,60 @@ def _place(array: Any) -> Any:
     return kind, str(getattr(array, "device", ""))
 
 
+def is_differentiated(array: Any) -> bool:
+    """Is it a tensor of torch's own whose views torch would record, for a backward pass only?"""
+    torch = sys.modules.get("torch")
+    return (
+        torch is not None
+        and type(array) in (torch.Tensor, torch.nn.Parameter)
+        and array.requires_grad
+        and torch.is_grad_enabled()
+        and not is_transformed()
+    )
+
+
+def is_transformed() -> bool:
+    """Are torch's transforms or its forward-mode derivatives at work?"""
+    torch = sys.modules["torch"]
+    return (
+        torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
+    )
+
+
 class Input(Node):
-    """An array that the user gave. `bare`: not wrapped in a LazyArray."""
+    """An array that the user gave. `bare`: not wrapped in a LazyArray.
 
-    __slots__ = ("array",)
+    Its axes may be in another `order` than those of `source`, what the user gave, with new ones of
+    length 1, which are None there. Kernels read that in other strides, and torch has no view to
+    differentiate.
+    """
 
-    def __init__(self, array: Any, dtype: np.dtype, roles: str, bare: bool = False):
-        self.array, self._args = array, ()
-        self.outline = _of_input(_place(array), tuple(array.shape), dtype, roles, bare)
+    __slots__ = ("source",)
+
+    def __init__(
+        self, source: Any, dtype: np.dtype, roles: str, bare: bool = False, order: Order = None
+    ):
+        self.source, self._args = source, ()
+        self.outline = _of_input(_place(source), tuple(source.shape), dtype, roles, bare, order)
+
+    @property
+    def order(self) -> Order:
+        return self.outline.order
+
+    @property
+    def array(self) -> Any:
+        """The entries, with the axes of the node."""
+        if self.order is None:
+            return self.source
+        array = self.source.permute([a for a in self.order if a is not None])
+        return array[tuple([None if a is None else slice(None) for a in self.order])]
+
+    def ordered(self, order: tuple[int | None, ...], roles: str, bare: bool) -> Input:
+        """The same with its axes in this order, and new ones for None."""
+        node = object.__new__(Input)
+        node.source, node._args = self.source, ()
+        node.outline = _reordered(self.outline, order, roles, bare)
+        return node
 
 
 class Table(Input):
@@ -140,8 +196,8 @@ class Table(Input):
     __slots__ = ()
 
     def __init__(self, array: Any, dtype: np.dtype):
-        self.array, self._args = array, ()
-        self.outline = _of_input(_place(array), (), dtype, "", False)
+        self.source, self._args = array, ()
+        self.outline = _of_input(_place(array), (), dtype, "", False, None)
 
 
 class Scalar(Node):
@@ -341,9 +397,22 @@ def outline(
 
 
 @functools.lru_cache(maxsize=TABLE_SIZE)
-def _of_input(place: Any, shape: Shape, dtype: np.dtype, roles: str, bare: bool) -> Outline:
-    """The outline of an array of this class, on this device."""
-    return Outline(shape, dtype, roles, (_spanned(shape),), bare)
+def _of_input(
+    place: Any, shape: Shape, dtype: np.dtype, roles: str, bare: bool, order: Order
+) -> Given:
+    """The outline of an array of this class and shape, on this device, its axes in this order."""
+    seen = shape if order is None else tuple([1 if a is None else shape[a] for a in order])
+    out = Given(seen, dtype, roles, (_spanned(seen),), bare)
+    out.place, out.source_shape, out.order = place, shape, order
+    return out
+
+
+@functools.lru_cache(maxsize=TABLE_SIZE)
+def _reordered(own: Given, order: tuple[int | None, ...], roles: str, bare: bool) -> Given:
+    """The outline of the same array, its axes in an order of those of `own`."""
+    axes = range(len(own.shape)) if own.order is None else own.order
+    seen = tuple([None if a is None else axes[a] for a in order])
+    return _of_input(own.place, own.source_shape, own.dtype, roles, bare, seen)
 
 
 @functools.cache

@@ -54,6 +54,14 @@ def total(xp: Any, terms: Sequence[Any], orders: Sequence[Sequence[int]], wrt: I
     return out
 
 
+def source_order(term: Term, wrt: Input) -> tuple[int, ...]:
+    """Which axis of the term is each axis of the source of `wrt` that is longer than 1."""
+    if wrt.order is None:
+        return term.order
+    axes = [a for a, n in zip(wrt.order, wrt.shape, strict=True) if n != 1]
+    return tuple([at for _, at in sorted(zip(axes, term.order, strict=True))])
+
+
 def _term(vjp: Vjp) -> Term:
     left = vjp.ndim - len(vjp.new)
     named = {len(vjp.whole) + at for at in vjp.place if at is not None}

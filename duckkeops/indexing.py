@@ -67,18 +67,19 @@ def plain_view(node: Node, key: Any) -> Input | None:
         return None
     key = key if isinstance(key, tuple) else (key,)
     kinds, own = tuple(map(type, key)), node.outline
-    if type(node.array) is not np.ndarray and not (
-        is_tensor(node.array) and _steps_forward(node.array, key)
-    ):
+    if type(node.source) is not np.ndarray and not (is_tensor(node.source) and _steps_forward(key)):
         return None
     roles = _roles_seen(own.roles, kinds)
     if roles is None:
         return None
+    order = _order_seen(len(own.shape), kinds) if expr.is_differentiated(node.source) else None
+    if order is not None and all(k == ALL for k in key if type(k) is slice):
+        return node.ordered(order, roles, own.bare)
     array = node.array[key if EllipsisType in kinds else (*key, ...)]
     return Input(array, own.dtype, roles, own.bare)
 
 
-def _steps_forward(array: Any, key: tuple) -> bool:
+def _steps_forward(key: tuple) -> bool:
     """Would torch take the key? It has no slices that run backwards, and no bounds on axes of ints
     beyond the end.
     """
@@ -103,6 +104,22 @@ def _roles_seen(roles: str, kinds: tuple) -> str | None:
             role = next(its, NEUTRAL)
             out += role if k is slice else ""
     return out
+
+
+@functools.lru_cache(maxsize=expr.TABLE_SIZE)
+def _order_seen(ndim: int, kinds: tuple) -> tuple[int | None, ...] | None:
+    """The axes that a key of None, Ellipsis and slices of all leaves; None for any other key."""
+    used = kinds.count(slice)
+    if int in kinds or used > ndim or kinds.count(EllipsisType) > 1:
+        return None
+    axes = iter(range(ndim))
+    out: list[int | None] = []
+    for k in kinds if EllipsisType in kinds else (*kinds, EllipsisType):
+        if k is NoneType:
+            out.append(None)
+        else:
+            out += itertools.islice(axes, 1 if k is slice else ndim - used)
+    return tuple(out)
 
 
 def _items(node: Node, key: tuple) -> list[tuple[Item, int]] | None:

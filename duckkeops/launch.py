@@ -17,9 +17,9 @@ import numpy as np
 
 from duckkeops import plan, reductions
 from duckkeops.engines import cpu, threads
-from duckkeops.expr import Joint, Node, Reduce, dtype_of, together
+from duckkeops.expr import Input, Joint, Node, Reduce, dtype_of, together
 from duckkeops.operands import library
-from duckkeops.tensors import is_tensor, located
+from duckkeops.tensors import Located, is_tensor, located
 
 State = tuple[np.ndarray, ...]
 
@@ -98,10 +98,11 @@ class Arguments:
         """
         values: list[Any] = self.constants.copy()
         for place, pointers, strides in self.arrays:
-            array = nodes[place].array
+            node = nodes[place]
+            array = node.source
             if type(array) is tuple:  # it was located before
                 address, steps = array
-            elif type(array) is not np.ndarray and (found := foreign(array, keep)) is not None:
+            elif type(array) is not np.ndarray and (found := foreign(node, keep)) is not None:
                 address, steps = found
             else:
                 if not array.dtype.isnative:
@@ -120,10 +121,11 @@ class Arguments:
         return self.pack(*values)
 
 
-def foreign(array: Any, keep: list[Any]) -> tuple[int, Sequence[int]] | None:
+def foreign(node: Input, keep: list[Any]) -> Located | None:
     """Where the entries of another library's array lie; None for those that NumPy reads."""
+    array = node.source
     if is_tensor(array):
-        return located(array, keep)
+        return located(array, keep, node.order)
     if library(array) == "cupy":
         return array.data.ptr, array.strides
     return None

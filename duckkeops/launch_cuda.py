@@ -269,7 +269,7 @@ def prepare(
     arguments = Arguments(kernel.entries, node, order, [place[id(n)] for n in order], splits)
     threads, at_once = kernel.block
     parts = splits * (threads // at_once)
-    array = leading_input(node).array
+    array = leading_input(node).source
     lib = (Cupy if library(array) == "cupy" else Torch)(where.number)
     written = tuple(Written(t, extra, lib.native(t)) for t, extra in kernel.components)
     finished, outputs = _results(node, axes, written)

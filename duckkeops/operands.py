@@ -151,7 +151,7 @@ def leading_input(node: Node) -> Input:
 
 def namespace_of(x: Any) -> Any:
     """The array-API namespace of an array, or of a node's inputs."""
-    array = leading_input(x).array if isinstance(x, Node) else x
+    array = leading_input(x).source if isinstance(x, Node) else x
     if isinstance(array, np.ndarray | np.generic):
         return np
     if _is_torch(array):  # at once: to ask array_namespace takes 3 us
@@ -162,13 +162,13 @@ def namespace_of(x: Any) -> Any:
 
 
 def device_of(node: Node) -> Any:
-    array = leading_input(node).array
+    array = leading_input(node).source
     return "cpu" if isinstance(array, np.ndarray) else array.device
 
 
 def constant(like: Node, array: np.ndarray) -> Any:
     """A small NumPy array as one of the library and device of `like`."""
-    one = leading_input(like).array
+    one = leading_input(like).source
     if isinstance(one, np.ndarray):
         return array
     return namespace_of(one).asarray(array, device=one.device)
@@ -177,9 +177,9 @@ def constant(like: Node, array: np.ndarray) -> Any:
 def same_library(node: Node, other: Any) -> None:
     """Raise TypeError if the array `other` is not of the library of the expression `node`."""
     one = leading_input(node)
-    if type(one.array) is type(other):
+    if type(one.source) is type(other):
         return
-    ours, theirs = library(one.array), library(other)
+    ours, theirs = library(one.source), library(other)
     if ours == theirs or other.ndim == 0 or one.ndim == 0:
         return
     raise TypeError(

@@ -147,8 +147,9 @@ def with_arrays(node: Node, change: Callable[[Any], Any]) -> Node:
     """The same expression of what `change` gives for each of its arrays."""
 
     def changed(one: Input) -> Input:
-        array = change(one.array)
-        if array is one.array:
+        own = one.array
+        array = change(own)
+        if array is own and one.order is None:
             return one
         if isinstance(one, Table):
             return Table(array, one.dtype)

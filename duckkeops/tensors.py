@@ -5,13 +5,14 @@ nothing here is called.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from duckkeops import expr, rewrite
 from duckkeops.errors import DtypeError, UnsupportedError
-from duckkeops.expr import Input, Node, Table
+from duckkeops.expr import Input, Node, Order, Table
 from duckkeops.operands import leading_input, namespace_of
 
 
@@ -57,17 +58,18 @@ def as_array(tensor: Any) -> np.ndarray:
 
 def computing(node: Node) -> Any:
     """The namespace that states are finished in: NumPy's, too, for tensors on the CPU."""
-    array = leading_input(node).array
+    array = leading_input(node).source
     if type(array) is np.ndarray or (is_tensor(array) and array.is_cpu):
         return np
     return namespace_of(array)
 
 
-Located = tuple[int, list[int]]  # the address of the first entry, and the strides in bytes
+Located = tuple[int, Sequence[int]]  # the address of the first entry, and the strides in bytes
 
 
-def located(tensor: Any, keep: list[Any]) -> Located:
-    """Where the entries of a tensor lie; a copy that is needed for that goes to `keep`.
+def located(tensor: Any, keep: list[Any], order: Order = None) -> Located:
+    """Where the entries of a tensor lie, its axes in this order; a copy that is needed for that
+    goes to `keep`.
 
     Raises what `as_array` raises.
     """
@@ -76,9 +78,11 @@ def located(tensor: Any, keep: list[Any]) -> Located:
     if tensor.is_conj() or tensor.is_neg():
         tensor = tensor.detach().resolve_conj().resolve_neg()
         keep.append(tensor)
-    size = tensor.element_size()
+    size, steps = tensor.element_size(), tensor.stride()
     try:
-        return tensor.data_ptr(), [s * size for s in tensor.stride()]
+        if order is None:
+            return tensor.data_ptr(), [s * size for s in steps]
+        return tensor.data_ptr(), [0 if a is None else steps[a] * size for a in order]
     except RuntimeError as e:
         raise UnsupportedError(
             f"a {type(tensor).__name__} without storage, as torch.autograd makes them for "
@@ -105,7 +109,7 @@ def as_tensor(array: Any) -> Any:
 
 def is_torch(node: Node) -> bool:
     """Is the expression made of tensors?"""
-    return is_tensor(leading_input(node).array)
+    return is_tensor(leading_input(node).source)
 
 
 def hosted(node: Node) -> Node:

@@ -47,7 +47,7 @@ class TorchLazyArray(LazyArray):
     @property
     def requires_grad(self) -> bool:
         """Does any input require a gradient?"""
-        return any(i.array.requires_grad for i in expr.inputs(self._node))
+        return any(i.source.requires_grad for i in expr.inputs(self._node))
 
     @property
     def T(self) -> Any:
@@ -143,7 +143,7 @@ def wrapped(result: Any) -> Any:
 def _recorded(cls: type, node: Node) -> Any:
     """The lazy array of a node; what is recorded under torch.no_grad() is a constant ever after."""
     if not torch.is_grad_enabled() and any(
-        getattr(i.array, "requires_grad", False) for i in expr.inputs(node)
+        getattr(i.source, "requires_grad", False) for i in expr.inputs(node)
     ):
         node = with_tensors(node, lambda t: t.detach() if t.requires_grad else t)
     return _wrap(cls, node)

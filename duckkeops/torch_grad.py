@@ -52,7 +52,7 @@ def value(node: Reduce) -> Any:
     known = evaluate.known(key, current())
     if known is None and not _is_meta(nodes) and node.row.name != "std" and is_native(node):
         return blocks.value(node)  # but no root of a variance, which has no slope at 0
-    out = _outputs(node, key, nodes, False)
+    out = _outputs(node, key, nodes, False, known is not None)
     return out[:2] if node.row.name == "topk" else out[0]
 
 
@@ -64,10 +64,13 @@ def outputs(node: Reduce, places: bool = False) -> Outputs:
     return _outputs(node, *evaluate.listed(node), places)
 
 
-def _outputs(node: Reduce, key: tuple, nodes: list[Node], places: bool) -> Outputs:
-    leaves = [n for n in nodes if isinstance(n, Input) and isinstance(n.array, torch.Tensor)]
-    tensors = [i.array for i in leaves]
-    if any(t.is_meta for t in tensors):
+def _outputs(
+    node: Reduce, key: tuple, nodes: list[Node], places: bool, known: bool = False
+) -> Outputs:
+    """`known`: is there a launch of it, whose arrays have entries, and none of which are joined?"""
+    leaves = [n for n in nodes if isinstance(n, Input) and isinstance(n.source, torch.Tensor)]
+    tensors = [i.source for i in leaves]
+    if not known and any(t.is_meta for t in tensors):
         return _without_entries(node)
     if torch._C._get_dispatch_mode(PROXY) is not None:
         raise UnsupportedError(
@@ -77,7 +80,9 @@ def _outputs(node: Reduce, key: tuple, nodes: list[Node], places: bool) -> Outpu
         )
     if not is_tracked(tensors):
         return _computed(node, key, nodes, places)
-    if node.row.name in MERGED and any(isinstance(n, Concat) for n in nodes):
+    if expr.is_transformed() and any(i.order is not None for i in leaves):
+        return outputs(rewrite.with_inputs(node, _with_view), places)  # type: ignore[arg-type]
+    if not known and node.row.name in MERGED and any(isinstance(n, Concat) for n in nodes):
         return _in_parts(node)
     out = _differentiable(_Plan(node, leaves, key, nodes), *tensors)
     return _picked(node, out) if node.row.name in PICKS else out
@@ -85,7 +90,7 @@ def _outputs(node: Reduce, key: tuple, nodes: list[Node], places: bool) -> Outpu
 
 def _is_meta(nodes: Sequence[Node]) -> bool:
     return any(
-        isinstance(n, Input) and isinstance(n.array, torch.Tensor) and n.array.is_meta
+        isinstance(n, Input) and isinstance(n.source, torch.Tensor) and n.source.is_meta
         for n in nodes
     )
 
@@ -105,6 +110,13 @@ def is_native(node: Reduce) -> bool:
     """Does torch itself compute it, as no pair enters?"""
     nodes = expr.walk(node)
     return not any(isinstance(n, Vjp) for n in nodes) and evaluate.is_plain(node, nodes)
+
+
+def _with_view(leaf: Input) -> Input:
+    """The same input with a view of its source that torch knows."""
+    if leaf.order is None:
+        return leaf
+    return Input(leaf.array, leaf.dtype, leaf.roles, leaf.bare)
 
 
 def is_tracked(tensors: Sequence[torch.Tensor]) -> bool:
@@ -288,14 +300,14 @@ class _Plan:
 
     def holds(self, tensors: Sequence[torch.Tensor]) -> bool:
         """Are these the tensors of its own inputs?"""
-        return all(map(operator.is_, tensors, [i.array for i in self.leaves]))
+        return all(map(operator.is_, tensors, [i.source for i in self.leaves]))
 
     def of(self, tensors: Sequence[torch.Tensor]) -> tuple[Reduce, list[Input]]:
         """The same reduction of other tensors, and their inputs."""
         if self.holds(tensors):
             return self.node, list(self.leaves)
         new = {
-            id(i): type(i)(t, i.dtype, i.roles, i.bare)
+            id(i): Input(t, i.dtype, i.roles, i.bare, i.order)
             if type(i) is Input
             else expr.Table(t, i.dtype)
             for i, t in zip(self.leaves, tensors, strict=True)
@@ -401,14 +413,11 @@ def _pulled_back(
     sums = [term.node for _, term in terms]
     parts = map(as_tensor, joint.arrays(sums)) if once else map(value, sums)
     for (k, term), part in zip(terms, parts, strict=True):
-        part = part.permute(term.order).reshape(leaves[k].shape)
+        part = part.permute(gradients.source_order(term, leaves[k])).reshape(tensors[k].shape)
         have = out[k]
         out[k] = part if have is None else have + part
     if once and plan.holds(tensors):
-        slots = {id(i): (torch_passes.LEAF, k) for k, i in enumerate(leaves)}
-        slots |= {id(i): (torch_passes.OUT, k) for k, i in enumerate(results)}
-        slots |= {id(i): (torch_passes.GRAD, k) for k, i in enumerate(spread) if i is not None}
-        torch_passes.keep(key, plan.nodes, slots, terms, leaves, node.axes)
+        torch_passes.keep(key, plan.nodes, (*leaves, *results, *spread), terms, leaves)
     return out
 
 
@@ -428,11 +437,13 @@ def _cotangents(
     return found
 
 
-def _spread(tensor: torch.Tensor, node: Reduce) -> Node:
+def _spread(tensor: torch.Tensor, node: Reduce) -> Input:
     """A tensor of the shape of the reduction's result, along the axes that were reduced."""
-    roles = "".join(r for a, r in enumerate(node.whole_roles) if a not in node.axes)
+    kept = iter(range(tensor.ndim))
+    roles = "".join(NEUTRAL if a in node.axes else r for a, r in enumerate(node.whole_roles))
     dtype = expr.dtype_of(str(tensor.dtype).rpartition(".")[2])
-    return views.expand(Input(tensor, dtype, roles), node.axes)
+    order = tuple([None if a in node.axes else next(kept) for a in range(len(node.whole))])
+    return Input(tensor, dtype, roles, order=order)
 
 
 def _weights(node: Reduce, outs: Sequence[Node]) -> list[Weighed]:

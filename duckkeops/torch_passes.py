@@ -15,21 +15,20 @@ import torch
 
 from duckkeops import evaluate, expr, gradients, joint
 from duckkeops.config import Settings, current
-from duckkeops.expr import Input, Node, Reduce, Scalar
+from duckkeops.expr import Input, Node, Order, Reduce, Scalar
 from duckkeops.launch import Launch
 from duckkeops.tensors import Located, as_tensor, is_tensor, located
-
-LEAF, OUT, GRAD, NUMBER = range(4)
-Slot = tuple[int, int]
 
 
 class _Held:
     """Where the entries of an input lie, where a launch looks for the input; and what must live."""
 
-    __slots__ = ("array", "keep")
+    __slots__ = ("keep", "source")
 
-    def __init__(self, array: Located, keep: list[Any]):
-        self.array, self.keep = array, keep
+    order = None
+
+    def __init__(self, source: Located, keep: list[Any]):
+        self.source, self.keep = source, keep
 
 
 class _Result(NamedTuple):
@@ -45,20 +44,24 @@ class _Result(NamedTuple):
 
 
 class _Launched(NamedTuple):
-    """One launch: its nodes without the inputs, which slots fill, and its terms."""
+    """One launch: its nodes without the inputs and numbers, which are at these places, and its
+    terms. An input is a tensor of the pass, a number is a node of the forward pass.
+    """
 
     launch: Launch
     nodes: tuple[Any, ...]
-    fills: tuple[tuple[int, Slot], ...]
+    inputs: tuple[tuple[int, int], ...]
+    numbers: tuple[tuple[int, int], ...]
     results: tuple[_Result, ...]
 
 
 class Passes(NamedTuple):
-    """All launches of a backward pass, and the axes that the forward pass reduced."""
+    """All launches of a backward pass, and the order in which they see the axes of its tensors:
+    the sources of the leaves, the outputs that were saved, the gradients.
+    """
 
     launches: tuple[_Launched, ...]
-    leaves: int
-    axes: tuple[int, ...]  # that were reduced: outputs and their gradients have 1 entry there
+    orders: tuple[Order, ...]
 
     def __call__(
         self,
@@ -68,22 +71,20 @@ class Passes(NamedTuple):
         grads: Sequence[torch.Tensor | None],
     ) -> list[torch.Tensor | None]:
         """The gradient of each tensor, None for those that do not matter."""
-        slots: dict[Slot, Any] = {}
-        keep: list[Any] = [tensors, outs, grads]
-        for kind, given in ((LEAF, tensors), (OUT, outs), (GRAD, grads)):
-            for k, t in enumerate(given):
-                if t is not None:
-                    at = located(t, keep)
-                    if kind != LEAF:
-                        for axis in self.axes:
-                            at[1].insert(axis, 0)
-                    slots[kind, k] = _Held(at, keep)
+        given = (*tensors, *outs, *grads)
+        keep: list[Any] = [given]
+        held: list[Any] = [
+            None if t is None else _Held(located(t, keep, order), keep)
+            for t, order in zip(given, self.orders, strict=True)
+        ]
         threads = current().threads
-        out: list[torch.Tensor | None] = [None] * self.leaves
+        out: list[torch.Tensor | None] = [None] * len(tensors)
         for one in self.launches:
             its = list(one.nodes)
-            for place, slot in one.fills:
-                its[place] = nodes[slot[1]] if slot[0] == NUMBER else slots[slot]
+            for place, k in one.inputs:
+                its[place] = held[k]
+            for place, k in one.numbers:
+                its[place] = nodes[k]
             for to, state in zip(one.results, one.launch(its, threads), strict=True):
                 part = joint.finished(to.node, state, to.added)
                 if to.order is not None:
@@ -118,36 +119,34 @@ def find(key: tuple) -> Passes | None:
 def keep(
     key: tuple,
     forward: Sequence[Node],
-    slots: dict[int, Slot],
+    given: Sequence[Input | None],
     terms: Sequence[tuple[int, gradients.Term]],
     leaves: Sequence[Input],
-    axes: tuple[int, ...],
 ) -> None:
     """Remember what these terms, each of a leaf, were evaluated by.
 
-    `slots` says which inputs are a leaf, an output or a gradient, by id. An expression that has
-    others, or that was not one launch, is not kept.
+    `given` are the inputs of its tensors, in the order of `Passes`. An expression that has others,
+    or that was not one launch, is not kept.
     """
-    numbers = {id(n): (NUMBER, k) for k, n in enumerate(forward) if isinstance(n, Scalar)}
+    numbers = {id(n): k for k, n in enumerate(forward) if isinstance(n, Scalar)}
+    known = {id(n): k for k, n in enumerate(given) if n is not None}
     launches = []
     for launch, nodes, members in _launches([term.node for _, term in terms]):
         if launch is None:
             return
-        template: list[Any] = []
-        fills = []
-        for place, n in enumerate(nodes):
-            slot = slots.get(id(n)) or numbers.get(id(n))
-            if slot is not None:
-                fills.append((place, slot))
-            elif isinstance(n, Input):
-                return
-            template.append(n if slot is None and isinstance(n, Scalar) else _bare(n))
-        results = tuple(_result(*terms[k], axes, leaves) for k, axes in members)
+        if any(isinstance(n, Input) and id(n) not in known for n in nodes):
+            return
+        inputs = tuple((p, known[id(n)]) for p, n in enumerate(nodes) if id(n) in known)
+        own = tuple((p, numbers[id(n)]) for p, n in enumerate(nodes) if id(n) in numbers)
+        template: list[Any] = [
+            n if isinstance(n, Scalar) and id(n) not in numbers else _bare(n) for n in nodes
+        ]
+        results = tuple(_result(*terms[k], added, leaves) for k, added in members)
         template[0] = results[0].node
-        launches.append(_Launched(launch, tuple(template), tuple(fills), results))
+        launches.append(_Launched(launch, tuple(template), inputs, own, results))
     if len(_passes) >= KEPT:
         _passes.clear()
-    _passes[key] = Passes(tuple(launches), len(leaves), axes)
+    _passes[key] = Passes(tuple(launches), tuple(None if n is None else n.order for n in given))
 
 
 def _launches(
@@ -173,8 +172,9 @@ def _result(
 ) -> _Result:
     args = tuple(map(_bare, term.node.args))
     node = expr.record_reduction(term.node.outline, args, term.node.params)
-    order = term.order if term.order != tuple(range(len(term.order))) else None
-    return _Result(node, added, leaf, order, leaves[leaf].shape)
+    order = gradients.source_order(term, leaves[leaf])
+    moved = order != tuple(range(len(order)))
+    return _Result(node, added, leaf, order if moved else None, tuple(leaves[leaf].source.shape))
 
 
 def _bare(node: Node) -> Node:

@@ -128,7 +128,7 @@ def autocast(handler: Callable, lower: bool) -> Callable:
 
 def _device(values: Iterable[Any]) -> str:
     for v in values:
-        tensor = leading_input(v).array if isinstance(v, Node) else v
+        tensor = leading_input(v).source if isinstance(v, Node) else v
         if isinstance(tensor, torch.Tensor):
             return tensor.device.type
         if isinstance(tensor, tuple | list):

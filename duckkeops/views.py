@@ -27,6 +27,7 @@ from duckkeops.expr import (
     Scalar,
     Shape,
     cast_to,
+    is_differentiated,
     pointed,
 )
 
@@ -219,6 +220,13 @@ def _no_needs(node: Node, how: View) -> list[tuple[Node, View]]:
 
 
 def _input_seen(node: Input, how: View, args: tuple[Node, ...]) -> Node:
+    roles = _followed(node, how) if how.roles is None else how.roles
+    bare = node.bare and how.roles is None
+    if not how.dropped and is_differentiated(node.source):
+        entries = [e for e in how.entries if e is not None]
+        if all(len(axes) == 1 and _is_all(selects[0]) for axes, selects in entries):
+            order = tuple([None if e is None else e[0][0] for e in how.entries])
+            return node.ordered(order, roles, bare)
     index: list[Any] = [how.dropped.get(a, ALL) for a in range(node.ndim)]
     gathers: list[tuple[int, np.ndarray]] = []
     picks: list[Entry] = []
@@ -242,8 +250,7 @@ def _input_seen(node: Input, how: View, args: tuple[Node, ...]) -> Node:
     array = _permuted(array, [left.index(e[0][0]) for e in how.entries if e is not None])
     if None in how.entries:
         array = array[tuple(None if e is None else ALL for e in how.entries)]
-    roles = _followed(node, how) if how.roles is None else how.roles
-    return Input(array, node.dtype, roles, node.bare and how.roles is None)
+    return Input(array, node.dtype, roles, bare)
 
 
 def _scalar_seen(node: Scalar, how: View, args: tuple[Node, ...]) -> Node:

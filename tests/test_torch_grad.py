@@ -508,3 +508,97 @@ def test_a_deviation_of_joined_arrays_that_is_0():
     d = torch.cat([LazyArray(x)[:, None] * LazyArray(torch.ones(1, 4, 1).double())] * 2, 0).sum(-1)
     (g,) = torch.autograd.grad(d.std(0).sum(), x)
     assert not g.any()
+
+
+# -- axes in another order -------------------------------------------------------------------------
+
+SEEN = {
+    "new axes": lambda x, y: (LazyArray(x)[:, None], LazyArray(y)[None]),
+    "unsqueezed": lambda x, y: (LazyArray(x).unsqueeze(1), LazyArray(y).unsqueeze(0)),
+    "twice": lambda x, y: (LazyArray(x)[:, None].mT.mT, LazyArray(y)[None]),
+    "transposed twice": lambda x, y: (LazyArray(x.T).T[:, None], LazyArray(y.T).T[None]),
+    "by the user": lambda x, y: (LazyArray(x[:, None]), LazyArray(y[None])),
+    "sliced": lambda x, y: (LazyArray(x)[0:4, None], LazyArray(y)[None, :]),
+}
+
+
+def seen_pairs(how):
+    generator = torch.Generator().manual_seed(0)
+    x, y = (
+        torch.randn(n, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+        for n in (4, 5)
+    )
+    return x, y, *SEEN[how](x, y)
+
+
+def leaves_below(tensor):
+    """What the graph's functions next to the result's own are."""
+    return {type(f).__name__ for f, _ in tensor.grad_fn.next_functions if f is not None}
+
+
+@pytest.mark.parametrize("how", SEEN)
+def test_gradients_are_those_of_the_arrays_whatever_the_order_of_their_axes(how):
+    x, y, a, b = seen_pairs(how)
+    wanted = (-((x[:, None] - y[None]) ** 2).sum(-1)).exp().sum(1)
+    found = (-((a - b) ** 2).sum(-1)).exp().sum(1)
+    for _ in range(2):  # the second time by the passes that were kept
+        ours, theirs = (
+            torch.autograd.grad(v.square().sum(), (x, y), retain_graph=True)
+            for v in (found, wanted)
+        )
+        for g, h in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(g, h)
+    firsts = [torch.autograd.grad(v.sum(), x, create_graph=True)[0] for v in (found, wanted)]
+    ours, theirs = (torch.autograd.grad(g.square().sum(), (x, y)) for g in firsts)
+    for g, h in zip((firsts[0], *ours), (firsts[1], *theirs), strict=True):
+        torch.testing.assert_close(g, h)
+
+
+def test_new_axes_of_leaves_are_no_views_that_torch_records():
+    _, _, a, b = seen_pairs("new axes")
+    assert leaves_below(((a - b) ** 2).sum(-1).sum(1)) == {"AccumulateGrad"}
+
+
+def test_what_is_recorded_of_views_without_gradients_is_a_constant():
+    x, y, a, b = seen_pairs("new axes")
+    with torch.no_grad():
+        constant = (a - b).square().sum(-1)
+    assert a.requires_grad
+    assert not constant.requires_grad
+    value = (constant * (a - b).square().sum(-1)).sum(1)
+    dense = (x[:, None] - y[None]).square().sum(-1)
+    wanted = (dense.detach() * dense).sum(1)
+    ours, theirs = (torch.autograd.grad(v.sum(), (x, y)) for v in (value, wanted))
+    for g, h in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(g, h)
+
+
+def test_views_that_were_recorded_before_a_transform_are_differentiated_by_it():
+    x, y, a, _ = seen_pairs("new axes")
+    point = y.detach()
+
+    def f(z):
+        return ((a - LazyArray(z)[None]) ** 2).sum(-1).exp().sum(1)
+
+    def dense(z):
+        return ((x[:, None] - z[None]) ** 2).sum(-1).exp().sum(1)
+
+    torch.testing.assert_close(jacrev(f)(point), jacrev(dense)(point))
+    torch.testing.assert_close(jacfwd(f)(point), jacfwd(dense)(point))
+    many = torch.stack([point, 2 * point])
+    torch.testing.assert_close(vmap(f)(many), vmap(dense)(many))
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(point, torch.ones_like(point))
+        ours, theirs = (torch.autograd.forward_ad.unpack_dual(h(dual)).tangent for h in (f, dense))
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_a_graph_of_views_is_differentiated_in_batches_of_gradients():
+    x, y, a, b = seen_pairs("new axes")
+    found = ((a - b) ** 2).sum(-1).sum(1)
+    wanted = ((x[:, None] - y[None]) ** 2).sum(-1).sum(1)
+    rows = torch.eye(4, dtype=torch.float64)
+    ours = vmap(lambda g: torch.autograd.grad(found, (x, y), g, retain_graph=True))(rows)
+    theirs = vmap(lambda g: torch.autograd.grad(wanted, (x, y), g, retain_graph=True))(rows)
+    for g, h in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(g, h)
