@@ -211,7 +211,7 @@ def wrap_node(node: Node) -> Array:
 def _leaf(array: Any, roles: str | None = None, bare: bool = False) -> Input:
     node = input_of(np.asarray(array) if isinstance(array, np.generic) else array, roles, bare)
     if type(array) is np.ndarray and node.array.base is array:
-        node.array = array  # an array that nobody else has: no view of it is needed
+        node.source = array  # an array that nobody else has: no view of it is needed
     return node
 
 
