@@ -211,10 +211,9 @@ class KernelPrinter(C99CodePrinter):
     def _print_Pow(self, e: Any) -> str:
         b, q = e.args
         if q == -1:
-            one = self.splat(sympy.S.One)
             if self.t[0] == "c":
-                return f"div_{self.t}({one}, {self._argument(b)})"
-            return f"{one}/{self.parenthesize(b, PRECEDENCE['Mul'], strict=True)}"
+                return f"div_{self.t}({self.splat(sympy.S.One)}, {self._argument(b)})"
+            return f"reciprocal_{self.t}({self._argument(b)})"
         if q == sympy.Rational(1, 2):
             return f"sqrt_{self.t}({self._argument(b)})"
         text = self.parenthesize(b, PRECEDENCE["Mul"])

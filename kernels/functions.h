@@ -160,7 +160,8 @@ EACH_INT(INTEGER, )
     return choose_##T((v##I)(a != a), a, s); }
 EACH_FLOAT(FLOATBITS, )
 #ifndef NATIVE
-#define RSQRT(T, I, U, _) INL v##T rsqrt_##T(v##T a) { return (T)1 / sqrt_##T(a); }
+#define RSQRT(T, I, U, _) INL v##T rsqrt_##T(v##T a) { return (T)1 / sqrt_##T(a); } \
+  INL v##T reciprocal_##T(v##T a) { return (T)1 / a; }
 EACH_FLOAT(RSQRT, )
 #endif
 

@@ -48,6 +48,7 @@ typedef unsigned long long u64;
 INSTRUCTION1(f32_of_f16, f32, u16, "cvt.f32.f16", "=f", "h")
 INSTRUCTION1(f16_of_f32, u16, f32, "cvt.rn.f16.f32", "=h", "f")  // to nearest, half to even
 INSTRUCTION1(exp2_near, f32, f32, "ex2.approx.ftz.f32", "=f", "f")
+INSTRUCTION1(reciprocal_near, f32, f32, "rcp.approx.ftz.f32", "=f", "f")
 #if __CUDA_ARCH__ >= 800  // which keep NaN, as maximum and minimum do
 INSTRUCTION2(max_or_nan, "max.NaN.f32")
 INSTRUCTION2(min_or_nan, "min.NaN.f32")
@@ -235,10 +236,11 @@ LANE2(fmax, f64, fmax) LANE2(fmin, f64, fmin)
 #endif
 
 #ifdef FLUSH_SUBNORMALS
-LANE1(exp2, f32, exp2_near)
+LANE1(exp2, f32, exp2_near) LANE1(reciprocal, f32, reciprocal_near)
 INL vf32 exp_f32(vf32 x) { return exp2_near(x.x * 1.44269504088896340736f); }
 #else
 LANE1(exp2, f32, exp2f) LANE1(exp, f32, expf)
+INL vf32 reciprocal_f32(vf32 x) { return 1 / x.x; }
 #endif
 #define LIBRARY(T, I, U, s)                                                                                            \
     LANE1(expm1, T, expm1##s)                                                                                         \
@@ -247,5 +249,6 @@ LANE1(exp2, f32, exp2f) LANE1(exp, f32, expf)
 FLOAT32(LIBRARY, f)
 #if VB >= 8
 LANE1(exp2, f64, exp2) LANE1(exp, f64, exp)
+INL vf64 reciprocal_f64(vf64 x) { return 1 / x.x; }
 FLOAT64(LIBRARY, )
 #endif

@@ -323,7 +323,7 @@ if shutil.which("clang"):
 
 
 def compile_library(folder, flags, sources):
-    names = ("vector.h", "elementary.h", "complex.h", "special.h")
+    names = ("vector.h", "functions.h", "elementary.h", "complex.h", "special.h")
     headers = "".join(f'#include "{KERNELS / h}"\n' for h in names)
     source, library = folder / "harness.c", folder / "harness.so"
     source.write_text(headers + HARNESS + sources)
