@@ -147,13 +147,12 @@ def with_arrays(node: Node, change: Callable[[Any], Any]) -> Node:
     """The same expression of what `change` gives for each of its arrays."""
 
     def changed(one: Input) -> Input:
-        own = one.array
-        array = change(own)
-        if array is own and one.order is None:
+        array = change(one.source)
+        if array is one.source:
             return one
         if isinstance(one, Table):
             return Table(array, one.dtype)
-        return Input(array, one.dtype, one.roles, one.bare)
+        return Input(array, one.dtype, one.roles, one.bare, one.order)
 
     return with_inputs(node, changed)
 

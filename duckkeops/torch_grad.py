@@ -549,7 +549,7 @@ def _nothing_of(node: Node, like: torch.Tensor) -> torch.Tensor:
     """0, whose gradient by each tensor is 0: so a part that nothing was picked from has one."""
     out = like.new_zeros(())
     for one in expr.inputs(node):
-        t = one.array
+        t = one.source
         if isinstance(t, torch.Tensor) and (t.is_floating_point() or t.is_complex()):
             out = out + t.reshape(-1)[:0].sum().real.to(like.dtype)
     return out

@@ -49,7 +49,7 @@ def _check_known(K: Any, b: torch.Tensor) -> None:
 
 def _leaves(K: Any) -> list[torch.Tensor]:
     if isinstance(K, LazyArray):
-        arrays = {id(i.array): i.array for i in expr.inputs(K._node)}
+        arrays = {id(i.source): i.source for i in expr.inputs(K._node)}
         return [a for a in arrays.values() if isinstance(a, torch.Tensor)]
     return [K] if isinstance(K, torch.Tensor) else []
 
