@@ -128,7 +128,7 @@ def finished(node: Reduce, state: Any, axes: tuple[int, ...]) -> Any:
     if type(state) is np.ndarray and state.dtype is node.dtype and not (axes or node.params):
         return state
     if not isinstance(state, np.ndarray | np.generic):
-        xp = tensors.computing(node)
+        xp = namespace_of(state)
         return reductions.result(xp, node, (xp.sum(state, axis=axes) if axes else state,))
     if axes:  # they become the last one, along which NumPy adds pairwise
         rows: Any = state
