@@ -317,6 +317,21 @@ def test_ties_of_computed_features_share_the_gradient(name, engine):
             )
 
 
+@pytest.mark.parametrize("engine", ["cpu", "blocks"])
+def test_ties_of_sums_share_the_gradient(engine):
+    """Of four vectors of features at each point, of which two are the same."""
+    x, y = (normal(n, 4, 3, seed=n)[:, [0, 1, 0, 3]] for n in (5, 6))
+    found = []
+    for wrap in (lambda t: LazyArray(t, feature_ndim=2), plain):
+        leaves = [t.clone().requires_grad_() for t in (x, y)]
+        u, v = wrap(leaves[0])[:, None], wrap(leaves[1])[None]
+        with config(engine=engine):
+            value = torch.sin(((u - v) ** 2 * u).sum(-1).amax(-1)).sum(1)
+            found.append(torch.autograd.grad(value.sum(), leaves))
+    for a, b in zip(*found, strict=True):
+        assert (a - b).abs().max() <= 1e-12 * b.abs().max()
+
+
 def test_kept_passes_tell_settings_of_the_forward_pass_apart():
     x, y = normal(6, 2).float(), normal(5, 2, seed=1).float()
 
