@@ -16,7 +16,7 @@ import torch
 from duckkeops import array, expr, torch_grad
 from duckkeops.array import LazyArray
 from duckkeops.errors import UnsupportedError
-from duckkeops.rewrite import with_arrays
+from duckkeops.rewrite import with_inputs
 
 Solver = Callable[..., torch.Tensor]  # K, b, ridge, and where to begin -> x
 
@@ -67,8 +67,12 @@ class _System:
         if not isinstance(self.K, LazyArray):
             return leaves[0]
         new = {id(a): b for a, b in zip(self.leaves, leaves, strict=True)}
-        node = with_arrays(self.K._node, lambda a: new.get(id(a), a))
-        return array._wrap(type(self.K), node)
+
+        def of_other(i: expr.Input) -> expr.Input:
+            t = new.get(id(i.source))
+            return i if t is None else expr.Input(t, i.dtype, i.roles, i.bare, i.order)
+
+        return array._wrap(type(self.K), with_inputs(self.K._node, of_other))
 
     def pulled_back(
         self, leaves: Sequence[torch.Tensor], wanted: Sequence[bool], x: Any, g: Any
