@@ -87,7 +87,7 @@ def state(node: Reduce, xp: Any) -> tuple[Any, ...]:
     kinds = set(map(type, nodes))
     plain = 0 in (*node.whole, *node.shape) if Vjp in kinds else is_plain(node, nodes)
     device = launch_cuda.device_of(leading_input(node).source)
-    compiled = device is not None or reductions.is_numpy(xp)
+    compiled = launch_cuda.has_kernel(node) if device is not None else reductions.is_numpy(xp)
     if settings.engine == "blocks" or not compiled or plain:
         return _in_tiles(node)
     if Concat in kinds:

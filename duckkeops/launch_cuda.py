@@ -35,6 +35,14 @@ def device_of(array: Any) -> int | None:
     return array.device.id if library(array) == "cupy" else None
 
 
+LONGEST_LIST = 64  # of a top-k: a thread keeps it in registers
+
+
+def has_kernel(node: Reduce) -> bool:
+    """Is there a CUDA kernel for this reduction? The others are computed in tiles, by the library."""
+    return node.row.name != "histogram" and dict(node.params).get("k", 0) <= LONGEST_LIST
+
+
 class Torch:
     """Memory, streams and shapes by torch."""
 
