@@ -39,7 +39,7 @@ LONGEST_LIST = 64  # of a top-k: a thread keeps it in registers
 
 
 def has_kernel(node: Reduce) -> bool:
-    """Is there a CUDA kernel for this reduction? The others are computed in tiles, by the library."""
+    """Is there a CUDA kernel for this reduction? The library computes the others, in tiles."""
     return node.row.name != "histogram" and dict(node.params).get("k", 0) <= LONGEST_LIST
 
 
