@@ -17,7 +17,7 @@ import numpy as np
 
 from duckkeops import launch, plan
 from duckkeops.engines import cuda
-from duckkeops.expr import Joint, Node, Reduce, together
+from duckkeops.expr import Joint, Node, Reduce, together, walk
 from duckkeops.launch import Arguments
 from duckkeops.operands import leading_input, library, units
 from duckkeops.tensors import torch_dtype
@@ -40,7 +40,13 @@ LONGEST_LIST = 64  # of a top-k: a thread keeps it in registers
 
 def has_kernel(node: Reduce) -> bool:
     """Is there a CUDA kernel for this reduction? The library computes the others, in tiles."""
-    return node.row.name != "histogram" and dict(node.params).get("k", 0) <= LONGEST_LIST
+    if node.row.name == "histogram" or dict(node.params).get("k", 0) > LONGEST_LIST:
+        return False
+    return not any(_is_complex(n.dtype) for n in walk(node))
+
+
+def _is_complex(dtype: Any) -> bool:
+    return dtype is complex or getattr(dtype, "kind", "") == "c"
 
 
 class Torch:
@@ -68,8 +74,11 @@ class Torch:
     def stream(self) -> int:
         return self.stream_of(self.number)
 
-    def wait(self) -> None:
-        self.torch.cuda.current_stream(self.number).synchronize()
+    def mark(self) -> Any:
+        """What ends when all that was launched so far has ended."""
+        event = self.torch.cuda.Event()
+        event.record(self.torch.cuda.current_stream(self.number))
+        return event
 
     def is_captured(self) -> bool:
         return self.torch.cuda.is_current_stream_capturing()
@@ -100,8 +109,12 @@ class Cupy:
     def stream(self) -> int:
         return self.cupy.cuda.get_current_stream(self.number).ptr
 
-    def wait(self) -> None:
-        self.cupy.cuda.get_current_stream(self.number).synchronize()
+    def mark(self) -> Any:
+        """What ends when all that was launched so far has ended."""
+        with self.cupy.cuda.Device(self.number):
+            event = self.cupy.cuda.Event(disable_timing=True)
+            event.record(self.cupy.cuda.get_current_stream(self.number))
+            return event
 
     def is_captured(self) -> bool:
         return self.cupy.cuda.get_current_stream(self.number).is_capturing()
@@ -212,11 +225,14 @@ class Launch:
             kernel((self.blocks,), block, (arguments, 0), 0, stream)
             return
         captured = self.library.is_captured()
+        ends: list[Any] = []  # of slices under way: two, so that the device never waits
         for first in range(0, self.blocks, self.slice):
             grid = (min(self.slice, self.blocks - first),)
             kernel(grid, block, (arguments, first), 0, stream)
             if not captured:
-                self.library.wait()
+                ends.append(self.library.mark())
+            if len(ends) > 1:
+                ends.pop(0).synchronize()
 
     def _joined(
         self, state: list[Any], outers: int, parts: int, width: int, behind: int, stream: _Stream

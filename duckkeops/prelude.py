@@ -355,7 +355,7 @@ class Prelude:
                 f"#define VB {self.lane}",
                 '#define UNROLL _Pragma("unroll")',
                 f"#define RESIDENT {self.tile.resident}",
-                f"#define TURNS {self.tile.turns}",
+                f"#define UNROLLED {self.tile.turns}",
                 f"enum {{ THREADS = {threads}, ROWS_AT_ONCE = {rows}, {tile}",
             ]
         return [

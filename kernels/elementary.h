@@ -5,10 +5,12 @@
 // -- products and their rounding errors -------------------------------------------------------------------------------
 
 // fused: a b + c, rounded once; only where FUSED. held: x, and the compiler may not fuse the product it came from.
-#if defined __FMA__ || defined __aarch64__ || defined __FP_FAST_FMA
-# define FUSED 1
-#else
-# define FUSED 0
+#ifndef NATIVE
+# if defined __FMA__ || defined __aarch64__ || defined __FP_FAST_FMA
+#  define FUSED 1
+# else
+#  define FUSED 0
+# endif
 #endif
 #define FUSED_X86(T, p, c) \
   INL v##T fused_##T(v##T a, v##T b, v##T s) { __asm__("vfmadd231" p " %2, %1, %0" : "+" c(s) : c(a), c(b)); return s; } \
@@ -37,7 +39,7 @@ FUSED_X86(f32, "ps", "v")
 FUSED_X86(f32, "ps", "x")
 # elif FILLS(4 * V) == 1
 FUSED_NEON(f32, "4s")
-# else
+# elif !defined NATIVE
 FUSED_PLAIN(f32, f)
 # endif
 PRODUCT(f32, 4097)
@@ -49,7 +51,7 @@ FUSED_X86(f64, "pd", "v")
 FUSED_X86(f64, "pd", "x")
 # elif FILLS(8 * V) == 1
 FUSED_NEON(f64, "2d")
-# else
+# elif !defined NATIVE
 FUSED_PLAIN(f64, )
 # endif
 PRODUCT(f64, 134217729)

@@ -18,7 +18,7 @@
 #define VB 4
 #define UNROLL _Pragma("unroll")
 #define RESIDENT 3
-#define TURNS 2
+#define UNROLLED 2
 enum { THREADS = 256, ROWS_AT_ONCE = 256, NI = 2, NJ = 1, RUNS = 2, 
 COLUMN_AXES = 1, OUTPUTS = 1 };
 enum { SPLITS, X1_1, X1_2, X0_0, X0_2, SIZE_j, SIZE_i, X0, X1, OUT0, ARGUMENTS };

@@ -49,6 +49,14 @@ INSTRUCTION1(f32_of_f16, f32, u16, "cvt.f32.f16", "=f", "h")
 INSTRUCTION1(f16_of_f32, u16, f32, "cvt.rn.f16.f32", "=h", "f")  // to nearest, half to even
 INSTRUCTION1(exp2_near, f32, f32, "ex2.approx.ftz.f32", "=f", "f")
 INSTRUCTION1(reciprocal_near, f32, f32, "rcp.approx.ftz.f32", "=f", "f")
+INL f32 held(f32 x) {  // x, and the compiler may not fuse the product it came from
+    asm volatile("" : "+f"(x));
+    return x;
+}
+INL f64 held(f64 x) {
+    asm volatile("" : "+d"(x));
+    return x;
+}
 #if __CUDA_ARCH__ >= 800  // which keep NaN, as maximum and minimum do
 INSTRUCTION2(max_or_nan, "max.NaN.f32")
 INSTRUCTION2(min_or_nan, "min.NaN.f32")
@@ -252,3 +260,21 @@ LANE1(exp2, f64, exp2) LANE1(exp, f64, exp)
 INL vf64 reciprocal_f64(vf64 x) { return 1 / x.x; }
 FLOAT64(LIBRARY, )
 #endif
+
+// -- products and their rounding errors (elementary.h) ----------------------------------------------------------------
+
+#define FUSED_LANE(T, I, U, s)                                                                   \
+    INL v##T fused_##T(v##T a, v##T b, v##T c) { return fma##s(a.x, b.x, c.x); }                 \
+    INL v##T held_##T(v##T x) { return held(x.x); }
+FLOAT32(FUSED_LANE, f)
+#if VB >= 8
+FLOAT64(FUSED_LANE, )
+#endif
+#define __builtin_fmodf fmodf
+#define __builtin_fmod fmod
+#define __builtin_sinf sinf
+#define __builtin_sin sin
+#define __builtin_cosf cosf
+#define __builtin_cos cos
+#define __builtin_tanf tanf
+#define __builtin_tan tan

@@ -9,7 +9,7 @@
 //   far_row, far_inner         are scaled coordinates (scaling.py) too large?
 //   INNER, OTHERS              the record of one column of the last axis; those of one index of each other axis
 //   pairs                      the formula of NI rows and nj columns, handed to the reduction's `take`
-//   RESIDENT, TURNS            blocks of a processor at a time, which bounds the registers; unrolled turns over columns
+//   RESIDENT, UNROLLED         blocks of a processor at a time, which bounds the registers; unrolled turns over columns
 //   Acc, Head, start, take, merge, turn, finish, store, BLOCK    the reduction (reductions.h)
 //   State, load_state, merge_states, store_state                 its state in memory (states.cuh)
 // Blocks are counted over the splits of the first column axis, all outer indices and the row blocks, from `first` on. Each
@@ -80,7 +80,7 @@ INL void sweep(const i64 *a, const struct At &at, const struct Par &par, const P
             __syncthreads();
             if (APART) UNROLL for (int r = 0; r < RUNS; ++r) UNROLL for (int e = 0; e < OUTPUTS; ++e) start(part[r] + e);
             const int whole = coarse ? 0 : count / NJ * NJ;  // coarse ones are seldom: one column at a time, for less code
-            _Pragma("unroll TURNS") for (int q = group * NJ; q < whole; q += GROUPS * NJ) {
+            _Pragma("unroll UNROLLED") for (int q = group * NJ; q < whole; q += GROUPS * NJ) {
                 c[COLUMN_AXES - 1] = j + q;
                 columns_of(tile + q, &others, &cols);
                 UNROLL for (int r = 0; r < RUNS; ++r)

@@ -85,6 +85,7 @@ inline float rsqrtf(float x) { return 1 / std::sqrt(x); }
 inline double rsqrt(double x) { return 1 / std::sqrt(x); }
 inline float exp2_near(float x) { return std::exp2(x); }
 inline float reciprocal_near(float x) { return 1 / x; }
+template <class T> inline T held(T x) { return x; }
 inline float max_or_nan(float a, float b) { return a > b || a != a ? a : b; }
 inline float min_or_nan(float a, float b) { return a < b || a != a ? a : b; }
 inline float f32_of_f16(unsigned short h) { return (float)same_bits<_Float16>(h); }

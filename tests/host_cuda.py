@@ -82,9 +82,11 @@ class Memory:
     def stream() -> int:
         return 0
 
-    @staticmethod
-    def wait() -> None:
-        pass
+    def mark(self) -> Memory:
+        return self
+
+    def synchronize(self) -> None:
+        """A kernel on the host has ended when its launch returns."""
 
     @staticmethod
     def is_captured() -> bool:
