@@ -8,15 +8,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
-Engine = Literal["auto", "cpu", "blocks"]
+Engine = Literal["auto", "cpu", "cuda", "blocks"]
 Precision = Literal["exact", "float32", "tf32", "half"]
 Accumulate = Literal["auto", "float64", "compensated"]
+Offload = Literal[True, False, "auto"]
 Progress = Literal[True, False, "auto"]
 
 CHOICES = {
-    "engine": ("auto", "cpu", "blocks"),
+    "engine": ("auto", "cpu", "cuda", "blocks"),
     "precision": ("exact", "float32", "tf32", "half"),
     "accumulate": ("auto", "float64", "compensated"),
+    "offload": (True, False, "auto"),
     "progress": (True, False, "auto"),
 }
 
@@ -27,13 +29,16 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 class Settings:
     """What `config` changes. `threads` is a number of threads, at least 1; None uses every core.
 
-    engine      "auto" takes compiled C, and tiles of the array library where there is no compiler;
-    "cpu" insists on C,
-                "blocks" on the array library
+    engine      "auto": kernels compiled for where the inputs lie, and tiles of the array library
+                where there is no compiler; "cpu" insists on C, and refuses arrays on a device;
+                "cuda" insists on a CUDA device, to which it copies what lies elsewhere; "blocks"
+                on the array library
     precision   "exact": the dtype's own arithmetic; "float32": within 1e-5 of the scale of the
     exact answer;
                 "tf32", "half"
     accumulate  how sums are carried: "auto" in blocks, "float64", or "compensated"
+    offload     are arrays on the CPU computed with on a CUDA device, and results copied back?
+                "auto": if there is one, and it pays clearly; engine="cuda" says True
     progress    does a long reduction show how far it is? "auto": if it takes more than 2 seconds,
                 on a terminal or in a notebook
     """
@@ -42,7 +47,13 @@ class Settings:
     threads: int | None = None
     precision: Precision = "float32"
     accumulate: Accumulate = "auto"
+    offload: Offload = "auto"
     progress: Progress = "auto"
+
+    @property
+    def kernels(self) -> tuple[Any, ...]:
+        """What launches depend on: those that are kept are found by it."""
+        return self.engine, self.offload, self.precision, self.accumulate
 
 
 # the settings of all the `with` blocks around, innermost last; one instance of `config` may serve

@@ -26,6 +26,7 @@ from duckkeops import (
     expr,
     launch,
     launch_cuda,
+    offload,
     ops,
     plan,
     reductions,
@@ -34,7 +35,7 @@ from duckkeops import (
 )
 from duckkeops.config import Settings, current
 from duckkeops.engines import blocks, cpu, cuda
-from duckkeops.errors import CompilerNotFoundError
+from duckkeops.errors import CompilerNotFoundError, UnsupportedError
 from duckkeops.expr import (
     FEATURE,
     NEUTRAL,
@@ -90,6 +91,13 @@ def state(node: Reduce, xp: Any) -> tuple[Any, ...]:
     compiled = launch_cuda.has_kernel(node) if device is not None else reductions.is_numpy(xp)
     if settings.engine == "blocks" or not compiled or plain:
         return _in_tiles(node)
+    if device is None and offload.is_wanted(node, nodes, settings):
+        return offload.state(node, state)
+    if device is not None and settings.engine == "cpu":
+        raise UnsupportedError(
+            f"config(engine='cpu') computes on the CPU, and the inputs are on CUDA device {device}."
+            "\n  Move them first, x.cpu() or cupy.asnumpy(x), or leave engine= away."
+        )
     if Concat in kinds:
         return _cut_state(node, xp)
     node = for_kernels(node)
@@ -467,7 +475,7 @@ def known(key: tuple, settings: Settings) -> Launch | None:
     """The launch of an expression that was met before, where a kernel may compute it."""
     if settings.engine == "blocks":
         return None
-    return _launches.get((settings.precision, settings.accumulate, key))
+    return _launches.get((settings.kernels, key))
 
 
 def prepared(node: Reduce, nodes: Sequence[Node], settings: Settings) -> Any:
@@ -503,7 +511,7 @@ def _prepared(key: tuple, node: Reduce, nodes: Sequence[Node], settings: Setting
     found = prepared(node, nodes, settings)
     if len(_launches) >= LAUNCHES:
         _launches.clear()
-    _launches[settings.precision, settings.accumulate, key] = found
+    _launches[settings.kernels, key] = found
     return found
 
 

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from duckkeops import evaluate, plan, reductions, tensors
+from duckkeops import evaluate, launch_cuda, offload, plan, reductions, tensors
 from duckkeops.config import Settings, current
 from duckkeops.errors import CompilerNotFoundError
 from duckkeops.expr import Concat, Joint, Node, Reduce, Vjp, walk
 from duckkeops.launch import Launch
-from duckkeops.operands import namespace_of
+from duckkeops.operands import leading_input, namespace_of
 
 MOST_OUTPUTS = 512  # of a row: more accumulators would leave the second cache
 MOST_ADDED = 16 << 20  # bytes that a kernel writes for a sum, to be added up
@@ -91,7 +91,7 @@ def planned(nodes: Sequence[Reduce]) -> tuple[list[Node], tuple[Ready, ...]]:
     if len(nodes) < 2 or settings.engine == "blocks":
         return [], ()
     key, order = evaluate.listed(Joint(tuple(nodes)))
-    full = (settings.precision, settings.accumulate, key)
+    full = (settings.kernels, key)
     found = _plans.get(full)
     if found is None:
         try:
@@ -108,6 +108,9 @@ def _prepared(
     nodes: Sequence[Reduce], order: Sequence[Node], settings: Settings
 ) -> tuple[Ready, ...]:
     out = []
+    on_host = launch_cuda.device_of(leading_input(nodes[0]).array) is None
+    if on_host and offload.is_wanted(nodes[0], walk(nodes[0]), settings):
+        return ()  # each is computed there by itself
     for one in passes(nodes):
         if len(one.members) > 1:
             root = Joint(one.parts)

@@ -109,7 +109,7 @@ def key_of(
     """`outs` are those that were saved, whose dtypes depend on the settings of the forward pass."""
     present = tuple([g is not None for g in grads])
     saved = tuple([t.dtype for t in outs])
-    return key, saved, present, tuple(wanted), settings.precision, settings.accumulate
+    return key, saved, present, tuple(wanted), settings.kernels
 
 
 def find(key: tuple) -> Passes | None:

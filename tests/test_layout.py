@@ -64,6 +64,7 @@ ORDER = (
     "evaluate",
     "batching",
     "concatenation",
+    "offload",
     "launch_cuda",
     "launch",
     "engines/__init__",
