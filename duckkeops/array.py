@@ -41,6 +41,7 @@ from duckkeops.operands import (
     device_of,
     input_of,
     is_array,
+    is_cupy_type,
     leading_input,
     library,
     nbytes,
@@ -396,6 +397,7 @@ class LazyArray:
             t is np.ndarray  # before np.ma is asked, which takes 12 ms to load
             or issubclass(t, LazyArray)
             or (issubclass(t, np.ndarray) and not issubclass(t, np.matrix | np.ma.MaskedArray))
+            or is_cupy_type(t)
             for t in types
         ):
             return NotImplemented

@@ -12,7 +12,7 @@ from duckkeops.contractions import conj, contract
 from duckkeops.expr import Node
 from duckkeops.genuine import all_entries, call, plain
 from duckkeops.indexing import diagonal
-from duckkeops.operands import is_array, node_of
+from duckkeops.operands import is_array, node_of, on_host
 from duckkeops.shapes import concatenate
 
 
@@ -44,7 +44,7 @@ def cov(
         mean, total, squares = statistics.mean(x, 1, keepdims=True), n, n
     else:
         mean, total = statistics.average(x, 1, w, keepdims=True), w.sum()
-        squares = (w * (1 if aweights is None else np.asarray(aweights))).sum()
+        squares = (w * (1 if aweights is None else on_host(aweights))).sum()
     fact = total - (ddof if aweights is None else ddof * squares / total)
     if fact <= 0:
         warnings.warn("Degrees of freedom <= 0 for slice", RuntimeWarning, stacklevel=4)

@@ -84,6 +84,7 @@ def evaluate(node: Reduce) -> Any:
 def state(node: Reduce, xp: Any) -> tuple[Any, ...]:
     """The reduction's state, not finished: what partial results are merged from."""
     settings = current()
+    node = tensors.on_one_device(node)  # type: ignore[assignment]
     nodes = walk(node)
     kinds = set(map(type, nodes))
     plain = 0 in (*node.whole, *node.shape) if Vjp in kinds else is_plain(node, nodes)

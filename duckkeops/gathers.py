@@ -13,7 +13,7 @@ from duckkeops import expr, ops, shapes, views
 from duckkeops.expr import Node
 from duckkeops.genuine import dense
 from duckkeops.indexing import getitem, written
-from duckkeops.operands import constant, input_of, unsupported
+from duckkeops.operands import constant, input_of, is_array, on_host, unsupported
 
 
 def gather(a: Node, axis: int, index: np.ndarray) -> Node:
@@ -51,7 +51,7 @@ def repeat(a: Node, repeats: Any, axis: int | None = None) -> Any:
     """Each entry along an axis several times."""
     if (k := single_axis("repeat", a, axis)) is None:
         return np.repeat(dense(a), repeats)
-    return gather(a, k, np.repeat(np.arange(a.shape[k]), repeats))
+    return gather(a, k, np.repeat(np.arange(a.shape[k]), on_host(repeats)))
 
 
 def tile(A: Node, reps: Any) -> Node:
@@ -66,7 +66,7 @@ def tile(A: Node, reps: Any) -> Node:
 
 def compress(condition: Any, a: Node, axis: int | None = None, out: Any = None) -> Any:
     """The entries along an axis where a condition of that axis holds."""
-    condition = dense(condition) if isinstance(condition, Node) else np.asarray(condition)
+    condition = on_host(dense(condition) if isinstance(condition, Node) else condition)
     if (k := single_axis("compress", a, axis)) is None:
         return np.compress(condition, dense(a), out=out)
     if condition.ndim != 1:
@@ -78,6 +78,7 @@ def compress(condition: Any, a: Node, axis: int | None = None, out: Any = None) 
 def delete(arr: Node, obj: Any, axis: int | None = None) -> Any:
     """Without the entries at some places of an axis."""
     obj = dense(obj) if isinstance(obj, Node) else obj
+    obj = on_host(obj) if is_array(obj) else obj
     if (k := single_axis("delete", arr, axis)) is None:
         return np.delete(dense(arr), obj)
     return gather(arr, k, np.delete(np.arange(arr.shape[k]), obj))

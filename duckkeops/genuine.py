@@ -9,7 +9,7 @@ import numpy as np
 
 from duckkeops import evaluate, expr, ops, views
 from duckkeops.expr import Input, Node, Reduce
-from duckkeops.operands import is_array, namespace_of, node_of, refuse_dense, unsupported
+from duckkeops.operands import namespace_of, node_of, on_host, refuse_dense, unsupported
 from duckkeops.rewrite import rebuild, settle
 from duckkeops.tensors import is_tensor
 
@@ -60,19 +60,20 @@ def all_entries(what: str, node: Node) -> Any:
 
 
 def table(what: str, name: str, x: Any) -> Any:
-    """An argument that must be an ordinary array, such as the coefficients of a polynomial.
+    """An argument that must be an ordinary array, such as the coefficients of a polynomial, as
+    NumPy's.
 
     Raises UnsupportedError if it is virtual.
     """
     if not isinstance(x, Node):
-        return x if is_array(x) else np.asarray(x)
+        return on_host(x)
     if expr.is_virtual(x):
         raise unsupported(
             f"{what} with a virtual {name}",
             x,
             f"Pass an ordinary array as {name}; the other arguments may be lazy.",
         )
-    return dense(x)
+    return on_host(dense(x))
 
 
 def call(name: str, *args: Any) -> Any:

@@ -17,7 +17,7 @@ from duckkeops import expr, ops, reductions, rewrite, statistics, views
 from duckkeops.errors import DtypeError, UnsupportedError
 from duckkeops.expr import BATCH, FEATURE, Node, Table
 from duckkeops.genuine import dense, evaluated
-from duckkeops.operands import constant, describe, node_of
+from duckkeops.operands import constant, describe, node_of, on_host
 from duckkeops.statistics import ROWS, axes_of
 
 INT32, INT64, FLOAT64 = np.dtype(np.int32), np.dtype(np.int64), np.dtype(np.float64)
@@ -54,9 +54,10 @@ def histogram(
         weight = _weights(weight, node)
     edges, uniform = _edges(node, bins, range, weight)
     count = _counted(node, weight, edges, "scale" if uniform else "search", axis)
+    widths = constant(node, np.array(np.diff(edges), float))
+    edges = constant(node, edges)
     if not density:
         return count, edges
-    widths = np.array(np.diff(edges), float)
     total = count.sum() if axis is None else count.sum(-1, keepdims=True)
     with np.errstate(all="ignore"):
         return count / widths / total, edges
@@ -67,7 +68,7 @@ def histogram_bin_edges(a: Any, bins: Any = 10, range: Any = None, weights: Any 
     node = _real(node_of(a))
     if not expr.is_virtual(node):
         return np.histogram_bin_edges(dense(node), bins, range, weights)
-    return _edges(node, bins, range, weights)[0]
+    return constant(node, _edges(node, bins, range, weights)[0])
 
 
 def bincount(x: Any, /, weights: Any = None, minlength: Any = 0) -> Any:
@@ -141,11 +142,11 @@ def _edges(a: Node, bins: Any, range: Any, weights: Any) -> tuple[np.ndarray, bo
     """The edges, and whether the bins are equally wide. NumPy makes them, of the extremes alone."""
     kind = a.dtype
     if np.ndim(bins) or isinstance(bins, Node):
-        array = dense(bins) if isinstance(bins, Node) else np.asarray(bins)
+        array = on_host(dense(bins) if isinstance(bins, Node) else bins)
         return np.histogram_bin_edges(np.empty(0, kind), array, None), False
     probe = np.empty(0, kind)
     if range is None and 0 not in a.shape:
-        probe = np.array([statistics.min(a), statistics.max(a)]).astype(kind)
+        probe = np.array([on_host(statistics.min(a)), on_host(statistics.max(a))]).astype(kind)
     if isinstance(bins, str):
         bins = _estimated(a, bins, range, weights, probe)
     return np.histogram_bin_edges(probe, bins, range), True

@@ -25,6 +25,7 @@ from duckkeops.operands import (
     is_array,
     namespace_of,
     nbytes,
+    on_host,
     units,
     unsupported,
 )
@@ -171,7 +172,7 @@ def _item(node: Node, k: Any) -> Any:
             "  Use d[None] for a new axis."
         )
     if isinstance(k, list | tuple | range) or (is_array(k) and k.ndim):
-        index = np.asarray(k)
+        index = on_host(k)
         if index.size == 0 and index.dtype != bool and not is_array(k):
             index = index.astype(np.intp)
         if index.dtype.kind not in "iub":
@@ -312,7 +313,7 @@ def take(
             )
         return dense(a).reshape(-1).take(_genuine_key(indices), mode=mode)
     axis = normalize_axis_index(axis, a.ndim)
-    indices = np.asarray(_genuine_key(indices))
+    indices = on_host(_genuine_key(indices))
     if mode == "wrap":
         indices = indices % a.shape[axis]
     elif mode == "clip":
@@ -333,7 +334,7 @@ def take_along_axis(arr: Node, indices: Any, axis: int | None = -1) -> Any:
             "Name the axis: numpy.take_along_axis(d, indices, axis=1).",
         )
     axis = normalize_axis_index(axis, arr.ndim)
-    indices = np.asarray(_genuine_key(indices))
+    indices = on_host(_genuine_key(indices))
     if indices.dtype.kind not in "iu":
         raise IndexError(f"`indices` must be an integer array, and is of dtype {indices.dtype}.")
     if indices.ndim != arr.ndim:

@@ -108,7 +108,7 @@ def _prepared(
     nodes: Sequence[Reduce], order: Sequence[Node], settings: Settings
 ) -> tuple[Ready, ...]:
     out = []
-    on_host = launch_cuda.device_of(leading_input(nodes[0]).array) is None
+    on_host = launch_cuda.device_of(leading_input(nodes[0]).source) is None
     if on_host and offload.is_wanted(nodes[0], walk(nodes[0]), settings):
         return ()  # each is computed there by itself
     for one in passes(nodes):

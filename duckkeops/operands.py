@@ -75,6 +75,11 @@ def _is_cupy(x: Any) -> bool:
     return cupy is not None and isinstance(x, cupy.ndarray)
 
 
+def is_cupy_type(kind: type) -> bool:
+    cupy = sys.modules.get("cupy")
+    return cupy is not None and issubclass(kind, cupy.ndarray)
+
+
 def is_number(x: Any) -> bool:
     return type(x) in NUMBERS or isinstance(x, np.generic) or (is_array(x) and x.ndim == 0)
 
@@ -174,19 +179,48 @@ def constant(like: Node, array: np.ndarray) -> Any:
     return namespace_of(one).asarray(array, device=one.device)
 
 
+def on_host(x: Any) -> np.ndarray:
+    """The entries of an array of any library and device as NumPy's, copied if they lie elsewhere.
+
+    For what is small, or must be known before anything is computed: indices, edges, counts.
+    """
+    if _is_torch(x):
+        return x.detach().cpu().numpy()
+    return x.get() if _is_cupy(x) else np.asarray(x)
+
+
 def same_library(node: Node, other: Any) -> None:
-    """Raise TypeError if the array `other` is not of the library of the expression `node`."""
+    """Raise TypeError if the array `other` is not of the library of the expression `node`, or lies
+    on another device.
+    """
     one = leading_input(node)
-    if type(one.source) is type(other):
+    if type(other) is np.ndarray is type(one.source) or other.ndim == 0 or one.ndim == 0:
         return
-    ours, theirs = library(one.source), library(other)
-    if ours == theirs or other.ndim == 0 or one.ndim == 0:
-        return
-    raise TypeError(
-        f"a lazy array over {ours} and an array of {theirs} cannot be combined: "
-        "one expression reads one library's arrays.\n"
-        f"  Convert one of them first: {ours}.asarray(...)."
-    )
+    refuse_mixture(one.source, other)
+
+
+def refuse_mixture(one: Any, other: Any) -> None:
+    """Raise TypeError if two arrays are of two libraries, or on two devices."""
+    ours, theirs = library(one), library(other)
+    if ours != theirs:
+        how = f"{ours}.asarray(...)"
+        if "cupy" in (ours, theirs):  # whose arrays NumPy does not take
+            how = "cupy.asarray(...), or cupy.asnumpy(...)"
+            if "torch" in (ours, theirs):
+                how = "torch.as_tensor(..., device='cuda'), or cupy.from_dlpack(...)"
+        raise TypeError(
+            f"a lazy array over {ours} and an array of {theirs} cannot be combined: "
+            "one expression reads one library's arrays.\n"
+            f"  Convert one of them first: {how}."
+        )
+    if ours != "numpy" and one.device != other.device:
+        how = f"x.to({str(one.device)!r})"
+        if ours == "cupy":
+            how = f"with cupy.cuda.Device({one.device.id}): x = cupy.array(x)"
+        raise TypeError(
+            f"arrays on {one.device} and on {other.device} cannot be combined: one expression is "
+            f"computed on one device.\n  Copy one of them first: {how}"
+        )
 
 
 # -- what messages say -----------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from duckkeops import expr, ops, reductions, statistics, views
 from duckkeops.expr import FEATURE, Input, Node
 from duckkeops.genuine import dense, plain
 from duckkeops.indexing import written
-from duckkeops.operands import constant, node_of, unsupported
+from duckkeops.operands import constant, node_of, on_host, unsupported
 from duckkeops.statistics import Axis, axes_of
 
 CUTS = 16  # a pass over the pairs leaves one of so many parts of the range of t
@@ -50,12 +50,8 @@ def _counts(a: Node, axes: tuple[int, ...], cuts: np.ndarray) -> np.ndarray:
     roles = "".join(expr.NEUTRAL if flat.shape[k] == 1 else r for k, r in enumerate(a.roles))
     t = Input(constant(a, np.ascontiguousarray(flat)), flat.dtype, roles + FEATURE)
     below = ops.call("less_equal", views.expand(a, (a.ndim,)), t)
-    counts = _host(statistics.sum(below, axes))
+    counts = on_host(statistics.sum(below, axes))
     return np.moveaxis(counts, -1, 0).reshape(shape)
-
-
-def _host(x: Any) -> np.ndarray:
-    return np.asarray(x.get() if hasattr(x, "get") else x)
 
 
 def _ends(dtype: np.dtype) -> tuple[Any, Any]:
@@ -237,7 +233,7 @@ def _genuine(what: str, x: Any) -> Any:
     if isinstance(x, Node):
         if expr.is_virtual(x):
             raise unsupported(f"numpy.{what} with a virtual q or weights", x)
-        return _host(dense(x))
+        return on_host(dense(x))
     return x
 
 
@@ -259,7 +255,7 @@ def _levels(
     n = math.prod(a.shape[k] for k in axes)
     nans = np.zeros([m for k, m in enumerate(a.shape) if k not in axes], np.int64)
     if a.dtype.kind == "f":
-        nans = _host(statistics.sum(ops.call("isnan", a), axes))
+        nans = on_host(statistics.sum(ops.call("isnan", a), axes))
     if (n == 0 or (skip_nan and np.any(nans == n))) and middle:
         word = "All-NaN slice encountered" if skip_nan else "Mean of empty slice"
         warnings.warn(word, RuntimeWarning, stacklevel=6)

@@ -13,7 +13,7 @@ import numpy as np
 from duckkeops import expr, rewrite
 from duckkeops.errors import DtypeError, UnsupportedError
 from duckkeops.expr import Input, Node, Order, Table
-from duckkeops.operands import leading_input, namespace_of
+from duckkeops.operands import constant, leading_input, namespace_of, refuse_mixture
 
 
 def is_tensor(x: Any) -> bool:
@@ -105,6 +105,31 @@ def as_tensor(array: Any) -> Any:
     if array.dtype.isbuiltin == 2:  # bfloat16, the one that does not come with NumPy
         return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
     return torch.from_numpy(array)
+
+
+def on_one_device(node: Node) -> Node:
+    """The same expression with single numbers on the CPU copied to the device of the arrays.
+
+    Raises TypeError for arrays of several libraries or devices.
+    """
+    inputs = expr.inputs(node)
+    if all(type(i.source) is np.ndarray or getattr(i.source, "is_cpu", False) for i in inputs):
+        return node
+    first = leading_input(node).source
+    if all(getattr(i.source, "device", None) == first.device for i in inputs):
+        return node
+    for one in inputs:
+        if one.source.ndim and one.source is not first:
+            refuse_mixture(first, one.source)
+
+    def moved(array: Any) -> Any:
+        if array.ndim or getattr(array, "device", None) == first.device:
+            return array
+        if is_tensor(array):
+            return array.to(first.device)  # which is differentiated
+        return constant(node, np.asarray(array))
+
+    return rewrite.with_arrays(node, moved)
 
 
 def is_torch(node: Node) -> bool:

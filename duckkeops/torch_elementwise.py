@@ -11,7 +11,7 @@ import torch
 from duckkeops import elementwise, expr, lookups, ops, rewrite, shapes
 from duckkeops.errors import DtypeError
 from duckkeops.expr import Node
-from duckkeops.operands import describe, unsupported
+from duckkeops.operands import describe, on_host, unsupported
 from duckkeops.tensors import is_tensor, numpy_dtype
 from duckkeops.torch_rules import apply, as_node, call, promoted
 
@@ -179,7 +179,7 @@ def isreal(input: Any) -> Node:
 def isin(
     elements: Any, test_elements: Any, *, assume_unique: bool = False, invert: bool = False
 ) -> Any:
-    table = test_elements.numpy() if is_tensor(test_elements) else test_elements
+    table = on_host(test_elements)
     return lookups.isin(as_node(elements), np.atleast_1d(table), assume_unique, invert)
 
 
@@ -191,9 +191,7 @@ def bucketize(
         raise unsupported(
             "torch.bucketize with lazy boundaries", as_node(boundaries), "Pass a tensor of them."
         )
-    place = lookups.searchsorted(
-        boundaries.detach().numpy(), as_node(input), "right" if right else "left"
-    )
+    place = lookups.searchsorted(on_host(boundaries), as_node(input), "right" if right else "left")
     return ops.cast(place, np.dtype(np.int32)) if out_int32 else place
 
 

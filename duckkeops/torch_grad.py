@@ -36,7 +36,7 @@ from duckkeops.engines import blocks
 from duckkeops.errors import UnsupportedError
 from duckkeops.expr import NEUTRAL, Concat, Input, Node, Reduce, Scalar, Vjp
 from duckkeops.reductions import parameter
-from duckkeops.tensors import as_tensor, computing, torch_dtype
+from duckkeops.tensors import as_tensor, computing, on_one_device, torch_dtype
 
 Outputs = tuple[torch.Tensor, ...]
 ROWS = reductions.BY_NAME
@@ -50,6 +50,8 @@ def value(node: Reduce) -> Any:
     """The value of a reduction of tensors; of a top-k, values and indices."""
     key, nodes = evaluate.listed(node)
     known = evaluate.known(key, current())
+    if known is None and (moved := on_one_device(node)) is not node:
+        return value(moved)  # type: ignore[arg-type]
     if known is None and not _is_meta(nodes) and node.row.name != "std" and is_native(node):
         return blocks.value(node)  # but no root of a variance, which has no slope at 0
     out = _outputs(node, key, nodes, False, known is not None)

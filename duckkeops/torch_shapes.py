@@ -15,7 +15,7 @@ import torch
 from duckkeops import expr, flat, gathers, indexing, ops, running, shapes, statistics, views
 from duckkeops.errors import ShapeError
 from duckkeops.expr import Input, Node
-from duckkeops.operands import describe, unsupported
+from duckkeops.operands import describe, on_host, unsupported
 from duckkeops.tensors import numpy_dtype
 from duckkeops.torch_rules import as_node, axes_of, axis_of, call, promoted
 
@@ -205,7 +205,7 @@ def repeat_interleave(
     input: Any, repeats: Any, dim: int | None = None, *, output_size: int | None = None
 ) -> Any:
     a = as_node(input)
-    times = repeats.numpy() if isinstance(repeats, torch.Tensor) else repeats
+    times = on_host(repeats) if isinstance(repeats, torch.Tensor) else repeats
     return gathers.repeat(a, times, dim)
 
 

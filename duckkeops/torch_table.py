@@ -21,6 +21,7 @@ from duckkeops import torch_products as products
 from duckkeops import torch_shapes as places
 from duckkeops import torch_statistics as statistics
 from duckkeops.expr import Node
+from duckkeops.operands import leading_input
 from duckkeops.tensors import torch_dtype
 from duckkeops.torch_rules import as_node, autocast, axis_of
 
@@ -357,7 +358,7 @@ METADATA: dict[str, Callable] = {
     "is_same_size": lambda input, other: tuple(as_node(input).shape) == tuple(as_node(other).shape),
     **_each(lambda input: False, "is_conj is_neg is_distributed is_inference Tensor.is_shared"),
     **_each(lambda input, *more: False, "Tensor.is_pinned Tensor.is_coalesced"),
-    "get_device": lambda input: -1,
+    "get_device": lambda input: leading_input(as_node(input)).source.get_device(),
     "Tensor.__len__": lambda self: _size(self)[0],
 }
 

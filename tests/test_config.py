@@ -74,7 +74,7 @@ def test_settings_are_frozen():
         (
             {"engine": "gpu"},
             ValueError,
-            "config(engine='gpu'): engine is one of 'auto', 'cpu', 'blocks'.",
+            "config(engine='gpu'): engine is one of 'auto', 'cpu', 'cuda', 'blocks'.",
         ),
         (
             {"precision": 32},
@@ -106,7 +106,7 @@ def test_settings_are_frozen():
             {"thread": 1},
             TypeError,
             "config() has no setting 'thread'. "
-            "Its settings are engine, threads, precision, accumulate, progress.",
+            "Its settings are engine, threads, precision, accumulate, offload, progress.",
         ),
     ],
 )
