@@ -14,6 +14,8 @@ KINDS = {  # of files, as one and several are called in the report
     "so": ("compiled kernel", "compiled kernels"),
     "dylib": ("compiled kernel", "compiled kernels"),
     "dll": ("compiled kernel", "compiled kernels"),
+    "cubin": ("compiled kernel", "compiled kernels"),
+    "cu": ("source that a compiler refused", "sources that a compiler refused"),
     "c": ("source that a compiler refused", "sources that a compiler refused"),
     "version": ("version of a compiler", "versions of compilers"),
     "part": ("unfinished file", "unfinished files"),

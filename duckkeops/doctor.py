@@ -14,15 +14,19 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 import duckkeops
-from duckkeops import cache
-from duckkeops.engines import compilers, cpu, threads
+from duckkeops import cache, offload
+from duckkeops.engines import compilers, cpu, cuda, threads
+from duckkeops.errors import UnsupportedError
 
 REQUIRED = ("numpy", "sympy", "array-api-compat", "opt-einsum", "platformdirs")
-OPTIONAL = ("torch", "cupy-cuda12x", "cupy-cuda13x", "dask", "ziglang", "ml_dtypes")
+CUPY = ("cupy-cuda12x", "cupy-cuda13x", "cupy")
+NVRTC = ("nvidia-cuda-nvrtc-cu12", "nvidia-cuda-nvrtc")
+OPTIONAL = ("torch", *CUPY, *NVRTC, "dask", "ziglang", "ml_dtypes")
 SECONDS = 180  # for the kernel; zig's very first call takes up to 20
 
 
@@ -61,7 +65,8 @@ def findings() -> Iterator[Finding]:
     found, taken = _compilers()
     yield from found
     if taken is not None:
-        yield _kernel()
+        yield _kernel("kernel", "cpu")
+    yield from _devices()
 
 
 def _version(distribution: str) -> str:
@@ -163,17 +168,63 @@ def _compilers() -> tuple[list[Finding], compilers.Command | None]:
     return found, taken
 
 
+# -- devices ---------------------------------------------------------------------------------------
+
+
+def _devices() -> Iterator[Finding]:
+    """CuPy, its compiler, the devices, and a kernel on the first of them.
+
+    A machine without a device is not broken, and a word about CuPy is said only where it may help.
+    """
+    if not any(map(_version, CUPY)):
+        if offload.has_driver():
+            remedy = "pip install 'duckkeops[cuda13]', or [cuda12] for an older driver"
+            yield Finding("CUDA", f"there is a driver, and no CuPy: {remedy}")
+        return
+    try:
+        cupy = cuda.cupy()
+    except UnsupportedError as error:
+        yield Finding("CUDA", str(error).partition("\n")[0], "Install CuPy again.")
+        return
+    try:
+        major, minor = cupy.cuda.nvrtc.getVersion()
+    except Exception as error:  # a library that is missing, or is none
+        advice = "Install NVIDIA's compiler: pip install nvidia-cuda-nvrtc"
+        yield Finding("CUDA", f"NVRTC cannot be loaded: {_first_line(error)}", advice)
+        return
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except Exception as error:  # as without a driver
+        yield Finding("CUDA", f"NVRTC {major}.{minor}, and no device: {_first_line(error)}")
+        return
+    yield Finding("CUDA", f"NVRTC {major}.{minor}, {counted(count, 'device')}")
+    for number in range(count):
+        try:
+            one = cuda.device(number)
+        except UnsupportedError as error:
+            yield Finding(f"device {number}", str(error).partition("\n")[0])
+            continue
+        seen = f"{one.name}, sm_{one.architecture}, {one.processors} processors"
+        yield Finding(f"device {number}", seen)
+    if count:
+        yield _kernel("CUDA kernel", "cuda")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
 # -- a kernel --------------------------------------------------------------------------------------
 
 
-def _kernel() -> Finding:
+def _kernel(name: str, engine: str) -> Finding:
     """Build and run one in a process of its own, where it may crash, with an empty cache.
 
     That is on the disk of the real one, from which programs may not be allowed to run.
     """
-    name, report = "kernel", "Unless it says what to do, please report this with all of the above."
+    report = "Unless it says what to do, please report this with all of the above."
     with tempfile.TemporaryDirectory(prefix=cache.PREFIX, dir=cache.folder()) as folder:
-        command = [sys.executable, "-c", "from duckkeops import doctor; doctor.smoke()"]
+        command = [sys.executable, "-c", f"from duckkeops import doctor; doctor.smoke({engine!r})"]
         paths = [os.path.dirname(os.path.dirname(duckkeops.__file__)), os.environ.get("PYTHONPATH")]
         environment = {
             **os.environ,
@@ -201,7 +252,7 @@ def _last_message(text: str) -> str:
     return re.split(r"^  File .*\n(?:    .*\n)+", text, flags=re.MULTILINE)[-1].strip()
 
 
-def smoke() -> None:
+def smoke(engine: Literal["cpu", "cuda"] = "cpu") -> None:
     """Sums and nearest neighbours of two small clouds, compared with NumPy's.
 
     Raises SystemExit with what is wrong.
@@ -212,7 +263,7 @@ def smoke() -> None:
     rng = np.random.default_rng(0)
     x, y = rng.random((100, 3)), rng.random((90, 3))
     dense = ((x[:, None] - y[None]) ** 2).sum(-1)
-    with duckkeops.config(engine="cpu"):
+    with duckkeops.config(engine=engine):
         lazy = ((duckkeops.LazyArray(x)[:, None] - duckkeops.LazyArray(y)[None]) ** 2).sum(-1)
         sums, nearest = np.exp(-lazy).sum(axis=1), lazy.argmin(axis=1)
     worst = float(np.abs(sums / np.exp(-dense).sum(1) - 1).max())
