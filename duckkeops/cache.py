@@ -31,7 +31,10 @@ SEAL = b"\n// sha256 "
 UNSEALED = {".dylib"}
 
 PREFIX = "duckkeops-"
-OURS = re.compile(PREFIX + r"[0-9a-f]{24}(-[0-9a-f]{8}|-sm[0-9]+-[0-9]+)?\.(?P<kind>json|cubin|cu|c|so|dylib|dll|version)")
+OURS = re.compile(
+    PREFIX + r"[0-9a-f]{24}(-[0-9a-f]{8}|-sm[0-9]+-[0-9]+)?"
+    r"\.(?P<kind>json|cubin|cu|c|so|dylib|dll|version)"
+)
 PART = re.compile(OURS.pattern + r"\.[0-9a-z]+\.tmp")
 MARK = PREFIX + "trimmed"  # an empty file; its time is when old files were last looked for
 

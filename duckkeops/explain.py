@@ -15,15 +15,16 @@ from duckkeops import (
     expr,
     gradients,
     joint,
+    launch_cuda,
     plan,
     reductions,
     source,
     views,
 )
 from duckkeops.config import config, current
-from duckkeops.engines import cpu, threads
+from duckkeops.engines import cpu, cuda, threads
 from duckkeops.expr import FEATURE, NEUTRAL, Input, Node, Reduce
-from duckkeops.operands import namespace_of, units
+from duckkeops.operands import leading_input, namespace_of, units
 from duckkeops.progress import duration
 from duckkeops.tensors import hosted
 
@@ -43,13 +44,24 @@ def _example(node: Node) -> Reduce:
     return reductions.reduce(reductions.BY_NAME["sum"], (node,), (axis,))
 
 
+def _device(node: Node) -> int | None:
+    """The number of the CUDA device that the inputs lie on."""
+    return launch_cuda.device_of(leading_input(node).source)
+
+
+def _local(node: Node) -> Node:
+    """The expression of arrays that can be described: those of a device stay there."""
+    return node if _device(node) is not None else hosted(node)
+
+
 def source_of(node: Node, generated: bool = False) -> str:
     """The C of a reduction, of a block array that of each of its kernels; `generated`: only what is
     not in the files of kernels/.
     """
-    blocks = map(evaluate.for_kernels, concatenation.blocks_of(_example(hosted(node))))
+    target = cpu.target() if _device(node) is None else cuda.TARGET
+    blocks = map(evaluate.for_kernels, concatenation.blocks_of(_example(_local(node))))
     texts = (
-        evaluate.built(b, plan.loop_axes(b), expr.walk(b), current()).text
+        evaluate.built(b, plan.loop_axes(b), expr.walk(b), current(), target=target).text
         for b in blocks
         if 0 not in b.whole
     )
@@ -59,7 +71,7 @@ def source_of(node: Node, generated: bool = False) -> str:
 def explain(node: Node) -> str:
     """Axes, loops, tile shape: how a reduction would be computed, and the gradients of a sum."""
     wanted = [getattr(i.source, "requires_grad", False) for i in expr.inputs(node)]
-    whole = _example(hosted(node))
+    whole = _example(_local(node))
     blocks = concatenation.blocks_of(whole)
     if len(blocks) > 1:
         lengths = [concatenation.lengths_along(whole, a) for a in range(len(whole.whole))]
@@ -71,6 +83,9 @@ def explain(node: Node) -> str:
         )
     root = evaluate.for_kernels(blocks[0])
     axes = plan.loop_axes(root)
+    number = _device(root)
+    if number is not None:
+        return _explain_on_device(root, axes, number)
     kernel = evaluate.built(root, axes, expr.walk(root), current())
     target = cpu.target()
     vectors = f"{kernel.rows} vectors of {target.vector_bytes // kernel.lane_bytes} rows"
@@ -92,6 +107,28 @@ def explain(node: Node) -> str:
     if any(wanted) and differentiable and evaluate.is_compiled(root):
         lines += ["gradients", _gradients(root, wanted)]
     return "\n".join(lines)
+
+
+def _explain_on_device(root: Reduce, axes: plan.LoopAxes, number: int) -> str:
+    nodes, where = expr.walk(root), cuda.device(number)
+    kernel = evaluate.built(root, axes, nodes, current(), target=cuda.TARGET)
+    lines = [f"{kernel.formula}", f"axes       {_axes(root)}"]
+    if evaluate.is_plain(root, nodes):
+        lines.append("strategy   the array library itself: nothing pairwise in it")
+    elif current().engine == "blocks":
+        lines.append("strategy   tiles of the array library: engine='blocks'")
+    else:
+        assert kernel.block is not None
+        lines += [
+            f"loops      {_loops(root, axes)}",
+            f"strategy   pairs, on device {number}, a {where.name}",
+            f"tile       blocks of {kernel.block[0]} threads and {kernel.rows} rows, "
+            f"sm_{where.architecture}",
+        ]
+    seconds = plan.cuda_seconds(root, nodes, where.processors, where.clock)
+    return "\n".join(
+        [*lines, f"work       {plan.pairs(root):.3g} pairs, about {duration(seconds)}"]
+    )
 
 
 def _gradients(root: Reduce, wanted: Sequence[bool]) -> str:
@@ -171,7 +208,7 @@ def estimate(node: Node) -> Estimate:
     """Pairs, seconds and bytes of a reduction. The seconds are of this machine: a part of the
     reduction is computed for a few milliseconds, after it was compiled.
     """
-    root = _example(hosted(node))
+    root = _example(_local(node))
     size = (
         sum(math.prod(n.shape) * n.dtype.itemsize for n in expr.inputs(root))
         + math.prod(root.shape) * root.dtype.itemsize
@@ -184,7 +221,13 @@ PROBE = (2, 256, 2048)  # the first part: entries of outer axes, rows, columns
 
 
 def _seconds(root: Reduce) -> float:
-    """Wall time on an idle machine, from that of a part with more and more columns, then rows."""
+    """Wall time on an idle machine, from that of a part with more and more columns, then rows.
+
+    On a device it is that of the cost model, which asks nothing of it.
+    """
+    if (number := _device(root)) is not None:
+        where = cuda.device(number)
+        return plan.cuda_seconds(root, expr.walk(root), where.processors, where.clock)
     axes = plan.loop_axes(evaluate.for_kernels(root))
     groups = [axes.outer, () if axes.lane is None else (axes.lane,), axes.columns]
     limits = dict.fromkeys(groups[0], PROBE[0]) | dict.fromkeys(groups[1], PROBE[1])

@@ -151,3 +151,11 @@ def test_the_engine_of_the_cpu_refuses_them(hosted, clouds):
     d = distances(*map(on_device, clouds))
     with config(engine="cpu"), pytest.raises(Exception, match="CUDA device 0"):
         d.sum(axis=1)
+
+
+def test_what_is_said_is_of_the_device(hosted, clouds):
+    d = distances(*map(on_device, clouds))
+    said = d.explain()
+    assert "on device 0, a host" in said and "sm_90" in said and "C compiler" not in said
+    assert "__global__" in d.source() and "__global__" not in distances(*clouds).source()
+    assert d.estimate().pairs == 1200 and d.estimate().seconds > 0

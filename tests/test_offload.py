@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import duckkeops
-from duckkeops import LazyArray, config, launch_cuda, offload
+from duckkeops import LazyArray, cache, config, launch_cuda, offload
 from duckkeops.errors import UnsupportedError
 
 
@@ -200,3 +200,10 @@ def test_nothing_is_imported_to_find_out_that_there_is_no_device(monkeypatch):
     x, y = clouds(43, 33)
     with contextlib.suppress(duckkeops.errors.CompilerNotFoundError):
         distances(x, y).sum(axis=1)
+
+
+def test_kernels_of_devices_count_in_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DUCKKEOPS_CACHE_DIR", str(tmp_path))
+    for name in ("-sm90-13000.cubin", ".cu"):
+        cache.file(cache.digest("text") + name, lambda part: part.write_bytes(b"code"))
+    assert {f.kind for f in cache.inventory(tmp_path)} == {"cubin", "cu"}
