@@ -169,6 +169,8 @@ SUMS = (
     (24, Tile(4, 1, 1, 256, 1, 1)),
     (48, Tile(2, 1, 1, 256, 1, 1)),
 )
+OUTPUTS = ((4, Tile(2, 1, 4, 256, 2, 2)), (16, Tile(2, 1, 1, 256, 2, 1)))  # of sums: this many
+WIDE = Tile(2, 1, 2, 128)  # in float64
 EXTREMES = (
     (6, Tile(4, 4, 1, 128)),
     (16, Tile(4, 8, 1, 128)),
@@ -189,7 +191,11 @@ def cuda_tile(node: Reduce, nodes: Sequence[Node], few: int) -> Callable[..., Ti
 
     def choose(depth: int, outputs: int, arrays: int, size: int) -> Tile:
         words = max(1, size // 4)
-        table, need = SUMS, words * (depth + arrays + 3 * (outputs - 1))
+        table, need = SUMS, words * (depth + arrays)
+        if outputs > 1 and depth <= 6:
+            table, need = OUTPUTS, words * (outputs + arrays)
+        elif outputs > 1:
+            need += 3 * outputs
         if k:
             table, need = LISTS, k * words
         elif name in ("logsumexp", "softmax_sum"):
@@ -197,7 +203,9 @@ def cuda_tile(node: Reduce, nodes: Sequence[Node], few: int) -> Callable[..., Ti
         elif name in RARE:
             table = EXTREMES
         tile = next((tile for most, tile in table if need <= most), FEW)
-        if words > 1 or costly:  # wide types and long functions take registers of their own
+        if words > 1 and table is SUMS and need <= 12:
+            tile = WIDE
+        elif words > 1 or costly:  # wide types and long functions take registers of their own
             tile = tile._replace(rows=min(tile.rows, 2), columns=1, runs=1, resident=1, turns=1)
         if few:  # fewer rows than threads
             rows = min(tile.rows, 1 if few == 8 else 4)

@@ -1,0 +1,149 @@
+"""CUDA kernels without a card: the same source, compiled for the host, against dense float64."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import host_cuda
+import numpy as np
+import pytest
+
+import duckkeops
+from duckkeops import LazyArray
+
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ to compile CUDA with")
+
+
+def squares(x: Any, y: Any) -> Any:
+    return ((x[:, None] - y[None]) ** 2).sum(-1)
+
+
+def dense_logsumexp(s: np.ndarray) -> np.ndarray:
+    m = s.max(1)
+    return m + np.log(np.exp(s - m[:, None]).sum(1))
+
+
+def softmax(s: Any) -> Any:
+    if isinstance(s, LazyArray):
+        return duckkeops.softmax(s, axis=1)
+    e = np.exp(s - s.max(1, keepdims=True))
+    return e / e.sum(1, keepdims=True)
+
+
+REDUCTIONS: dict[str, Callable] = {
+    "sum": lambda d, b: np.exp(-d) @ b[:, 0],
+    "outputs": lambda d, b: np.exp(-d) @ b,
+    "mean": lambda d, b: d.mean(1),
+    "prod": lambda d, b: (d / (d + 0.001)).prod(0),
+    "var": lambda d, b: np.var(d, axis=1),
+    "min": lambda d, b: d.min(1),
+    "argmin": lambda d, b: np.argmin(d, axis=1),
+    "argmax of all": lambda d, b: np.argmax(d),
+    "sum of all": lambda d, b: d.sum(),
+    "any": lambda d, b: (d < 0.01).any(1),
+    "count": lambda d, b: np.count_nonzero(d < 1, axis=0),
+    "logsumexp": lambda d, b: (
+        duckkeops.logsumexp(-d, axis=1) if isinstance(d, LazyArray) else dense_logsumexp(-d)
+    ),
+    "softmax": lambda d, b: softmax(-d) @ b,
+    "top-5": lambda d, b: np.sort(d, axis=1)[:, :5],
+    "places of the top-5": lambda d, b: np.argsort(d, axis=1)[:, :5],
+}
+
+
+def points(m: int, n: int, features: int, scale: float = 1) -> tuple[np.ndarray, ...]:
+    rng = np.random.default_rng(m + n)
+    x, y = (scale * rng.standard_normal((k, features)).astype(np.float32) for k in (m, n))
+    return x, y, rng.standard_normal((n, 3)).astype(np.float32)
+
+
+def check(monkeypatch: Any, name: str, x: np.ndarray, y: np.ndarray, b: np.ndarray) -> None:
+    dense = REDUCTIONS[name](squares(x.astype(np.float64), y.astype(np.float64)), b.astype(float))
+    with host_cuda.hosted(monkeypatch):
+        got = REDUCTIONS[name](squares(LazyArray(x), LazyArray(y)), LazyArray(b).to_dense())
+    assert np.shape(got) == np.shape(dense)
+    atol = 2e-6 * np.abs(dense).max(initial=0)
+    np.testing.assert_allclose(got, dense, rtol=2e-5, atol=atol)
+
+
+@pytest.mark.parametrize("name", REDUCTIONS)
+def test_reductions_of_rows_that_share_a_block(monkeypatch: Any, name: str) -> None:
+    check(monkeypatch, name, *points(129, 1030, 3))
+
+
+@pytest.mark.parametrize("name", ["sum", "argmin", "top-5", "logsumexp"])
+@pytest.mark.parametrize("m", [1, 8])
+def test_few_rows_share_the_columns(monkeypatch: Any, name: str, m: int) -> None:
+    check(monkeypatch, name, *points(m, 40961, 3))
+
+
+@pytest.mark.parametrize("name", ["sum", "argmin"])
+@pytest.mark.parametrize(("m", "n"), [(2049, 17), (2304, 513), (7, 3), (1, 1)])
+def test_odd_sizes(monkeypatch: Any, name: str, m: int, n: int) -> None:
+    check(monkeypatch, name, *points(m, n, 3))
+
+
+def test_coordinates_that_are_too_large_to_be_scaled(monkeypatch: Any) -> None:
+    """Distances of far points keep their digits: exp(-|x - y|^2) of points near 1000."""
+    x, y, b = points(300, 300, 2, scale=0.5)
+    x, y = x + np.float32(1000), y + np.float32(1000)
+    check(monkeypatch, "sum", x, y, b)
+    check(monkeypatch, "sum", x[:, :1] * 1000, y[:, :1] * 1000, b)
+
+
+def test_ties_and_not_a_number(monkeypatch: Any) -> None:
+    x = np.zeros((40, 2), np.float32)
+    y = np.zeros((1000, 2), np.float32)
+    y[700] = np.nan
+    with host_cuda.hosted(monkeypatch):
+        d = squares(LazyArray(x), LazyArray(y))
+        assert (np.argmin(d, axis=1) == 700).all()
+        assert np.isnan(d.min(1)).all()
+        assert (np.argsort(d, axis=1)[:, :4] == np.arange(4)).all()
+        d = squares(LazyArray(x), LazyArray(y[:700]))
+        assert (np.argmin(d, axis=1) == 0).all()
+        assert np.argmax(d) == 0
+
+
+def test_batches_and_three_point_axes(monkeypatch: Any) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.random((3, 2, 50, 2)), rng.random((3, 2, 70, 2))
+    z = rng.random((9, 2))
+    d = ((x[..., :, None, :] - y[..., None, :, :]) ** 2).sum(-1)
+    with host_cuda.hosted(monkeypatch):
+        lazy = (
+            (
+                LazyArray(x, batch_ndim=2)[..., :, None, :]
+                - LazyArray(y, batch_ndim=2)[..., None, :, :]
+            )
+            ** 2
+        ).sum(-1)
+        np.testing.assert_allclose(np.exp(-lazy).sum(-1), np.exp(-d).sum(-1), rtol=1e-12)
+        u, v, w = LazyArray(x[0, 0]), LazyArray(y[0, 0]), LazyArray(z)
+        s = ((u[:, None, None] - v[None, :, None]) * w[None, None]).sum(-1)
+        t = ((x[0, 0][:, None, None] - y[0, 0][None, :, None]) * z[None, None]).sum(-1)
+        np.testing.assert_allclose(s.sum((1, 2)), t.sum((1, 2)), rtol=1e-12, atol=1e-12)
+        np.testing.assert_array_equal(np.max(s, axis=(0, 2)), t.max((0, 2)))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64", "int32", "uint8"])
+def test_dtypes(monkeypatch: Any, dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    x, y = ((4 * rng.random((k, 3))).astype(dtype) for k in (50, 60))
+    with host_cuda.hosted(monkeypatch):
+        got = squares(LazyArray(x), LazyArray(y)).sum(1)
+    want = squares(LazyArray(x), LazyArray(y)).sum(1)
+    assert got.dtype == want.dtype
+    np.testing.assert_allclose(got.astype(float), want.astype(float), rtol=1e-3)
+
+
+def test_a_mask_of_all_pairs_is_read(monkeypatch: Any) -> None:
+    x, y, _ = points(60, 90, 3)
+    mask = np.random.default_rng(0).random((60, 90)) < 0.5
+    for m in (mask, np.asfortranarray(mask)):
+        with host_cuda.hosted(monkeypatch):
+            got = np.where(m, squares(LazyArray(x), LazyArray(y)), 0).sum(1)
+        want = np.where(mask, squares(x.astype(float), y.astype(float)), 0).sum(1)
+        np.testing.assert_allclose(got, want, rtol=1e-5)

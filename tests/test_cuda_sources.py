@@ -1,0 +1,117 @@
+"""NVRTC compiles what is generated: formulas, reductions, functions, architectures. No card."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import numpy as np
+import pytest
+from gallery import FORMULAS, sample
+
+from duckkeops import (
+    LazyArray,
+    evaluate,
+    expr,
+    generate,
+    launch_cuda,
+    ops,
+    plan,
+    reductions,
+    source,
+)
+from duckkeops.config import Settings
+from duckkeops.engines import cuda
+
+
+def has_nvrtc() -> bool:
+    if importlib.util.find_spec("cupy") is None:
+        return False
+    try:
+        cuda._compiler()
+    except Exception:  # whatever a missing library makes of it
+        return False
+    return True
+
+
+pytestmark = pytest.mark.skipif(not has_nvrtc(), reason="no CuPy with NVRTC: the extra 'cuda'")
+FLOATS = [op for op in ops.TABLE if op.nargs <= 2]
+
+
+def compiled(node: expr.Reduce, architecture: int = 90, settings: Settings | None = None) -> int:
+    """Bytes of the machine code of a reduction's kernel."""
+    settings = settings or Settings()
+    node = evaluate.for_kernels(node)
+    nodes, axes = expr.walk(node), plan.loop_axes(node)
+    _, numbers = evaluate.key_of(node, axes, nodes)
+    out, title, _ = generate.prelude(node, axes, numbers, settings, False, cuda.TARGET)
+    text = source.assemble(out.prelude, "pairs.cu")
+    exact = settings.precision == "exact"
+    return len(cuda.compiled(text, title, cuda.options(exact, architecture)))
+
+
+def reduction(name: str, value: Any, **params: Any) -> expr.Reduce:
+    return reductions.reduce(reductions.BY_NAME[name], [value], [value.ndim - 1], **params)
+
+
+def gaussian(dtype: str, rows: int = 5000) -> Any:
+    x, y = np.zeros((rows, 3), dtype), np.zeros((40, 3), dtype)
+    d = ((LazyArray(x)[:, None] - LazyArray(y)[None]) ** 2).sum(-1)
+    return (d if np.dtype(dtype).kind in "iu" else np.exp(-d))._node
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_formulas(name: str) -> None:
+    formula = FORMULAS[name]
+    leaves = sample(formula.leaves, rows=9, columns=7, dtype=np.float32)
+    value = formula.function(
+        *(LazyArray(a, feature_ndim=a.ndim - 2) if a.ndim > 1 and n != "A" else a
+          for n, a in leaves.items())
+    )  # fmt: skip
+    node = reductions.reduce(reductions.BY_NAME["sum"], [value._node], [1])
+    assert launch_cuda.has_kernel(node) == (name != "fourier")
+    if name == "fourier":
+        pytest.skip("complex numbers are computed in tiles on a device")
+    assert compiled(node) > 1000
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int32", "uint8", "int64"])
+@pytest.mark.parametrize(
+    "name", ["sum", "prod", "mean", "var", "min", "argmax", "logsumexp", "topk", "count_nonzero"]
+)
+def test_reductions(name: str, dtype: str) -> None:
+    if name in ("logsumexp", "var", "mean") and np.dtype(dtype).kind in "iu":
+        pytest.skip("they compute in floats")
+    params = {"k": 7} if name == "topk" else {}
+    assert compiled(reduction(name, gaussian(dtype), **params)) > 1000
+
+
+@pytest.mark.parametrize("architecture", [75, 80, 100])
+@pytest.mark.parametrize("rows", [1, 100, 5000])
+def test_architectures_and_blocks(architecture: int, rows: int) -> None:
+    assert compiled(reduction("sum", gaussian("float32", rows)), architecture) > 1000
+
+
+def test_exact_arithmetic() -> None:
+    exact = Settings(precision="exact")
+    assert compiled(reduction("logsumexp", gaussian("float32")), settings=exact) > 1000
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("part", range(8))
+def test_functions(part: int, dtype: str) -> None:
+    """Every elementwise function of floats, some of them in each kernel."""
+    x, y = (LazyArray(np.ones(k, dtype), feature_ndim=0) for k in (30, 40))
+    a, b = x[:, None]._node, y[None]._node
+    total: Any = None
+    for op in FLOATS[part::8]:
+        try:
+            args = [ops.call("add", a, b), b][: op.nargs]
+            value = ops.call(op.name, *args)
+        except (TypeError, ValueError):  # of integers or truth values only; or it takes numbers
+            continue
+        if value.dtype.kind == "c":
+            continue
+        value = expr.cast_to(value, np.dtype(dtype))
+        total = value if total is None else ops.call("add", total, value)
+    assert compiled(reduction("sum", total)) > 1000
