@@ -17,7 +17,7 @@ import numpy as np
 
 from duckkeops import launch, plan
 from duckkeops.engines import cuda
-from duckkeops.expr import Joint, Node, Reduce, together, walk
+from duckkeops.expr import Joint, Node, Reduce, together
 from duckkeops.launch import Arguments
 from duckkeops.operands import leading_input, library, units
 from duckkeops.tensors import torch_dtype
@@ -40,13 +40,7 @@ LONGEST_LIST = 64  # of a top-k: a thread keeps it in registers
 
 def has_kernel(node: Reduce) -> bool:
     """Is there a CUDA kernel for this reduction? The library computes the others, in tiles."""
-    if node.row.name == "histogram" or dict(node.params).get("k", 0) > LONGEST_LIST:
-        return False
-    return not any(_is_complex(n.dtype) for n in walk(node))
-
-
-def _is_complex(dtype: Any) -> bool:
-    return dtype is complex or getattr(dtype, "kind", "") == "c"
+    return node.row.name != "histogram" and dict(node.params).get("k", 0) <= LONGEST_LIST
 
 
 class Torch:

@@ -44,8 +44,11 @@ def assemble(prelude: str, name: str, head: str = "") -> str:
 def _headers(prelude: str, name: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
     """What stands for the marks of a prelude, above the skeleton of this name."""
     lanes, states = ("lane.cuh", ("states.cuh",)) if name.endswith(".cu") else ("vector.h", ())
+    wanted = _wanted(prelude)
+    if states and "complex.h" in wanted:
+        wanted.insert(wanted.index("complex.h"), "complex_edges.cuh")
     return (
-        ("vector", (lanes, "functions.h", *_wanted(prelude))),
+        ("vector", (lanes, "functions.h", *wanted)),
         ("reduction", ("reductions.h", *states)),
     )
 

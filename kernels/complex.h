@@ -6,8 +6,10 @@
 
 typedef struct { f32 re, im; } c64;
 typedef struct { f64 re, im; } c128;
+#ifndef NATIVE
 typedef float _Complex z64;  // as the C library takes them
 typedef double _Complex z128;
+#endif
 
 #define COMPLEX(C, T, I) \
   INL C make_##C(T re, T im) { C z = {re, im}; return z; } \
@@ -69,6 +71,7 @@ typedef double _Complex z128;
     v##I bad = both | (v##I)(r != r); \
     return complex_##T(choose_##T(bad, undefined, re), choose_##T(bad, undefined, im)); }
 
+#ifndef NATIVE  // CUDA's are in complex_edges.cuh
 #define COMPLEX_LANE1(name, C, Z, f) INL v##C slow_##name##_##C(v##C z) { \
     C t[V]; v##C r = z; \
     LANES { Z w = z.re[l]; __imag__ w = z.im[l]; w = f(w); t[l].re = __real__ w; t[l].im = __imag__ w; } \
@@ -111,6 +114,8 @@ typedef double _Complex z128;
     LANES { Z w = power_one_##C(library_##C(a.re[l], a.im[l]), library_##C(b.re[l], b.im[l])); \
       r.re[l] = __real__ w; r.im[l] = __imag__ w; } \
     return r; }
+
+#endif
 
 // The complex functions of finite numbers; `steep` bounds |x| where e^x and its square root's square are finite, `wide`
 // where sums and products are. asin, acos and acosh are Kahan's, by the roots of 1 - z and 1 + z.
