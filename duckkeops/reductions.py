@@ -195,7 +195,12 @@ def result(xp: Any, node: Reduce, state: State) -> Any:
 
 def native(xp: Any, dtype: np.dtype) -> Any:
     """The library's own object for a dtype."""
-    return dtype if is_numpy(xp) else getattr(xp, dtype.name)
+    return dtype if is_numpy(xp) else getattr(xp, _name(dtype))
+
+
+@functools.cache
+def _name(dtype: np.dtype) -> str:  # which NumPy takes two microseconds to make
+    return dtype.name
 
 
 def is_numpy(xp: Any) -> bool:

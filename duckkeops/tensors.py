@@ -4,6 +4,7 @@ nothing here is called.
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -154,6 +155,7 @@ def _hosted(one: Input) -> Input:
 # -- dtypes ----------------------------------------------------------------------------------------
 
 
+@functools.cache
 def torch_dtype(dtype: Any) -> Any:
     """torch's own object for one of NumPy's dtypes."""
     return getattr(sys.modules["torch"], np.dtype(dtype).name)
