@@ -184,6 +184,8 @@ class _types:
             self.sum = self.stored
         self.count = np.dtype(np.float64) if len(node.args) == 3 else INT64  # of a histogram
         k = dict(node.params).get("k")
+        if k and on_device:
+            k = min(k, plan.LONGEST_LIST)
         self.components = self._components(name, k)
 
     def _components(self, name: str, k: int | None) -> list[tuple[np.dtype, tuple[int, ...]]]:
@@ -235,7 +237,10 @@ def _macros(node: Reduce, types: _types, nodes: list[Node]) -> dict[str, str]:
             out[name] = "1"
     if node.row.name == "topk":
         params = dict(node.params)
-        out["TOPK"], out["LARGEST"] = str(params["k"]), str(int(params.get("largest", False)))
+        (k,) = types.components[0][1]
+        out["TOPK"], out["LARGEST"] = str(k), str(int(params.get("largest", False)))
+        if k < params["k"]:
+            out["AFTER"] = "1"
     return out
 
 

@@ -35,12 +35,12 @@ def device_of(array: Any) -> int | None:
     return array.device.id if library(array) == "cupy" else None
 
 
-LONGEST_LIST = 64  # of a top-k: a thread keeps it in registers
-
-
 def has_kernel(node: Reduce) -> bool:
     """Is there a CUDA kernel for this reduction? The library computes the others, in tiles."""
-    return node.row.name != "histogram" and dict(node.params).get("k", 0) <= LONGEST_LIST
+    if dict(node.params).get("k", 0) > plan.LONGEST_LIST:
+        axes = plan.loop_axes(node)
+        return not (axes.merged or axes.features)
+    return node.row.name != "histogram"
 
 
 class Torch:
@@ -81,6 +81,14 @@ class Torch:
     def permuted(array: Any, order: Sequence[int]) -> Any:
         return array.permute(*order)
 
+    @staticmethod
+    def contiguous(array: Any) -> Any:
+        return array.contiguous()
+
+    def joined(self, arrays: Sequence[Any]) -> Any:
+        """Along the last axis."""
+        return self.torch.cat(tuple(arrays), -1)
+
 
 class Cupy:
     """Memory, streams and shapes by CuPy."""
@@ -116,6 +124,13 @@ class Cupy:
     @staticmethod
     def permuted(array: Any, order: Sequence[int]) -> Any:
         return array.transpose(order)
+
+    def contiguous(self, array: Any) -> Any:
+        return self.cupy.ascontiguousarray(array)
+
+    def joined(self, arrays: Sequence[Any]) -> Any:
+        """Along the last axis."""
+        return self.cupy.concatenate(tuple(arrays), -1)
 
 
 class _Stream:
@@ -167,6 +182,7 @@ class Launch:
     outputs: int  # of a row
     merged: bool  # rows are reduced, too
     columns: int  # of a row
+    length: int  # of a list that takes several passes; 0: there is none
     result_bytes: int
     result: str
 
@@ -176,20 +192,34 @@ class Launch:
 
         `count`, a number of threads, is the CPU's. Raises MemoryError if the state does not fit.
         """
+        if cuda.current_device() != self.compiled.device.number:
+            with cuda.cupy().cuda.Device(self.compiled.device.number):
+                return self(nodes, count)
+        state = self._list(nodes) if self.length else self._pass(nodes, ())
+        if self.as_is:
+            return tuple(state)
+        return tuple([self._shaped(one, state[one.array]) for one in self.finished])
+
+    def _pass(self, nodes: Sequence[Any], after: Sequence[Any]) -> list[Any]:
+        """The states of all rows, merged. `after`: where a later pass for a list begins."""
         lib = self.library
         state = [
             self._empty(shape, w.native) for shape, w in zip(self.shapes, self.written, strict=True)
         ]
         keep: list[Any] = []
-        arguments = self.arguments.filled(nodes, [lib.address(a) for a in state], keep)
-        if cuda.current_device() == self.compiled.device.number:
-            state = self._run(arguments, state)
-        else:
-            with cuda.cupy().cuda.Device(self.compiled.device.number):
-                state = self._run(arguments, state)
-        if self.as_is:
-            return tuple(state)
-        return tuple([self._shaped(one, state[one.array]) for one in self.finished])
+        addresses = [lib.address(a) for a in (*state, *after)]
+        return self._run(self.arguments.filled(nodes, addresses, keep), state)
+
+    def _list(self, nodes: Sequence[Any]) -> list[Any]:
+        """The states of a top-k longer than a thread's list, pass by pass."""
+        lib, found = self.library, []
+        rows = (self.outers * self.rows,)
+        after = [self._empty(rows, w.native) for w in self.written]
+        after[1][:] = -1
+        for _ in range(0, self.length, plan.LONGEST_LIST):
+            found.append(self._pass(nodes, after))
+            after = [lib.contiguous(a[:, -1]) for a in found[-1]]
+        return [lib.joined(arrays)[:, : self.length] for arrays in zip(*found, strict=True)]
 
     def _run(self, arguments: bytes, state: list[Any]) -> list[Any]:
         stream = _Stream(self.library.stream())
@@ -290,11 +320,15 @@ def prepare(
     array = leading_input(node).source
     lib = (Cupy if library(array) == "cupy" else Torch)(where.number)
     written = tuple(Written(t, extra, lib.native(t)) for t, extra in kernel.components)
-    finished, outputs = _results(node, axes, written)
+    k = dict(node.params).get("k", 0)
+    length = k if k > plan.LONGEST_LIST else 0
+    finished, outputs = _results(
+        node, axes, tuple(w._replace(extra=(k,)) for w in written) if length else written
+    )
     seconds = plan.cuda_seconds(node, order, where.processors, where.clock)
     total = blocks * splits
     flat = parts * outers * rows * outputs
-    as_is = parts == 1 and not axes.merged and type(node) is not Joint
+    as_is = parts == 1 and not axes.merged and type(node) is not Joint and not length
     as_is = as_is and all(one.order is None for one in finished)
     size = sum(w.dtype.itemsize * math.prod(w.extra) for w in written)
     return Launch(
@@ -314,6 +348,7 @@ def prepare(
         outputs,
         axes.merged,
         math.prod(node.whole[a] for a in axes.columns),
+        length,
         flat * size,
         f"the result of {kernel.formula}, of shape {node.shape},",
     )

@@ -177,6 +177,7 @@ EXTREMES = (
     (40, Tile(2, 4, 1, 128)),
 )
 EXPONENTIALS = ((6, Tile(2, 8, 4, 256, 2)), (16, Tile(4, 4, 1, 256)), (40, Tile(2, 4, 1, 128)))
+LONGEST_LIST = 64  # of a top-k: longer ones take several passes, each for what the last one left
 LISTS = ((16, Tile(1, 4, 1, 128)),)  # of a top-k: for this many places
 FEW = Tile(1, 1, 1, 128)
 
@@ -197,7 +198,7 @@ def cuda_tile(node: Reduce, nodes: Sequence[Node], few: int) -> Callable[..., Ti
         elif outputs > 1:
             need += 3 * outputs
         if k:
-            table, need = LISTS, k * words
+            table, need = LISTS, min(k, LONGEST_LIST) * words
         elif name in ("logsumexp", "softmax_sum"):
             table = EXPONENTIALS
         elif name in RARE:
@@ -249,7 +250,7 @@ def cuda_splits(node: Reduce, axes: LoopAxes, blocks: int, processors: int) -> i
     behind = math.prod(node.whole[a] for a in axes.columns[1:])
     columns = node.whole[axes.columns[0]]
     k = dict(node.params).get("k", 0)  # each part fills its own list, which takes time
-    least = max(CUDA_COLUMNS, 1024 * k)
+    least = max(CUDA_COLUMNS, 1024 * min(k, LONGEST_LIST))
     wanted = -(-(WAVES_OF_LISTS if k else WAVES) * processors // blocks)
     return max(1, min(wanted, columns // -(-least // behind)))
 

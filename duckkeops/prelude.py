@@ -530,6 +530,9 @@ class Prelude:
         for m in range(n):
             pointer = self.slot(f"OUT{m}", ("out", m))
             out.append(f"    out[{m}] = (char *){pointer} + (row*OUTPUTS + output)*OUT{m}_BYTES;")
+        if "AFTER" in self.macros:
+            self.slot("AFTER_VALUE", ("out", n))
+            self.slot("AFTER_AT", ("out", n + 1))
         return [*out, "}"]
 
     def _printer(self, scope: str, inlined: dict[Any, Temp], tiles: set[Any]) -> KernelPrinter:

@@ -61,6 +61,13 @@ INL void sweep(const i64 *a, const struct At &at, const struct Par &par, const P
     Acc acc[RUNS][OUTPUTS], part[APART ? RUNS : 1][OUTPUTS];
     UNROLL for (int r = 0; r < RUNS; ++r) {
         start_head(head + r);
+#ifdef AFTER
+        UNROLL for (int k = 0; k < NI; ++k) {
+            const i64 own = place.outer * place.rows + i[r * NI + k];
+            head[r].after[k] = VAL_(load_lanes)((const char *)a[AFTER_VALUE] + own * sizeof(VAL), 0, 1);
+            head[r].after_at[k] = ((const i64 *)a[AFTER_AT])[own];
+        }
+#endif
         UNROLL for (int e = 0; e < OUTPUTS; ++e) start(acc[r] + e);
     }
 

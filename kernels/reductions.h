@@ -493,9 +493,22 @@ INL vb all_preceding(vval a, vval b) {
 #ifdef NATIVE
 // The K best so far in registers, in order. A place that no column took has the position EMPTY_PLACE, and any value precedes it.
 #define EMPTY_PLACE ((IDX)~((IDX)1 << (8 * sizeof(IDX) - 1)))
+// AFTER: a later pass for a longer list takes only what comes after an entry, the last one of the pass before.
 typedef struct {
     char unused;
+#ifdef AFTER
+    vval after[NI];
+    i64 after_at[NI];  // < 0 in the first pass
+#endif
 } Head;
+INL bool is_left(const Head *head, int k, vval v, i64 column) {
+#ifdef AFTER
+    if (head->after_at[k] < 0 || all_preceding(head->after[k], v).x) return true;
+    return !all_preceding(v, head->after[k]).x && column > head->after_at[k];
+#else
+    return true;
+#endif
+}
 typedef struct {
     vval value[NI][TOPK], bar[NI];  // bar: what a value has to be better than, to look at it at all
     vidx at[NI][TOPK];
@@ -537,7 +550,8 @@ INL void enter(Acc *acc, int k, vval v, IDX column) {  // place m becomes what i
 INL void take(const int nj, Head *head, Acc *acc, vval v[][NI], i64 index) {
     RARE_ROWS(MAY_ENTER(acc, k, nj, v)) {
         UNROLL for (int q = 0; q < nj; ++q)
-            if (precedes(acc, k, TOPK - 1, v[q][k])) enter(acc, k, v[q][k], (IDX)(index + q));
+            if (is_left(head, k, v[q][k], index + q) && precedes(acc, k, TOPK - 1, v[q][k]))
+                enter(acc, k, v[q][k], (IDX)(index + q));
     }
 }
 INL void merge(Head *head, Acc *acc, const Acc *later) { *acc = *later; }

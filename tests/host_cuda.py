@@ -93,6 +93,14 @@ class Memory:
         return False
 
     @staticmethod
+    def contiguous(array: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(array)
+
+    @staticmethod
+    def joined(arrays: Any) -> np.ndarray:
+        return np.concatenate(tuple(arrays), -1)
+
+    @staticmethod
     def permuted(array: np.ndarray, order: Any) -> np.ndarray:
         return array.transpose(order)
 

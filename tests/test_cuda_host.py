@@ -107,6 +107,21 @@ def test_ties_and_not_a_number(monkeypatch: Any) -> None:
         assert np.argmax(d) == 0
 
 
+@pytest.mark.parametrize("largest", [False, True])
+@pytest.mark.parametrize("m", [3, 40, 2100])
+def test_long_lists_in_several_passes(monkeypatch: Any, m: int, largest: bool) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 9, (m, 1)).astype(float), rng.integers(0, 9, (400, 1)).astype(float)
+    y[7] = np.nan  # and many ties
+    d = LazyArray(x)[:, None, 0] - LazyArray(y)[None, :, 0]
+    with host_cuda.hosted(monkeypatch):
+        got = duckkeops.argtopk(d, 150, axis=1, largest=largest)
+        values = duckkeops.topk(d, 150, axis=1, largest=largest)[0]
+    np.testing.assert_array_equal(got, duckkeops.argtopk(d, 150, axis=1, largest=largest))
+    want = duckkeops.topk(d, 150, axis=1, largest=largest)[0]
+    np.testing.assert_array_equal(values, want)
+
+
 def test_batches_and_three_point_axes(monkeypatch: Any) -> None:
     rng = np.random.default_rng(0)
     x, y = rng.random((3, 2, 50, 2)), rng.random((3, 2, 70, 2))
