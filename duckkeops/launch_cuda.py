@@ -17,7 +17,7 @@ import numpy as np
 
 from duckkeops import launch, plan
 from duckkeops.engines import cuda
-from duckkeops.expr import Joint, Node, Reduce, together
+from duckkeops.expr import FEATURE, Input, Joint, Node, Reduce, together, walk
 from duckkeops.launch import Arguments
 from duckkeops.operands import leading_input, library, units
 from duckkeops.tensors import torch_dtype
@@ -39,8 +39,21 @@ def has_kernel(node: Reduce) -> bool:
     """Is there a CUDA kernel for this reduction? The library computes the others, in tiles."""
     if dict(node.params).get("k", 0) > plan.LONGEST_LIST:
         axes = plan.loop_axes(node)
-        return not (axes.merged or axes.features)
-    return node.row.name != "histogram"
+        if axes.merged or axes.features:
+            return False
+    return node.row.name != "histogram" and _row_bytes(node) <= MOST_ROW_BYTES
+
+
+MOST_ROW_BYTES = 14 << 10  # of one row of all inputs: two of them fit into shared memory
+
+
+def _row_bytes(node: Reduce) -> int:
+    inputs = [n for n in walk(node) if isinstance(n, Input)]
+    return sum(
+        n.dtype.itemsize
+        * math.prod(s for s, r in zip(n.shape, n.roles, strict=True) if r == FEATURE)
+        for n in inputs
+    )
 
 
 class Torch:

@@ -481,7 +481,9 @@ class Prelude:
                 value, pad = f"{record[-1]}->{self.field(a)}", "    "
                 value = value if name == "row" else f"splat_f32({value})"
                 for c in self.plan.features(self.lower.idx(a)):
-                    out.append(f"{pad}UNROLL for (int {c} = 0; {c} < {self.p.sizes[c]}; ++{c})")
+                    size = self.p.sizes[c] or 0
+                    unrolled = "UNROLL " if size <= self.unroll_up_to else ""
+                    out.append(f"{pad}{unrolled}for (int {c} = 0; {c} < {size}; ++{c})")
                     pad += "    "
                 at_most = f"splat_f32({scaling.NEAR})"
                 out.append(f"{pad}far |= any_not_le_f32(abs_f32({value}), {at_most});")

@@ -18,6 +18,7 @@ from duckkeops import functions as fn
 from duckkeops.lower import Lower, Temp
 from duckkeops.symbolic import Elem
 
+FEW = 32  # features: of more, a product is nothing
 NEAR = 16  # of |s x|: the error of exp2 is then at most about 0.7 sqrt(D) 16 2^-24 = 1e-6
 
 
@@ -71,6 +72,8 @@ def _scale_one(lower: Lower, t: Temp, users: dict[Any, list[Any]]) -> None:
         return
     total = made(distance, [exponent])
     if total is None or total.fold != "sum" or total.gap or len(total.over) != 1:
+        return
+    if (lower.p.sizes[total.over[0]] or FEW + 1) > FEW:
         return
     if total.dtype != np.float32 or _sign(lower, factor) >= 0:
         return

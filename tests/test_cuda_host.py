@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import duckkeops
-from duckkeops import LazyArray
+from duckkeops import LazyArray, launch_cuda, reductions
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ to compile CUDA with")
 
@@ -120,6 +120,18 @@ def test_long_lists_in_several_passes(monkeypatch: Any, m: int, largest: bool) -
     np.testing.assert_array_equal(got, duckkeops.argtopk(d, 150, axis=1, largest=largest))
     want = duckkeops.topk(d, 150, axis=1, largest=largest)[0]
     np.testing.assert_array_equal(values, want)
+
+
+@pytest.mark.parametrize("features", [65, 1700])
+def test_many_features(monkeypatch: Any, features: int) -> None:
+    x, y, b = points(40, 70, features, scale=features**-0.5)
+    check(monkeypatch, "sum", x, y, b)
+
+
+def test_rows_that_are_too_long_for_shared_memory_are_left_to_the_library() -> None:
+    x = LazyArray(np.zeros((3, 2000), np.float32))
+    node = reductions.reduce(reductions.BY_NAME["sum"], [squares(x, x)._node], [1])
+    assert not launch_cuda.has_kernel(node)
 
 
 def test_batches_and_three_point_axes(monkeypatch: Any) -> None:
