@@ -22,6 +22,7 @@ from duckkeops.launch import Launch
 from duckkeops.operands import leading_input, namespace_of
 
 MOST_OUTPUTS = 512  # of a row: more accumulators would leave the second cache
+MOST_ON_DEVICE = 32  # of a row there: accumulators are registers
 MOST_ADDED = 16 << 20  # bytes that a kernel writes for a sum, to be added up
 
 
@@ -167,7 +168,7 @@ def passes(nodes: Sequence[Reduce]) -> list[Pass]:
             for n, (group, those) in enumerate(groups.items())
             for p in those[-1:]
             if (part := _part(node, p.parts[0], group)) is not None
-            and p.outputs + _width(node) <= MOST_OUTPUTS
+            and p.outputs + _width(node) <= _most_outputs(node)
         ]
         if not hosts:
             groups.setdefault(own, []).append(single)
@@ -189,9 +190,16 @@ def _may_share(node: Reduce) -> bool:
         and current().engine != "blocks"
         and (tensors.is_torch(node) or reductions.is_numpy(namespace_of(node)))
         and _loop(node).kind != "b"
-        and _width(node) <= MOST_OUTPUTS
+        and _width(node) <= _most_outputs(node)
         and (Vjp in kinds or not evaluate.is_plain(node, nodes))
     )
+
+
+def _most_outputs(node: Reduce) -> int:
+    """How many results a row of one kernel may have: none where there is no kernel."""
+    if launch_cuda.device_of(leading_input(node).source) is None:
+        return MOST_OUTPUTS
+    return MOST_ON_DEVICE if launch_cuda.has_kernel(node) else 0
 
 
 def _loop(node: Reduce) -> np.dtype:

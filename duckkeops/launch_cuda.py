@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from duckkeops import launch, plan
+from duckkeops import launch, plan, reductions
 from duckkeops.engines import cuda
 from duckkeops.expr import FEATURE, Input, Joint, Node, Reduce, together, walk
 from duckkeops.launch import Arguments
@@ -44,13 +44,13 @@ def has_kernel(node: Reduce) -> bool:
     return node.row.name != "histogram" and _row_bytes(node) <= MOST_ROW_BYTES
 
 
-MOST_ROW_BYTES = 14 << 10  # of one row of all inputs: two of them fit into shared memory
+MOST_ROW_BYTES = 7 << 10  # of one row of all inputs: two tiles fit into shared memory
 
 
 def _row_bytes(node: Reduce) -> int:
     inputs = [n for n in walk(node) if isinstance(n, Input)]
     return sum(
-        n.dtype.itemsize
+        reductions.computed(n.dtype).itemsize
         * math.prod(s for s, r in zip(n.shape, n.roles, strict=True) if r == FEATURE)
         for n in inputs
     )
