@@ -211,9 +211,12 @@ class KernelPrinter(C99CodePrinter):
     def _print_Pow(self, e: Any) -> str:
         b, q = e.args
         if q == -1:
+            one = self.splat(sympy.S.One)
             if self.t[0] == "c":
-                return f"div_{self.t}({self.splat(sympy.S.One)}, {self._argument(b)})"
-            return f"reciprocal_{self.t}({self._argument(b)})"
+                return f"div_{self.t}({one}, {self._argument(b)})"
+            if not self.lower.products:  # CUDA has an instruction for it
+                return f"reciprocal_{self.t}({self._argument(b)})"
+            return f"{one}/{self.parenthesize(b, PRECEDENCE['Mul'], strict=True)}"
         if q == sympy.Rational(1, 2):
             return f"sqrt_{self.t}({self._argument(b)})"
         text = self.parenthesize(b, PRECEDENCE["Mul"])
