@@ -221,10 +221,8 @@ class KernelPrinter(C99CodePrinter):
             return f"sqrt_{self.t}({self._argument(b)})"
         text = self.parenthesize(b, PRECEDENCE["Mul"])
         if self.t[0] == "c":
-            out = text
-            for _ in range(int(q) - 1):
-                out = f"mul_{self.t}({out}, {text})"
-            return out
+            square = f"square_{self.t}({text})"
+            return square if q == 2 else f"mul_{self.t}({square}, {text})"
         return "*".join([text] * int(q))
 
     # -- functions: name_dtype(arguments) ----------------------------------------------------------
