@@ -57,10 +57,10 @@ def _contracted(nodes: Sequence[Node], layout: Layout) -> Any:
         return product
     if layout.dtype.kind == "b":
         value = statistics.any(product, layout.axes)
-    else:
-        own = layout.dtype.kind in "fc"  # in which sums are computed if not told otherwise
-        value = statistics.total(product, layout.axes, None if own else layout.dtype)
-    return value if layout.result is None else permuted(value, layout.result)
+        return value if layout.result is None else permuted(value, layout.result)
+    own = layout.dtype.kind in "fc"  # in which sums are computed if not told otherwise
+    dtype = None if own else layout.dtype
+    return statistics.total(product, layout.axes, dtype, order=layout.result)
 
 
 MULTIPLY = ops.ROWS["multiply"]
@@ -70,13 +70,14 @@ class Alignment(NamedTuple):
     """How one operand gets the axes of the product; leading ones may be left to broadcasting.
 
     It is right `already`; or, as an input whose array is transposed at once, has its axes in
-    `order`, and new ones where `cut` has None.
+    `order`, and new ones where `cut` has None; `seen` is both in one.
     """
 
     labels: Labels
     already: bool
     order: tuple[int, ...]
     cut: tuple[slice | None, ...]
+    seen: tuple[int | None, ...]
     roles: str
 
 
@@ -212,6 +213,7 @@ def _alignment(node: Outline, labels: Labels, order: Labels, roles: dict[Any, st
         already,
         tuple(labels.index(k) for k in kept),
         tuple(slice(None) if k in labels else None for k in new),
+        tuple(labels.index(k) if k in labels else None for k in new),
         "".join(roles[k] if k in labels else NEUTRAL for k in new),
     )
 
@@ -224,10 +226,8 @@ def _aligned(node: Node, how: Alignment, layout: Layout) -> Node:
     if isinstance(node, Input) and len(how.order) == len(labels):
         if isinstance(node.source, np.ndarray):
             return Input(node.source.transpose(how.order)[how.cut], node.dtype, how.roles)
-        if expr.is_differentiated(node.source):
-            axes = iter(how.order)
-            order = tuple([None if cut is None else next(axes) for cut in how.cut])
-            return node.ordered(order, how.roles, False)
+        if expr.is_plain_tensor(node.source):
+            return node.ordered(how.seen, how.roles, False)
         if is_tensor(node.source):
             tensor = node.array.permute(how.order)
             for k, cut in enumerate(how.cut):

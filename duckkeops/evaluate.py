@@ -61,24 +61,28 @@ log = logging.getLogger("duckkeops")
 
 
 HOOKS: dict[
-    str, Callable[[Reduce], Any]
+    str, Callable[[Reduce, Sequence[int] | None], Any]
 ] = {}  # libraries that evaluate reductions in their own way
 
 
-def evaluate(node: Reduce) -> Any:
-    """The value of a reduction, an array of the inputs' library; of a top-k, values and indices."""
+def evaluate(node: Reduce, order: Sequence[int] | None = None) -> Any:
+    """The value of a reduction, an array of the inputs' library, its axes in this order; of a
+    top-k, values and indices.
+    """
     array = leading_input(node).source
     if type(array) is not np.ndarray:
         hook = HOOKS.get(library(array))
         if hook is not None:
-            return hook(node)
+            return hook(node, order)
     settings = current()
     key, nodes = listed(node)
     found = known(key, settings)
     xp = np if type(array) is np.ndarray else namespace_of(node)
-    if found is not None:
-        return reductions.result(xp, node, found(nodes, settings.threads))
-    return reductions.result(xp, node, state(node, xp))
+    found_state = state(node, xp) if found is None else found(nodes, settings.threads)
+    value = reductions.result(xp, node, found_state)
+    if order is None:
+        return value
+    return value.transpose(order) if xp is np else xp.permute_dims(value, order)
 
 
 def state(node: Reduce, xp: Any) -> tuple[Any, ...]:

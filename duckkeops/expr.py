@@ -132,14 +132,14 @@ def _place(array: Any) -> Any:
     return kind, str(getattr(array, "device", ""))
 
 
-def is_differentiated(array: Any) -> bool:
-    """Is it a tensor of torch's own whose views torch would record, for a backward pass only?"""
+def is_plain_tensor(array: Any) -> bool:
+    """Is it a tensor of torch's own, which no transform looks at? Its views are orders of ours:
+    torch needs microseconds for each, and would record those of what is differentiated.
+    """
     torch = sys.modules.get("torch")
     return (
         torch is not None
         and type(array) in (torch.Tensor, torch.nn.Parameter)
-        and array.requires_grad
-        and torch.is_grad_enabled()
         and not is_transformed()
     )
 

@@ -14,12 +14,12 @@ from duckkeops.rewrite import rebuild, settle
 from duckkeops.tensors import is_tensor
 
 
-def evaluated(node: Reduce) -> Any:
-    """The value of a reduction, an array of the inputs' library.
+def evaluated(node: Reduce, order: Sequence[int] | None = None) -> Any:
+    """The value of a reduction, an array of the inputs' library, its axes in this order.
 
     Over all axes of a NumPy array it is a NumPy scalar.
     """
-    value = evaluate.evaluate(settled_reduction(node))
+    value = evaluate.evaluate(settled_reduction(node), order)
     if type(value) is np.ndarray and value.flags.writeable and value.ndim:  # mostly
         return value
     return tuple(map(_own, value)) if isinstance(value, tuple) else plain(_own(value))

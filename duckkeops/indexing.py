@@ -73,7 +73,7 @@ def plain_view(node: Node, key: Any) -> Input | None:
     roles = _roles_seen(own.roles, kinds)
     if roles is None:
         return None
-    order = _order_seen(len(own.shape), kinds) if expr.is_differentiated(node.source) else None
+    order = _order_seen(len(own.shape), kinds) if expr.is_plain_tensor(node.source) else None
     if order is not None and all(k == ALL for k in key if type(k) is slice):
         return node.ordered(order, roles, own.bare)
     array = node.array[key if EllipsisType in kinds else (*key, ...)]

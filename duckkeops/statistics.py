@@ -17,7 +17,7 @@ from numpy.lib.array_utils import normalize_axis_tuple
 
 from duckkeops import expr, ops, reductions, rewrite, views
 from duckkeops.expr import Apply, Node
-from duckkeops.genuine import all_entries, call, cast, dense, evaluated, expand
+from duckkeops.genuine import all_entries, call, cast, dense, evaluated, expand, permuted
 from duckkeops.indexing import diagonal_node, written
 from duckkeops.operands import describe, namespace_of, node_of, unsupported
 from duckkeops.rewrite import Softmax
@@ -41,18 +41,25 @@ def axes_of(a: Node, axis: Axis) -> tuple[int, ...]:
 
 
 def fold(
-    name: str, args: Sequence[Node], axes: tuple[int, ...], keepdims: Any = False, **params: Any
+    name: str,
+    args: Sequence[Node],
+    axes: tuple[int, ...],
+    keepdims: Any = False,
+    order: Sequence[int] | None = None,
+    **params: Any,
 ) -> Any:
-    """A reduction row over `axes` of broadcast nodes: evaluated by the rule, else a node."""
+    """A reduction row over `axes` of broadcast nodes, the axes that are left in this order:
+    evaluated by the rule, else a node.
+    """
     row, args = ROWS[name], tuple(args)
     node = reductions.reduce(row, args, axes, **params)
     if node.outline.evaluated:
-        out = evaluated(node)
+        out = evaluated(node, order)
     elif row.fold:
-        out = node
+        out = node if order is None else permuted(node, order)
     else:
         out = None if row.lazy is None else row.lazy(args, axes, node.params)
-        if out is None:
+        if out is None or order is not None:
             raise unsupported(
                 f"{name} over axes {axes} that leaves a virtual array",
                 args[0],
@@ -231,16 +238,24 @@ def _scalar(value: Any) -> Any:
     return value[()] if isinstance(value, np.ndarray) and value.ndim == 0 else value
 
 
-def total(a: Node, axes: tuple[int, ...], dtype: Any = None, keepdims: Any = False) -> Any:
-    """A sum; of softmax weights times values it is one pass."""
+def total(
+    a: Node,
+    axes: tuple[int, ...],
+    dtype: Any = None,
+    keepdims: Any = False,
+    order: Sequence[int] | None = None,
+) -> Any:
+    """A sum, the axes that are left in this order; of softmax weights times values it is one
+    pass.
+    """
     if a.outline.pending and (dtype is None or dtype == a.dtype):
         weighted = _weighted(a, axes)
         if weighted is not None:
             node = reductions.reduce(ROWS["softmax_sum"], weighted, axes)
             if expr.is_evaluated(node) and node.dtype == a.dtype:
-                out = evaluated(node)
+                out = evaluated(node, order)
                 return expand(out, axes) if _true(keepdims) else out
-    return fold("sum", (a,), axes, keepdims, dtype=dtype)
+    return fold("sum", (a,), axes, keepdims, order, dtype=dtype)
 
 
 def _weighted(a: Node, axes: tuple[int, ...]) -> tuple[Node, Node] | None:

@@ -46,15 +46,19 @@ PROXY = torch._C._TorchDispatchModeKey.PROXY
 TIES = 64  # equal least entries of one row that are differentiated one by one
 
 
-def value(node: Reduce) -> Any:
-    """The value of a reduction of tensors; of a top-k, values and indices."""
+def value(node: Reduce, order: Sequence[int] | None = None) -> Any:
+    """The value of a reduction of tensors, its axes in this order; of a top-k, values and
+    indices.
+    """
     key, nodes = evaluate.listed(node)
     known = evaluate.known(key, current())
+    if order is not None and (known is None or expr.is_transformed()):
+        return value(node).permute(order)
     if known is None and (moved := on_one_device(node)) is not node:
         return value(moved)  # type: ignore[arg-type]
     if known is None and not _is_meta(nodes) and node.row.name != "std" and is_native(node):
         return blocks.value(node)  # but no root of a variance, which has no slope at 0
-    out = _outputs(node, key, nodes, False, known is not None)
+    out = _outputs(node, key, nodes, False, known is not None, order)
     return out[:2] if node.row.name == "topk" else out[0]
 
 
@@ -67,9 +71,16 @@ def outputs(node: Reduce, places: bool = False) -> Outputs:
 
 
 def _outputs(
-    node: Reduce, key: tuple, nodes: list[Node], places: bool, known: bool = False
+    node: Reduce,
+    key: tuple,
+    nodes: list[Node],
+    places: bool,
+    known: bool = False,
+    order: Sequence[int] | None = None,
 ) -> Outputs:
-    """`known`: is there a launch of it, whose arrays have entries, and none of which are joined?"""
+    """`known`: is there a launch of it, whose arrays have entries, and none of which are joined?
+    `order`: of the axes of the value.
+    """
     leaves = [n for n in nodes if isinstance(n, Input) and isinstance(n.source, torch.Tensor)]
     tensors = [i.source for i in leaves]
     if not known and any(t.is_meta for t in tensors):
@@ -81,12 +92,12 @@ def _outputs(
             "  Call torch.func.jvp or vjp for each tangent, or trace with torch.compile."
         )
     if not is_tracked(tensors):
-        return _computed(node, key, nodes, places)
+        return _computed(node, key, nodes, places, order)
     if expr.is_transformed() and any(i.order is not None for i in leaves):
         return outputs(rewrite.with_inputs(node, _with_view), places)  # type: ignore[arg-type]
     if not known and node.row.name in MERGED and any(isinstance(n, Concat) for n in nodes):
         return _in_parts(node)
-    out = _differentiable(_Plan(node, leaves, key, nodes), *tensors)
+    out = _differentiable(_Plan(node, leaves, key, nodes, order), *tensors)
     return _picked(node, out) if node.row.name in PICKS else out
 
 
@@ -135,7 +146,13 @@ def is_tracked(tensors: Sequence[torch.Tensor]) -> bool:
 # -- values ----------------------------------------------------------------------------------------
 
 
-def _computed(node: Reduce, key: tuple, nodes: list[Node], differentiated: bool) -> Outputs:
+def _computed(
+    node: Reduce,
+    key: tuple,
+    nodes: list[Node],
+    differentiated: bool,
+    order: Sequence[int] | None = None,
+) -> Outputs:
     """The outputs of plain tensors. `differentiated`: those that only gradients need too."""
     if differentiated and node.row.name in ("min", "max") and _is_floating(node):
         return _tied_extremes(node)
@@ -144,6 +161,8 @@ def _computed(node: Reduce, key: tuple, nodes: list[Node], differentiated: bool)
     xp = computing(node)
     state = found(nodes, settings.threads) if found is not None else evaluate.state(node, xp)
     out = reductions.result(xp, node, state)
+    if order is not None:
+        out = out.transpose(order) if type(out) is np.ndarray else out.permute(order)
     out = out if isinstance(out, tuple) else (out,)
     more = _extra(node, state, xp) if differentiated else ()
     return tuple([as_tensor(a) for a in (*out, *more)])
@@ -291,14 +310,29 @@ MERGED: dict[str, Callable[[Reduce, Sequence[Reduce]], torch.Tensor]] = {
 
 
 class _Plan:
-    """A reduction, those of its inputs that are arguments of the function, and what
-    `evaluate.listed` says of it.
+    """A reduction, those of its inputs that are arguments of the function, what
+    `evaluate.listed` says of it, and the order of the axes of its value.
     """
 
-    __slots__ = ("key", "leaves", "node", "nodes")
+    __slots__ = ("key", "leaves", "node", "nodes", "order")
 
-    def __init__(self, node: Reduce, leaves: Sequence[Input], key: tuple, nodes: list[Node]):
+    def __init__(
+        self,
+        node: Reduce,
+        leaves: Sequence[Input],
+        key: tuple,
+        nodes: list[Node],
+        order: Sequence[int] | None = None,
+    ):
         self.node, self.leaves, self.key, self.nodes = node, tuple(leaves), key, nodes
+        self.order = order
+
+    def in_order(self, values: Sequence[Any]) -> Sequence[Any]:
+        """Outputs, or their gradients, with the axes of the value as the reduction has them."""
+        if self.order is None or not values or values[0] is None:
+            return values
+        back = sorted(range(len(self.order)), key=self.order.__getitem__)
+        return (values[0].permute(back), *values[1:])
 
     def holds(self, tensors: Sequence[torch.Tensor]) -> bool:
         """Are these the tensors of its own inputs?"""
@@ -324,9 +358,9 @@ class _Reduction(torch.autograd.Function):
     @staticmethod
     def forward(plan: _Plan, *tensors: torch.Tensor) -> Outputs:
         if plan.holds(tensors):
-            return _computed(plan.node, plan.key, plan.nodes, True)
+            return _computed(plan.node, plan.key, plan.nodes, True, plan.order)
         node, _ = plan.of(tensors)
-        return _computed(node, *evaluate.listed(node), True)
+        return _computed(node, *evaluate.listed(node), True, plan.order)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Outputs) -> None:
@@ -395,12 +429,15 @@ def _pulled_back(
     grads: Sequence[torch.Tensor | None],
     wanted: Sequence[bool],
 ) -> list[torch.Tensor | None]:
-    """The gradient with respect to each tensor that wants one."""
+    """The gradient with respect to each tensor that wants one. `outs` and `grads` have the axes of
+    the value in the plan's order.
+    """
     once = not (torch.is_grad_enabled() or torch._C._are_functorch_transforms_active())
-    key = torch_passes.key_of(plan.key, outs, grads, wanted, current())
+    key = torch_passes.key_of(plan.key, plan.order, outs, grads, wanted, current())
     if once and (known := torch_passes.find(key)) is not None:
         return known(plan.nodes, tensors, outs, grads)
     node, leaves = plan.of(tensors)
+    outs, grads = plan.in_order(outs), plan.in_order(grads)
     results = [_spread(o, node) for o in outs]
     spread = [None if g is None else _spread(g, node) for g in grads]
     cotangents = _cotangents(_weights(node, results), spread)
@@ -419,7 +456,7 @@ def _pulled_back(
         have = out[k]
         out[k] = part if have is None else have + part
     if once and plan.holds(tensors):
-        torch_passes.keep(key, plan.nodes, (*leaves, *results, *spread), terms, leaves)
+        torch_passes.keep(key, plan.nodes, leaves, results, spread, terms, plan.order)
     return out
 
 

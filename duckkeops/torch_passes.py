@@ -101,6 +101,7 @@ KEPT = 2048  # at most; then all are forgotten
 
 def key_of(
     key: tuple,
+    order: Sequence[int] | None,
     outs: Sequence[torch.Tensor],
     grads: Sequence[Any],
     wanted: Sequence[bool],
@@ -109,7 +110,7 @@ def key_of(
     """`outs` are those that were saved, whose dtypes depend on the settings of the forward pass."""
     present = tuple([g is not None for g in grads])
     saved = tuple([t.dtype for t in outs])
-    return key, saved, present, tuple(wanted), settings.kernels
+    return key, order, saved, present, tuple(wanted), settings.kernels
 
 
 def find(key: tuple) -> Passes | None:
@@ -119,15 +120,18 @@ def find(key: tuple) -> Passes | None:
 def keep(
     key: tuple,
     forward: Sequence[Node],
-    given: Sequence[Input | None],
-    terms: Sequence[tuple[int, gradients.Term]],
     leaves: Sequence[Input],
+    outs: Sequence[Input],
+    grads: Sequence[Input | None],
+    terms: Sequence[tuple[int, gradients.Term]],
+    order: Sequence[int] | None,
 ) -> None:
     """Remember what these terms, each of a leaf, were evaluated by.
 
-    `given` are the inputs of its tensors, in the order of `Passes`. An expression that has others,
-    or that was not one launch, is not kept.
+    The value, first of `outs`, and its gradient will be given with their axes in this order. An
+    expression that has other inputs, or that was not one launch, is not kept.
     """
+    given = (*leaves, *outs, *grads)
     numbers = {id(n): k for k, n in enumerate(forward) if isinstance(n, Scalar)}
     known = {id(n): k for k, n in enumerate(given) if n is not None}
     launches = []
@@ -146,7 +150,13 @@ def keep(
         launches.append(_Launched(launch, tuple(template), inputs, own, results))
     if len(_passes) >= KEPT:
         _passes.clear()
-    _passes[key] = Passes(tuple(launches), tuple(None if n is None else n.order for n in given))
+    orders = [None if n is None else n.order for n in given]
+    if order is not None:
+        for k in {len(leaves), len(leaves) + len(outs)}:
+            have = orders[k] if k < len(orders) else None
+            if have is not None:
+                orders[k] = tuple([None if a is None else order.index(a) for a in have])
+    _passes[key] = Passes(tuple(launches), tuple(orders))
 
 
 def _launches(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from duckkeops import ops
+from duckkeops import expr, ops
 from duckkeops.expr import Node
 from duckkeops.operands import leading_input, node_of
 from duckkeops.tensors import numpy_dtype, torch_dtype
@@ -77,6 +77,15 @@ def _casts(op: ops.Op | None, kinds: tuple, default: torch.dtype) -> tuple[np.dt
     return tuple(None if t == have else t for t, (have, _) in zip(dtypes, kinds, strict=True))
 
 
+@functools.lru_cache(maxsize=expr.TABLE_SIZE)
+def _casts_seen(
+    op: ops.Op, operands: tuple[expr.Outline, ...], default: torch.dtype
+) -> tuple[np.dtype | None, ...] | None:
+    """`_casts` of operands with these outlines; None where nothing is cast."""
+    wanted = _casts(op, tuple([(o.dtype, bool(o.shape)) for o in operands]), default)
+    return wanted if any(t is not None for t in wanted) else None
+
+
 def _fits(number: Any, dtype: np.dtype) -> bool:
     """Is it the type of a Python number that this dtype holds?"""
     if isinstance(number, np.dtype):
@@ -93,9 +102,9 @@ def apply(op: ops.Op, *args: Any) -> Node:
     nodes = [a if isinstance(a, Node) else as_node(a) for a in args]
     if len(nodes) != op.nargs:
         raise TypeError(f"{op.name} takes {op.nargs} arguments, and got {len(nodes)}.")
-    kinds = tuple([(n.outline.dtype, bool(n.outline.shape)) for n in nodes])
-    wanted = _casts(op, kinds, torch.get_default_dtype())
-    nodes = [n if t is None else ops.cast(n, t) for n, t in zip(nodes, wanted, strict=True)]
+    wanted = _casts_seen(op, expr.outlines(nodes), torch.get_default_dtype())
+    if wanted is not None:
+        nodes = [n if t is None else ops.cast(n, t) for n, t in zip(nodes, wanted, strict=True)]
     if len(nodes) == 2:
         return ops.binary(op, *nodes)
     return ops.unary(op, *nodes) if len(nodes) == 1 else ops.apply(op, *nodes)

@@ -122,7 +122,7 @@ def _variance(
         correction = int(unbiased)
     a = as_node(input)
     inexact(name, a)
-    params = {"correction": 1 if correction is None else correction}
+    params: dict[str, Any] = {"correction": 1 if correction is None else correction}
     return a, statistics.fold(name, (a,), axes_of(a, dim), keepdim, **params)
 
 

@@ -27,7 +27,7 @@ from duckkeops.expr import (
     Scalar,
     Shape,
     cast_to,
-    is_differentiated,
+    is_plain_tensor,
     pointed,
 )
 
@@ -222,7 +222,7 @@ def _no_needs(node: Node, how: View) -> list[tuple[Node, View]]:
 def _input_seen(node: Input, how: View, args: tuple[Node, ...]) -> Node:
     roles = _followed(node, how) if how.roles is None else how.roles
     bare = node.bare and how.roles is None
-    if not how.dropped and is_differentiated(node.source):
+    if not how.dropped and is_plain_tensor(node.source):
         entries = [e for e in how.entries if e is not None]
         if all(len(axes) == 1 and _is_all(selects[0]) for axes, selects in entries):
             order = tuple([None if e is None else e[0][0] for e in how.entries])

@@ -602,3 +602,24 @@ def test_a_graph_of_views_is_differentiated_in_batches_of_gradients():
     theirs = vmap(lambda g: torch.autograd.grad(wanted, (x, y), g, retain_graph=True))(rows)
     for g, h in zip(ours, theirs, strict=True):
         torch.testing.assert_close(g, h)
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+@pytest.mark.parametrize("product", [lambda k, b: k @ b, lambda k, b: torch.softmax(k, 1) @ b])
+def test_products_are_written_and_differentiated_in_the_order_of_their_axes(outputs, product):
+    """The first pass, the repeated one, and higher orders read gradients of several layouts."""
+    x, y, b = (
+        torch.randn(n, m, dtype=torch.float64, requires_grad=True)
+        for n, m in ((7, 2), (5, 2), (5, outputs))
+    )
+    g = torch.randn(outputs, 7, dtype=torch.float64).T  # not contiguous
+    want_value = product((-((x[:, None] - y[None]) ** 2).sum(-1)).exp(), b)
+    want = torch.autograd.grad(want_value, (x, y, b), g)
+    for create in (False, False, True):
+        got = product((-((LazyArray(x)[:, None] - LazyArray(y)) ** 2).sum(-1)).exp(), b)
+        assert got.shape == want_value.shape
+        torch.testing.assert_close(got, want_value)
+        for one, other in zip(
+            torch.autograd.grad(got, (x, y, b), g, create_graph=create), want, strict=True
+        ):
+            torch.testing.assert_close(one, other)
