@@ -460,7 +460,9 @@ def test_a_softmax_times_values_is_one_pass(monkeypatch):
     seen = []
     original = evaluate.evaluate
     monkeypatch.setattr(
-        evaluate, "evaluate", lambda node: seen.append(node.row.name) or original(node)
+        evaluate,
+        "evaluate",
+        lambda node, *order: seen.append(node.row.name) or original(node, *order),
     )
     weights = squares(LazyArray(X), LazyArray(Y)).softmax(axis=1)
     assert seen == []
