@@ -146,6 +146,11 @@ class Along(Elementwise):
         None  # its value for numbers: derivatives bring in the imaginary unit
     )
 
+    @classmethod
+    def eval(cls, z: Any) -> Any:
+        """Of a 0 that another one became, by a substitution."""
+        return ZERO if z == 0 and cls.of_number is not None else None
+
     def _eval_derivative(self, s: Any) -> Any:
         dz = self.args[0].diff(s)
         return ZERO if dz == 0 else type(self).along(self.args[0], dz)
