@@ -20,6 +20,15 @@ PACKAGE = ROOT / "duckkeops"
 ORDER = (
     "__main__",
     "doctor",
+    "keops/torch/__init__",
+    "keops/numpy/__init__",
+    "keops/genred",
+    "keops/lazytensor",
+    "keops/reducing",
+    "keops/parsing",
+    "keops/libraries",
+    "keops/formulas",
+    "keops/__init__",
     "__init__",
     "linalg",
     "torch_solve",
@@ -130,6 +139,7 @@ DEFERRED = {
     "torch_passes",
     "torch_solve",
     "torch_compile",
+    "keops/torch/__init__",  # which its user asks for by name
 }
 # torch.compile traces import statements, and no import_module; only then are these run.
 UPWARDS = {("array", "torch_compile"), ("torch_array", "torch_compile")}

@@ -1,0 +1,348 @@
+"""KeOps's operations: values, gradients by torch and by formulas, against dense float64."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from duckkeops.keops.formulas import TABLE
+from duckkeops.keops.torch import Genred
+
+M, N = 4, 5
+
+
+def total(v):
+    return v.sum(-1, keepdim=True)
+
+
+def norm(v):
+    return total(v * v).sqrt()
+
+
+def spline(t, x, k):
+    """The basis, by its definition."""
+    out = ((t[..., :-1] <= x) & (x < t[..., 1:])).to(x.dtype)
+    for q in range(1, k + 1):
+        n = t.shape[-1] - q
+        ratio = (x - t[..., :n]) / (t[..., q:] - t[..., :n])
+        out = ratio[..., :-1] * out[..., :-1] + (1 - ratio[..., 1:]) * out[..., 1:]
+    return out
+
+
+def pairs(z):
+    return torch.view_as_complex(z.reshape(*z.shape[:-1], -1, 2).contiguous())
+
+
+def flat(z):
+    return torch.view_as_real(z).flatten(-2)
+
+
+def kron(a, b):
+    a, b = (v.reshape(*v.shape[:-1], *s) for v, s in ((a, (2, 2)), (b, (3, 2))))
+    return torch.einsum("...ij,...kl->...ikjl", a, b).flatten(-4)
+
+
+def dot(a, b):
+    a, b = (v.reshape(*v.shape[:-1], *s) for v, s in ((a, (2, 3, 4)), (b, (4, 2))))
+    return torch.einsum("...pqr,...rp->...q", a, b)
+
+
+# name: a formula of a, b, c; what it means; the dimensions of a, b, c; where its arguments lie
+CASES = {
+    "Add": ("a + b", lambda a, b: a + b, (3, 1)),
+    "Subtract": ("a - b", lambda a, b: a - b, (1, 3)),
+    "Mult": ("a * b", lambda a, b: a * b, (3, 3)),
+    "Divide": ("a / b", lambda a, b: a / b, (3, 1)),
+    "Minus": ("-a * b", lambda a, b: -a * b, (3, 3)),
+    "Inv": ("Inv(a + b)", lambda a, b: 1 / (a + b), (3, 3)),
+    "IntCst": ("IntCst(3) * a + 2 * b", lambda a, b: 3 * a + 2 * b, (3, 3)),
+    "IntInv": ("IntInv(4) * a + b", lambda a, b: a / 4 + b, (3, 3)),
+    "RatCst": ("RatCst(2,3) * a + b", lambda a, b: a * 2 / 3 + b, (3, 3)),
+    "Zero": ("Zero(3) + a * b", lambda a, b: a * b, (3, 3)),
+    "Square": ("Square(a - b)", lambda a, b: (a - b) ** 2, (3, 3)),
+    "Sqrt": ("Sqrt(a + b)", lambda a, b: (a + b).sqrt(), (3, 3)),
+    "Rsqrt": ("Rsqrt(a + b)", lambda a, b: (a + b).rsqrt(), (3, 3)),
+    "Pow": ("Pow(a - b, 3)", lambda a, b: (a - b) ** 3, (3, 3)),
+    "Powf": ("Powf(a, b)", lambda a, b: a**b, (3, 3)),
+    "Exp": ("Exp(a - b)", lambda a, b: (a - b).exp(), (3, 3)),
+    "Log": ("Log(a + b)", lambda a, b: (a + b).log(), (3, 3)),
+    "XLogX": ("XLogX(a + b)", lambda a, b: (a + b) * (a + b).log(), (3, 3)),
+    "Cos": ("Cos(a - b)", lambda a, b: (a - b).cos(), (3, 3)),
+    "Sin": ("Sin(a - b)", lambda a, b: (a - b).sin(), (3, 3)),
+    "SinXDivX": ("SinXDivX(a - b)", lambda a, b: torch.sinc((a - b) / math.pi), (3, 3)),
+    "Asin": ("Asin(a * b)", lambda a, b: (a * b).asin(), (3, 3)),
+    "Acos": ("Acos(a * b)", lambda a, b: (a * b).acos(), (3, 3)),
+    "Atan": ("Atan(a - b)", lambda a, b: (a - b).atan(), (3, 3)),
+    "Atan2": ("Atan2(a, b)", torch.atan2, (3, 3)),
+    "Abs": ("Abs(a - b)", lambda a, b: (a - b).abs(), (3, 3)),
+    "Sign": ("Sign(a - b) * a", lambda a, b: (a - b).sign() * a, (3, 3)),
+    "Step": ("Step(a - b) * a", lambda a, b: (a >= b) * a, (3, 3)),
+    "Floor": ("Floor(4 * a - b) * b", lambda a, b: (4 * a - b).floor() * b, (3, 3)),
+    "Round": ("Round(a - b, 1) * b", lambda a, b: torch.round(a - b, decimals=1) * b, (3, 3)),
+    "Equal": ("Equal(Floor(9*a), 4) * b", lambda a, b: ((9 * a).floor() == 4) * b, (3, 3)),
+    "NotEqual": ("NotEqual(Floor(9*a), 4) * b", lambda a, b: ((9 * a).floor() != 4) * b, (3, 3)),
+    "LessThan": ("(a < b) * a", lambda a, b: (a < b) * a, (3, 3)),
+    "LessOrEqual": ("LessOrEqual(a, b) * a", lambda a, b: (a <= b) * a, (3, 3)),
+    "GreaterThan": ("(a > b) * a", lambda a, b: (a > b) * a, (3, 3)),
+    "GreaterOrEqual": ("(a >= b) * a", lambda a, b: (a >= b) * a, (3, 3)),
+    "ReLU": ("ReLU(a - b)", lambda a, b: (a - b).relu(), (3, 3)),
+    "IfElse": (
+        "IfElse(a - b, a * b, c)",
+        lambda a, b, c: torch.where(a >= b, a * b, c),
+        (3, 3, 1),
+    ),
+    "Clamp": ("Clamp(a, b / 2, 0.6)", lambda a, b: torch.clamp(a, b / 2, 0 * b + 0.6), (3, 1)),
+    "ClampInt": ("ClampInt(3*a - b, 0, 1)", lambda a, b: (3 * a - b).clamp(0, 1), (3, 3)),
+    "DiffClampInt": (
+        "DiffClampInt(3*a - b, 0, 1) * b",
+        lambda a, b: ((3 * a - b >= 0) & (3 * a - b <= 1)) * b,
+        (3, 3),
+    ),
+    "Mod": (
+        "Mod(5*a, b, c)",
+        lambda a, b, c: 5 * a - b * ((5 * a - c) / b).floor(),
+        (3, 1, 1),
+    ),
+    "Sum": ("Sum(a * b)", lambda a, b: total(a * b), (3, 3)),
+    "SumT": ("SumT(a | b, 4)", lambda a, b: total(a * b).expand(M, N, 4), (3, 3)),
+    "Scalprod": ("a | b", lambda a, b: total(a * b), (3, 3)),
+    "SqNorm2": ("SqNorm2(a - b)", lambda a, b: total((a - b) ** 2), (3, 3)),
+    "SqDist": ("SqDist(a, b)", lambda a, b: total((a - b) ** 2), (3, 3)),
+    "Norm2": ("Norm2(a - b)", lambda a, b: norm(a - b), (3, 3)),
+    "Normalize": ("Normalize(a - b)", lambda a, b: (a - b) / norm(a - b), (3, 3)),
+    "WeightedSqNorm": (
+        "WeightedSqNorm(c, a - b)",
+        lambda a, b, c: total(c * (a - b) ** 2),
+        (3, 3, 3),
+    ),
+    "WeightedSqDist": (
+        "WeightedSqDist(c, a, b)",
+        lambda a, b, c: c * total((a - b) ** 2),
+        (3, 3, 1),
+    ),
+    "SqNormIso": ("SqNormIso(c, a - b)", lambda a, b, c: c * total((a - b) ** 2), (3, 3, 1)),
+    "SqNormDiag": ("SqNormDiag(c, a - b)", lambda a, b, c: total(c * (a - b) ** 2), (3, 3, 3)),
+    "SymSqNorm": (
+        "SymSqNorm(c, a - b)",
+        lambda a, b, c: total(c * ((a - b)[..., :, None] * (a - b)[..., None, :]).flatten(-2)),
+        (3, 3, 9),
+    ),
+    "Max": ("Max(a - b)", lambda a, b: (a - b).amax(-1, keepdim=True), (3, 3)),
+    "Min": ("Min(a * b)", lambda a, b: (a * b).amin(-1, keepdim=True), (3, 3)),
+    "ArgMax": ("ArgMax(a - b) * b", lambda a, b: (a - b).argmax(-1, keepdim=True) * b, (3, 3)),
+    "ArgMin": ("ArgMin(a - b) * b", lambda a, b: (a - b).argmin(-1, keepdim=True) * b, (3, 3)),
+    "Elem": ("Elem(a * b, 1)", lambda a, b: (a * b)[..., 1:2], (3, 3)),
+    "ElemT": (
+        "ElemT(a | b, 4, 1)",
+        lambda a, b: total(a * b) * torch.eye(4, dtype=a.dtype)[1],
+        (3, 3),
+    ),
+    "Extract": ("Extract(a * b, 1, 2)", lambda a, b: (a * b)[..., 1:3], (3, 3)),
+    "ExtractT": (
+        "ExtractT(a * b, 1, 5)",
+        lambda a, b: torch.nn.functional.pad(a * b, (1, 1)),
+        (3, 3),
+    ),
+    "Concat": (
+        "Concat(a, b)",
+        lambda a, b: torch.cat([a.expand(M, N, 3), b.expand(M, N, 2)], -1),
+        (3, 2),
+    ),
+    "OneHot": (
+        "OneHot(Floor(4*a), 5) * b",
+        lambda a, b: torch.nn.functional.one_hot((4 * a[..., 0]).long(), 5) * b,
+        (1, 5),
+    ),
+    "TensorDot": ("TensorDot(a, b, [2,3,4], [4,2], [2,0], [0,1])", dot, (24, 8)),
+    "TensorProd": (
+        "TensorProd(a, b)",
+        lambda a, b: (a[..., :, None] * b[..., None, :]).flatten(-2),
+        (3, 2),
+    ),
+    "MatVecMult": (
+        "MatVecMult(a, b)",
+        lambda a, b: (a.unflatten(-1, (2, 3)) @ b[..., None])[..., 0],
+        (6, 3),
+    ),
+    "VecMatMult": (
+        "VecMatMult(a, b)",
+        lambda a, b: (a[..., None, :] @ b.unflatten(-1, (2, 3)))[..., 0, :],
+        (2, 6),
+    ),
+    "Kron": ("Kron(a, b, [2,2], [3,2])", kron, (4, 6)),
+    "DifferenceMatrix": (
+        "DifferenceMatrix(a, b)",
+        lambda a, b: (a[..., :, None] - b[..., None, :]).flatten(-2),
+        (3, 2),
+    ),
+    "BSpline": ("BSpline(c, a * b, 2)", lambda a, b, c: spline(c, a * b, 2), (1, 1, 6)),
+    "Factorize": ("Factorize(a * b, b)", lambda a, b: a * b, (3, 3)),
+    "AutoFactorize": ("AutoFactorize(a * b)", lambda a, b: a * b, (3, 3)),
+    "ComplexMult": ("ComplexMult(a, b)", lambda a, b: flat(pairs(a) * pairs(b)), (4, 4)),
+    "ComplexAdd": ("ComplexAdd(a, b)", lambda a, b: a + b, (4, 4)),
+    "ComplexSubtract": ("ComplexSubtract(a, b)", lambda a, b: a - b, (4, 4)),
+    "ComplexDivide": ("ComplexDivide(a, b)", lambda a, b: flat(pairs(a) / pairs(b)), (4, 4)),
+    "ComplexRealScal": (
+        "ComplexRealScal(a, b)",
+        lambda a, b: flat(a * pairs(b)),
+        (1, 4),
+    ),
+    "ComplexReal": ("ComplexReal(a) * b", lambda a, b: pairs(a).real * b, (4, 2)),
+    "ComplexImag": ("ComplexImag(a) * b", lambda a, b: pairs(a).imag * b, (4, 2)),
+    "ComplexAbs": ("ComplexAbs(a) * b", lambda a, b: pairs(a).abs() * b, (4, 2)),
+    "ComplexSquareAbs": ("ComplexSquareAbs(a) * b", lambda a, b: pairs(a).abs() ** 2 * b, (4, 2)),
+    "ComplexAngle": ("ComplexAngle(a) * b", lambda a, b: pairs(a).angle() * b, (4, 2)),
+    "Conj": ("ComplexMult(Conj(a), b)", lambda a, b: flat(pairs(a).conj() * pairs(b)), (4, 4)),
+    "ComplexSum": (
+        "ComplexSum(ComplexMult(a, b))",
+        lambda a, b: flat((pairs(a) * pairs(b)).sum(-1, keepdim=True)),
+        (4, 4),
+    ),
+    "ComplexSumT": (
+        "ComplexSumT(ComplexMult(a, b), 6)",
+        lambda a, b: flat((pairs(a) * pairs(b)).expand(M, N, 3).contiguous()),
+        (2, 2),
+    ),
+    "ComplexExp": (
+        "ComplexExp(ComplexMult(a, b))",
+        lambda a, b: flat((pairs(a) * pairs(b)).exp()),
+        (4, 4),
+    ),
+    "ComplexExp1j": ("ComplexExp1j(a - b)", lambda a, b: flat((1j * (a - b)).exp()), (2, 2)),
+    "Real2Complex": ("Real2Complex(a * b)", lambda a, b: flat((a * b) + 0j), (2, 2)),
+    "Imag2Complex": ("Imag2Complex(a * b)", lambda a, b: flat(1j * (a * b)), (2, 2)),
+}
+DERIVATIVES = (
+    "Grad",
+    "Diff",
+    "Divergence",
+    "Laplacian",
+    "GradMatrix",
+    "TraceOperator",
+    "AdjointOperator",
+)
+COMPLEX = [name for name in CASES if "Complex" in name or name == "Conj"]
+
+
+def arguments(dims):
+    g = torch.Generator().manual_seed(1)
+    rows = (M, N, 1)[: len(dims)]
+    out = [
+        torch.rand(n, d, generator=g, dtype=torch.float64) * 0.8 + 0.1
+        for n, d in zip(rows, dims, strict=True)
+    ]
+    if len(dims) == 3:
+        out[2] = out[2][0].sort().values
+    return [t.requires_grad_() for t in out]
+
+
+def aliases(dims):
+    return [f"{n} = {c}({d})" for n, c, d in zip("abc", ("Vi", "Vj", "Pm"), dims, strict=False)]
+
+
+def spread(args):
+    a, b, *c = args
+    return a[:, None, :], b[None, :, :], *c
+
+
+def test_every_operation_has_a_case():
+    assert set(TABLE) == {*CASES, *DERIVATIVES}
+
+
+@pytest.mark.parametrize("axis", [1])
+@pytest.mark.parametrize("name", CASES)
+def test_values_and_gradients_are_those_of_dense_torch(name, axis):
+    formula, dense, dims = CASES[name]
+    args = arguments(dims)
+    want = dense(*spread(args))
+    want = want.expand(M, N, want.shape[-1]).sum(axis)
+    got = Genred(formula, aliases(dims), axis=axis)(*args)
+    assert got.shape == want.shape and got.dtype == want.dtype
+    torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+    if want.requires_grad:
+        e = torch.rand(want.shape, dtype=want.dtype, generator=torch.Generator().manual_seed(2))
+        theirs = torch.autograd.grad(want, args, e, materialize_grads=True, allow_unused=True)
+        ours = torch.autograd.grad(got, args, e, materialize_grads=True, allow_unused=True)
+        for one, other in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", [n for n in CASES if n not in COMPLEX])
+def test_gradients_as_formulas(name):
+    formula, dense, dims = CASES[name]
+    args = arguments(dims)
+    want = dense(*spread(args))
+    want = want.expand(M, N, want.shape[-1])
+    e = torch.rand(N, want.shape[-1], dtype=want.dtype, generator=torch.Generator().manual_seed(2))
+    if not want.requires_grad:
+        pytest.skip("it is constant")
+    theirs = torch.autograd.grad(
+        (want * e).sum(), args[:2], allow_unused=True, materialize_grads=True
+    )
+    for k, (var, axis) in enumerate((("a", 1), ("b", 0))):
+        text = f"Grad({formula}, {var}, e)"
+        got = Genred(text, [*aliases(dims), f"e = Vj({e.shape[1]})"], axis=axis)(*args, e)
+        torch.testing.assert_close(got, theirs[k], rtol=1e-10, atol=1e-10)
+
+
+def test_derivatives():
+    a, b = (t.detach() for t in arguments((3, 3)))
+    u = torch.rand(M, 3, dtype=torch.float64)
+    given = ["a = Vi(3)", "b = Vj(3)", "u = Vi(3)"]
+    f = "Exp(-SqDist(a, b))"
+
+    def kernel(x, y):
+        return torch.exp(-((x - y) ** 2).sum())
+
+    jacobian = torch.func.vmap(torch.func.vmap(torch.func.grad(kernel), (None, 0)), (0, None))(a, b)
+    hessian = torch.func.vmap(torch.func.vmap(torch.func.hessian(kernel), (None, 0)), (0, None))(
+        a, b
+    )
+    sums = {
+        f"Diff({f}, a, u)": (jacobian * u[:, None]).sum((1, 2))[:, None],
+        f"Laplacian({f}, a)": torch.einsum("ijkk->i", hessian)[:, None],
+        f"Divergence({f} * b, a)": torch.einsum("ijk,jk->i", jacobian, b)[:, None],
+        f"GradMatrix({f}, a)": jacobian.sum(1),
+        "TraceOperator((a | b) * a * 0 + (b | b) * a, a)": 3 * (b * b).sum().expand(M, 1),
+        "AdjointOperator((b | b) * a, a, u)": (b * b).sum() * u,
+    }
+    for text, want in sums.items():
+        got = Genred(text, given, axis=1)(a, b, u)
+        torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("formula", "lines", "told"),
+    [
+        ("Foo(x)", ["x = Vi(3)"], "no operation Foo"),
+        ("x + z", ["x = Vi(3)"], "z in the formula"),
+        ("x + y", ["x = Vi(3)", "y = Vj(2)"], "same dimension"),
+        ("x | y", ["x = Vi(3)", "y = Vj(1)"], "same dimension"),
+        ("x +", ["x = Vi(3)"], "cannot read"),
+        ("__import__('os')", ["x = Vi(3)"], "no operation"),
+        ("x.shape", ["x = Vi(3)"], "cannot read"),
+        ("Elem(x, 3)", ["x = Vi(3)"], "3"),
+        ("x", ["x = Vk(3)"], "is no alias"),
+        ("Var(0,3,0) + Var(0,3,1)", [], "argument 0 is both"),
+    ],
+)
+def test_what_has_no_meaning_is_refused(formula, lines, told):
+    with pytest.raises(ValueError, match=told):
+        Genred(formula, lines)
+
+
+def test_arguments_that_do_not_fit_are_refused():
+    f = Genred("SqDist(x, y) * p", ["x = Vi(3)", "y = Vj(3)", "p = Pm(1)"], axis=1)
+    x, y, p = torch.rand(4, 3), torch.rand(5, 3), torch.rand(1)
+    with pytest.raises(ValueError, match="argument 1"):
+        f(x, torch.rand(5, 2), p)
+    with pytest.raises(ValueError, match="3 arguments"):
+        f(x, y)
+    with pytest.raises(ValueError, match="several dtypes"):
+        f(x, y.double(), p)
+    with pytest.raises(ValueError, match="out= must have shape"):
+        f(x, y, p, out=torch.empty(3, 1))
+    out = torch.empty(4, 1)
+    assert f(x, y, p, out=out) is out
+    np.testing.assert_allclose(out, torch.cdist(x, y).square().sum(1, keepdim=True) * p, rtol=1e-5)

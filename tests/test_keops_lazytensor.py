@@ -1,0 +1,229 @@
+"""KeOps's LazyTensor: the field's tutorial, its printed formulas, shapes and reductions."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from duckkeops.keops.numpy import LazyTensor as NumpyLazyTensor
+from duckkeops.keops.torch import LazyTensor, Pm, Vi, Vj
+
+M, N, D = 40, 70, 3
+
+
+def cloud(*shape, dtype=torch.float64):
+    seed = torch.Generator().manual_seed(sum(shape))
+    return torch.rand(*shape, generator=seed, dtype=dtype)
+
+
+def test_first_steps():
+    x, y = (cloud(n, 2).numpy() for n in (M, N))
+    x_i, y_j = NumpyLazyTensor(x[:, None, :]), NumpyLazyTensor(y[None, :, :])
+    D_ij = ((x_i - y_j) ** 2).sum(-1)
+    assert str(D_ij).splitlines() == [
+        "KeOps LazyTensor",
+        "    formula: Sum(Square((Var(0,2,0) - Var(1,2,1))))",
+        f"    shape: ({M}, {N})",
+    ]
+    s_i = D_ij.argmin(dim=1)
+    assert type(s_i) is np.ndarray and s_i.shape == (M, 1) and s_i.dtype == np.int64
+    np.testing.assert_array_equal(s_i[:, 0], ((x[:, None] - y) ** 2).sum(-1).argmin(1))
+
+
+def test_kernel_product_and_its_gradients():
+    x, y, b = cloud(M, 10).requires_grad_(), cloud(N, 10), cloud(N, 4)
+    x_i, y_j = LazyTensor(x[:, None, :]), LazyTensor(y[None, :, :])
+    K_ij = (-((x_i - y_j) ** 2).sum(-1).sqrt()).exp()
+    a_i = K_ij @ b
+    want = torch.exp(-torch.cdist(x, y)) @ b
+    torch.testing.assert_close(a_i, want)
+    for create in (True, False):
+        [g_i] = torch.autograd.grad((a_i**2).sum(), [x], create_graph=True)
+        [g] = torch.autograd.grad((want**2).sum(), [x], create_graph=True)
+        torch.testing.assert_close(g_i, g)
+        if create:
+            [h_i] = torch.autograd.grad(g_i.exp().sum(), [x], retain_graph=True)
+            [h] = torch.autograd.grad(g.exp().sum(), [x], retain_graph=True)
+            torch.testing.assert_close(h_i, h)
+    torch.testing.assert_close(K_ij @ b[:, 0], want[:, 0])
+    torch.testing.assert_close(K_ij.T @ a_i, torch.exp(-torch.cdist(y, x)) @ a_i)
+
+
+def test_nearest_neighbours_are_differentiable():
+    x, y = cloud(M, 3).requires_grad_(), cloud(N, 3)
+    D_ij = ((LazyTensor(x[:, None, :]) - LazyTensor(y[None, :, :])) ** 2).sum(-1)
+    to_nn, s_i = D_ij.min(dim=1).view(-1), D_ij.argmin(dim=1).view(-1)
+    again = ((x - y[s_i, :]) ** 2).sum(-1)
+    torch.testing.assert_close(to_nn, again)
+    [one], [other] = (torch.autograd.grad(v.sum(), [x]) for v in (to_nn, again))
+    torch.testing.assert_close(one, other)
+
+
+def test_batches():
+    A, B, d = 7, 3, 10
+    x, c, y, s = (
+        cloud(A, B, M, 1, d),
+        cloud(1, 1, M, 1, d),
+        cloud(1, B, 1, N, d),
+        cloud(A, 1, 1, 1, 1),
+    )
+    x_i, l_i, y_j, s_ = map(LazyTensor, (x, c, y, s))
+    K_ij = -1.6 * ((l_i * x_i - y_j) ** 2).sum(-1) / (1 + s_**2)
+    a_i = K_ij.sum(dim=3)
+    assert a_i.shape == (A, B, M, 1)
+    assert K_ij.shape == (A, B, M, N) and K_ij._shape == (A, B, M, N, 1)
+    want = (-1.6 * ((c * x - y) ** 2).sum(-1, keepdim=True) / (1 + s**2)).sum(3)
+    torch.testing.assert_close(a_i, want)
+    F_ij = (x_i**1.5 + y_j / l_i).cos() - (x_i | y_j) + (x_i[:, :, :, :, 2] * s_.relu() * y_j)
+    assert str(F_ij).splitlines()[1:] == [
+        "    formula: ((Cos((Powf(Var(0,10,0), Var(1,1,2)) + (Var(2,10,1) / Var(3,10,0)))) - "
+        "(Var(0,10,0) | Var(2,10,1))) + ((Elem(Var(0,10,0),2) * ReLU(Var(4,1,2))) * Var(2,10,1)))",
+        f"    shape: (7, 3, {M}, {N}, 10)",
+    ]
+    a_j = F_ij.sum(dim=2)
+    want = (x**1.5 + y / c).cos() - (x * y).sum(-1, keepdim=True) + x[..., 2:3] * s.relu() * y
+    torch.testing.assert_close(a_j, want.sum(2))
+
+
+def scores():
+    x, y = cloud(M, D), cloud(N, D)
+    return x, y, Vi(x) | Vj(y), x @ y.T
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_reductions(axis):
+    x, y, S, s = scores()
+    w, rows = (y, 1) if axis == 1 else (x, 0)
+    weight = Vj(w) if axis == 1 else Vi(w)
+    soft = torch.softmax(s, axis)
+    soft = soft if axis == 1 else soft.T
+    kept = (M, N)[1 - rows]
+    torch.testing.assert_close(S.logsumexp(axis), s.logsumexp(axis)[:, None])
+    mean = S.sumsoftmaxweight(weight, axis)
+    torch.testing.assert_close(mean, soft @ w)
+    both = S.logsumexp(axis, weight=weight)
+    torch.testing.assert_close(both, s.logsumexp(axis)[:, None] + (soft @ w).log())
+    for name in ("min", "max"):
+        want = getattr(s, name)(axis)
+        torch.testing.assert_close(getattr(S, name)(axis), want.values[:, None])
+        torch.testing.assert_close(getattr(S, f"arg{name}")(axis), want.indices[:, None])
+        values, places = getattr(S, f"{name}_arg{name}")(axis)
+        torch.testing.assert_close(values, want.values[:, None])
+        torch.testing.assert_close(places, want.indices[:, None])
+    values, places = S.Kmin_argKmin(4, axis)
+    want = torch.topk(s, 4, axis, largest=False)
+    assert values.shape == places.shape == (kept, 4)
+    torch.testing.assert_close(values, want.values if axis == 1 else want.values.T)
+    torch.testing.assert_close(places, want.indices if axis == 1 else want.indices.T)
+
+
+def test_the_least_of_vectors_and_of_few_rows():
+    x, y = cloud(5, D), cloud(3, D)
+    gap = Vi(x) - Vj(y)
+    dense = x[:, None] - y
+    assert gap.Kmin(2, 1).shape == (5, 2, D)
+    torch.testing.assert_close(gap.Kmin(2, 1), dense.sort(1).values[:, :2])
+    torch.testing.assert_close(gap.argKmin(2, 0), dense.argsort(0)[:2].movedim(0, 1))
+    values, places = gap.sqdist(0.0 * gap).Kmin_argKmin(4, 1)
+    assert torch.isinf(values[:, 3]).all() and (places[:, 3] == 0).all()
+
+
+def test_symbolic_variables_are_given_later():
+    x, y = cloud(M, D), cloud(N, D)
+    K = (-(Vi(0, D) - Vj(1, D)).sqnorm2() * Pm(2, 1)).exp()
+    assert (
+        str(K).splitlines()[2] == "    symbolic variables: Var(0, 3, 0), Var(1, 3, 1), Var(2, 1, 2)"
+    )
+    f = K.sum_reduction(axis=1)
+    p = torch.tensor([0.7], dtype=torch.float64)
+    want = torch.exp(-0.7 * torch.cdist(x, y) ** 2).sum(1, keepdim=True)
+    torch.testing.assert_close(f(x, y, p), want)
+    later = ((Vi(x) - Vj(y)) ** 2).sum(1, call=False)
+    torch.testing.assert_close(later(), ((x[:, None] - y) ** 2).sum(1))
+    with pytest.raises(ValueError, match="3 symbolic variables"):
+        f(x, y)
+    with pytest.raises(ValueError, match="dimension 3"):
+        f(x[:, :2], y, p)
+
+
+def test_variables_of_one_side_count_all_rows_of_the_other():
+    x, y = cloud(M, D), cloud(N, D)
+    both = (Vi(x) - Vj(y)).concat(Vi(x))
+    torch.testing.assert_close(both.extract(D, D).sum(1), N * x)
+    torch.testing.assert_close(both.extract(D, D).sum(0), x.sum(0).expand(N, D))
+
+
+def test_complex_numbers():
+    z = torch.complex(cloud(M, 1, D), cloud(M, 1, D) + 1)
+    y = cloud(1, N, D)
+    Z, Y = LazyTensor(z), LazyTensor(y)
+    for lazy, dense in (
+        (Z * Y, z * y),
+        (Y - Z, y - z),
+        (Z / (Z + Y), z / (z + y)),
+        ((Z * Y).exp(), (z * y).exp()),
+        ((Z * Y).log(), (z * y).log()),
+        ((Z * Y) ** 2, (z * y) ** 2),
+        (2j * (Y * Z), 2j * (y * z)),
+        (Y.exp1j() * Z, torch.exp(1j * y) * z),
+        ((Z * Y).conj()[1], (z * y).conj()[..., 1:2]),
+    ):
+        assert lazy.is_complex and lazy.dtype == "complex128"
+        torch.testing.assert_close(lazy.sum(1), dense.expand(M, N, -1).sum(1))
+    for lazy, dense in (
+        ((Z * Y).real, (z * y).real),
+        (abs(Z * Y), abs(z * y)),
+        ((Z * Y).angle(), (z * y).angle()),
+    ):
+        torch.testing.assert_close(lazy.sum(0), dense.sum(0))
+
+
+def test_solve():
+    x, b = cloud(M, D), cloud(M, 2)
+    K = (-Vi(x).sqdist(Vj(x))).exp()
+    dense = torch.exp(-(torch.cdist(x, x) ** 2)) + 0.5 * torch.eye(M, dtype=x.dtype)
+    torch.testing.assert_close(K.solve(b, alpha=0.5, eps=1e-12), torch.linalg.solve(dense, b))
+
+
+def test_copies_and_pickles_compute_the_same():
+    x, y = cloud(M, D), cloud(N, D)
+    K = (-Vi(x).sqdist(Vj(y))).exp()
+    for other in (copy.deepcopy(K), pickle.loads(pickle.dumps(K))):
+        torch.testing.assert_close(other.sum(1), K.sum(1))
+
+
+def test_scores_of_minus_infinity_are_left_out():
+    s = cloud(M, N)
+    s[:, 0] = -torch.inf
+    lazy = LazyTensor(cloud(M, 1, 1)) * 0 + LazyTensor(s[:1, :, None])
+    torch.testing.assert_close(lazy.logsumexp(1), s[:1].logsumexp(1)[:, None].expand(M, 1))
+
+
+def test_powers_are_as_precise_as_their_dtype():
+    x = cloud(M, 1, D)
+    torch.testing.assert_close((LazyTensor(x) ** 1.7).sum(1), (x**1.7)[:, 0], rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "told"),
+    [
+        (lambda: LazyTensor(cloud(3, 4, 5)), ValueError, "shape"),
+        (lambda: LazyTensor(cloud(3, 4)), ValueError, "axis=0"),
+        (lambda: LazyTensor("x"), TypeError, "str"),
+        (lambda: LazyTensor(torch.zeros(3, 1, 2, dtype=torch.int64)), ValueError, "int64"),
+        (lambda: Vi(cloud(3, 2)) | Vj(cloud(4, 3)), ValueError, "same dimension"),
+        (lambda: Vi(cloud(3, 2)) + Vi(cloud(4, 2)), ValueError, "ni"),
+        (lambda: Vi(cloud(3, 2)) + Vj(cloud(4, 2).float()), ValueError, "dtype"),
+        (lambda: (Vi(cloud(3, 2)) - Vj(cloud(4, 2))).sum(5), ValueError, "axis"),
+        (lambda: Vi(cloud(3, 2))[2], ValueError, "out of bounds"),
+        (lambda: (Vi(cloud(3, 2)) - Vj(cloud(4, 2))) @ cloud(4), ValueError, "K @ v"),
+        (lambda: Vi(cloud(3, 2)).sum(0, backend="TPU"), ValueError, "TPU"),
+        (lambda: Vi(cloud(3, 2)).sum(0, out=torch.zeros(2)), ValueError, "out="),
+        (lambda: Vi(cloud(3, 2)).sum(0, colour=1), TypeError, "colour"),
+    ],
+)
+def test_what_has_no_meaning_is_refused(make, error, told):
+    with pytest.raises(error, match=told):
+        make()
