@@ -19,7 +19,7 @@ from duckkeops import plan, reductions
 from duckkeops.engines import cpu, threads
 from duckkeops.expr import Input, Joint, Node, Reduce, dtype_of, together
 from duckkeops.operands import library
-from duckkeops.tensors import Located, is_tensor, located
+from duckkeops.tensors import Located, check_unchanged, is_tensor, located
 
 State = tuple[np.ndarray, ...]
 
@@ -125,6 +125,8 @@ def foreign(node: Input, keep: list[Any]) -> Located | None:
     """Where the entries of another library's array lie; None for those that NumPy reads."""
     array = node.source
     if is_tensor(array):
+        if type(node) is Input:  # a table's outline has no axes
+            check_unchanged(array, node.outline)
         return located(array, keep, node.order)
     if library(array) == "cupy":
         return array.data.ptr, array.strides

@@ -92,6 +92,18 @@ def located(tensor: Any, keep: list[Any], order: Order = None) -> Located:
         ) from e
 
 
+def check_unchanged(tensor: Any, own: Any) -> None:
+    """Raise ValueError if a tensor has another shape or dtype than the outline of its input, which
+    are those when it was wrapped: kernels would read beyond it.
+    """
+    if tensor.shape != own.source_shape or tensor.dtype is not torch_dtype(own.dtype):
+        raise ValueError(
+            f"a tensor of shape {own.source_shape} and dtype {own.dtype} was wrapped, and has "
+            f"become {tuple(tensor.shape)} {str(tensor.dtype).rpartition('.')[2]} since, as x.data "
+            "= ... and x.resize_() change it.\n  Wrap it again: LazyArray(x)."
+        )
+
+
 def as_tensor(array: Any) -> Any:
     """A NumPy array or scalar as a tensor that shares its memory where that may be written to."""
     torch = sys.modules["torch"]
@@ -156,6 +168,7 @@ def _hosted(one: Input) -> Input:
 
 
 @functools.cache
+@functools.lru_cache(maxsize=256)
 def torch_dtype(dtype: Any) -> Any:
     """torch's own object for one of NumPy's dtypes."""
     return getattr(sys.modules["torch"], np.dtype(dtype).name)

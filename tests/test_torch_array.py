@@ -281,3 +281,31 @@ def test_gradients_are_asked_of_the_inputs():
         torch.nn.Parameter(lazy)
     with pytest.raises(UnsupportedError, match="Gradients flow"):
         lazy.backward()
+
+
+@pytest.mark.parametrize("differentiated", [False, True])
+@pytest.mark.parametrize("change", [lambda t: t[:5], lambda t: t.half(), lambda t: t.repeat(2, 1)])
+def test_a_tensor_that_became_another_one_since_it_was_wrapped_is_refused(differentiated, change):
+    x = torch.rand(50, 3, requires_grad=differentiated)
+
+    def scores():
+        return ((LazyArray(x)[:, None] - LazyArray(torch.rand(60, 3))) ** 2).sum(-1)
+
+    scores().sum(1)  # whose launch is kept
+    d = scores()
+    x.data = change(x.data)
+    with pytest.raises(ValueError, match=r"Wrap it again"):
+        d.sum(1)
+
+
+def test_a_backward_pass_reads_no_tensor_that_became_smaller():
+    x = torch.rand(50, 3, requires_grad=True)
+    y = torch.rand(60, 3)
+    for change in (False, False, True):  # the second pass is the kept one
+        value = ((LazyArray(x)[:, None] - LazyArray(y)) ** 2).sum(-1).sum(1)
+        if change:
+            x.data = torch.rand(5, 3)
+            with pytest.raises(ValueError, match="Wrap it again"):
+                torch.autograd.grad(value.sum(), x)
+        else:
+            torch.autograd.grad(value.sum(), x)
