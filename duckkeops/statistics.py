@@ -55,16 +55,15 @@ def fold(
     node = reductions.reduce(row, args, axes, **params)
     if node.outline.evaluated:
         out = evaluated(node, order)
-    elif row.fold:
-        out = node if order is None else permuted(node, order)
     else:
-        out = None if row.lazy is None else row.lazy(args, axes, node.params)
-        if out is None or order is not None:
+        out = node if row.fold else row.lazy and row.lazy(args, axes, node.params)
+        if out is None:
             raise unsupported(
                 f"{name} over axes {axes} that leaves a virtual array",
                 args[0],
                 "Reduce over a point axis, of two of them.",
             )
+        out = out if order is None else permuted(out, order)
     return expand(out, axes) if _true(keepdims) else out
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from duckkeops.errors import UnsupportedError
 from duckkeops.keops.numpy import LazyTensor as NumpyLazyTensor
 from duckkeops.keops.torch import LazyTensor, Pm, Vi, Vj
 
@@ -227,3 +228,73 @@ def test_powers_are_as_precise_as_their_dtype():
 def test_what_has_no_meaning_is_refused(make, error, told):
     with pytest.raises(error, match=told):
         make()
+
+
+def test_complex_lists_and_parameters():
+    z, y = torch.complex(cloud(M, 1, D), cloud(M, 1, D)), cloud(1, N, D)
+    got = (LazyTensor(y) * LazyTensor([1j, 2.0, 3 - 1j])).sum(1)
+    torch.testing.assert_close(got, (y * torch.tensor([1j, 2, 3 - 1j], dtype=z.dtype)).sum(1))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda z, w: z.sqnorm2(),
+        lambda z, w: z.norm2(),
+        lambda z, w: z.sqdist(w),
+        lambda z, w: z | w,
+        lambda z, w: z < w,
+        lambda z, w: z.relu(),
+        lambda z, w: z.min(),
+        lambda z, w: z.tensorprod(w),
+        lambda z, w: z.argmin(0),
+        lambda z, w: z.logsumexp(0),
+        lambda z, w: z.keops_kron(w, (3,), (3,)),
+    ],
+)
+def test_what_complex_numbers_lack_is_refused(call):
+    z = LazyTensor(torch.complex(cloud(M, 1, D), cloud(M, 1, D)))
+    with pytest.raises((UnsupportedError, ValueError), match="complex"):
+        call(z, z * 2)
+
+
+def test_gradients_are_0_where_distances_are():
+    x = cloud(M, D).requires_grad_()
+    apart = x.detach() * 1.0
+    for value in (
+        lambda v: Vi(v).sqdist(Vj(apart)).sqrt().sum(1),
+        lambda v: (Vi(v) - Vj(apart)).norm2().sum(1),
+        lambda v: (Vi(v) - Vi(apart)).norm2().sum(0),
+        lambda v: (Vi(v) - Vi(apart)).square().sqrt().sum(0),
+        lambda v: (Vi(v) - Vi(apart)).square().rsqrt().sum(0),
+        lambda v: (Vi(v) - Vi(apart)).normalize().sum(0),
+    ):
+        [g] = torch.autograd.grad(value(x).sum(), x)
+        assert torch.isfinite(g).all()
+
+
+@pytest.mark.parametrize(("m", "n"), [(0, 5), (5, 0), (0, 0), (1, 1), (1, 5)])
+def test_few_rows_and_none(m, n):
+    x, y = cloud(m, D), cloud(n, D)
+    S, s = Vi(x) | Vj(y), x @ y.T
+    torch.testing.assert_close(S.sum(1), s.sum(1, keepdim=True))
+    torch.testing.assert_close(S.logsumexp(0), s.logsumexp(0)[:, None])
+    if n:
+        torch.testing.assert_close(S.argmin(1), s.argmin(1, keepdim=True))
+    else:
+        with pytest.raises(ValueError, match="empty"):
+            S.argmin(1)
+
+
+def test_options_that_do_nothing_else_and_those_that_are_not_there():
+    x, y = cloud(M, D), cloud(N, D)
+    K = (-Vi(x).sqdist(Vj(y))).exp()
+    same = {"backend": "CPU", "device_id": -1, "enable_chunks": False, "use_fast_math": False}
+    for more in (same, {"use_double_acc": True}, {"sum_scheme": "kahan_scheme"}):
+        torch.testing.assert_close(K.sum(1, **more), K.sum(1))
+    with pytest.raises(UnsupportedError, match="ranges="):
+        K.sum(1, ranges=(None,) * 6)
+    with pytest.raises(UnsupportedError, match="optional_flags="):
+        K.sum(1, optional_flags=["-O3"])
+    with pytest.raises(ValueError, match="out= takes one array"):
+        K.min_argmin(1, out=torch.empty(M, 1))

@@ -703,12 +703,12 @@ def _rows() -> Iterator[Row]:
     yield entrywise("Square", lambda lib, x: x * x, _slope(lambda x: _times(2, x)))
     yield entrywise(
         "Sqrt",
-        lambda lib, x: lib.xp.sqrt(x),
+        lambda lib, x: lib.root(x),
         _slope(lambda x: apply("Divide", apply("Rsqrt", x), 2)),
     )
     yield entrywise(
         "Rsqrt",
-        lambda lib, x: lib.xp.where(x == 0, 0.0, x**-0.5),
+        lambda lib, x: lib.but_zero(lambda v: v**-0.5, x),
         _slope(lambda x: apply("Divide", apply("Pow", apply("Rsqrt", x), params=(3,)), -2)),
     )
     yield Row(
@@ -722,7 +722,7 @@ def _rows() -> Iterator[Row]:
     yield entrywise("Log", lambda lib, x: lib.xp.log(x), _slope(lambda x: apply("Inv", x)))
     yield entrywise(
         "XLogX",
-        lambda lib, x: lib.xp.where(x == 0, 0.0, x * lib.xp.log(x)),
+        lambda lib, x: lib.but_zero(lambda v: v * lib.xp.log(v), x),
         _slope(lambda x: apply("Add", apply("Log", x), 1)),
     )
     yield entrywise("Cos", lambda lib, x: lib.xp.cos(x), _slope(lambda x: minus(apply("Sin", x))))

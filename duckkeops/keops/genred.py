@@ -13,7 +13,7 @@ from duckkeops.keops.formulas import Formula, Variable, constant, gradient, valu
 from duckkeops.keops.lazytensor import Data
 from duckkeops.keops.libraries import Library, library_of
 from duckkeops.keops.parsing import alias, parsed
-from duckkeops.keops.reducing import Sizes, canonical, options, reduced, written
+from duckkeops.keops.reducing import Sizes, answered, canonical, options, written
 
 
 class _Call:
@@ -124,26 +124,12 @@ class Genred:
     def __call__(self, *args: Any, **how: Any) -> Any:
         how = {**self._how, **how}
         call = self._call
-        lib, sizes, given, on_device = call.bound(args)
-        with options(how, str(lib.dtype).rpartition(".")[2], on_device):
-            if how.get("ranges") is not None:
-                raise duckkeops.UnsupportedError(
-                    "block-sparse reductions, ranges=, are not there yet.\n"
-                    "  Leave the ranges away: the reduction over all pairs is as exact."
-                )
-            out = reduced(
-                lib,
-                self.reduction_op,
-                call.tree,
-                call.axis,
-                sizes,
-                given,
-                call.weight,
-                self.opt_arg,
-            )
+        lib, sizes, given, _ = call.bound(args)
+        what = (self.reduction_op, call.tree, call.axis, sizes, given, call.weight, self.opt_arg)
+        out = answered(how, args, lib, *what)
         if not isinstance(out, tuple) and lib.is_complex(out):
             out = lib.as_pairs(out)
-        return out if isinstance(out, tuple) else written(how.get("out"), out)
+        return written(how.get("out"), out)
 
 
 class KernelSolve:

@@ -25,7 +25,7 @@ from duckkeops.keops.formulas import (
     variables,
 )
 from duckkeops.keops.libraries import Library
-from duckkeops.keops.reducing import Sizes, canonical, options, reduced, written
+from duckkeops.keops.reducing import Sizes, answered, canonical, written
 
 FLOATS = (float, np.floating)
 COMPLEX = {  # the rows of complex numbers
@@ -33,6 +33,15 @@ COMPLEX = {  # the rows of complex numbers
     "Subtract": "ComplexSubtract",
     "Mult": "ComplexMult",
     "Divide": "ComplexDivide",
+}
+
+
+OF_COMPLEX = {  # rows that complex numbers have, too
+    *("Var", "IntCst", "Number", "Minus", "Inv", "Square", "Sqrt", "Rsqrt", "Pow", "Powf", "Log"),
+    *("XLogX", "Cos", "Sin", "SinXDivX", "Asin", "Acos", "Atan", "Sign", "Extract", "Concat"),
+    *("Factorize", "AutoFactorize", "Conj", "Real2Complex", "Imag2Complex"),
+    *(f"Complex{name}" for name in ("Real", "Imag", "Abs", "Angle", "Sum", "Exp", "Exp1j")),
+    *(f"Complex{name}" for name in ("Add", "Subtract", "Mult", "Divide", "RealScal")),
 }
 
 
@@ -50,13 +59,12 @@ class Data:
         """The value of a variable of this category."""
         x = self.array
         if isinstance(x, list):
-            return x[0] if len(x) == 1 else lib.array(x)
+            return x[0] if len(x) == 1 else lib.numbers_of(x)
         if cat == 2 and not self.whole:
             return x
         n = len(self.batch)
         if self.whole:
-            lazy = LazyArray(x if cat == self.cat else x.swapaxes(-3, -2), 1, n)
-            return lazy
+            return LazyArray(x if cat == self.cat else x.swapaxes(-3, -2), 1, n)
         lazy = LazyArray(x, 1, n)
         return lazy[..., :, None, :] if cat == 0 else lazy[..., None, :, :]
 
@@ -92,8 +100,9 @@ class GenericLazyTensor:
     def _is_array(x: Any) -> bool:
         raise NotImplementedError
 
-    def _library(self, x: Any) -> Library:
-        """The library with the dtype and device of an array."""
+    @staticmethod
+    def _library(x: Any) -> Library:
+        """The library with the dtype and device of an array; with its own defaults for None."""
         raise NotImplementedError
 
     def _class(self, is_complex: bool) -> type[GenericLazyTensor]:
@@ -195,7 +204,7 @@ class GenericLazyTensor:
 
     def lt_constructor(self, x: Any = None, axis: int | None = None) -> Any:
         """A LazyTensor of the same library."""
-        is_complex = x is not None and _holds_complex(x, self._is_array)
+        is_complex = x is not None and holds_complex(x, self._is_array)
         return self._class(is_complex)(x, axis)
 
     def _of(self, x: Any) -> GenericLazyTensor:
@@ -205,6 +214,12 @@ class GenericLazyTensor:
         """The LazyTensor of a formula of self and others. Raises ValueError for contradictions."""
         if any(t.reduction_op is not None for t in (self, *others)):
             raise ValueError("a reduced LazyTensor takes part in no other formula.")
+        if any(t.is_complex for t in (self, *others)) and formula.row.name not in OF_COMPLEX:
+            raise duckkeops.UnsupportedError(
+                f"{formula.row.name} is not for complex LazyTensors.\n"
+                "  Take z.real, z.imag, abs(z) or z.angle(); the product of vectors is "
+                "(z * w).sum(-1)."
+            )
         is_complex = how.get("is_complex")
         if is_complex is None:
             is_complex = any(t.is_complex for t in (self, *others))
@@ -278,7 +293,8 @@ class GenericLazyTensor:
 
     @property
     def _shape(self) -> tuple[int, ...]:
-        return (*(self.batchdims or ()), self.ni or 1, self.nj or 1, self.ndim)
+        rows = (1 if n is None else n for n in (self.ni, self.nj))
+        return (*(self.batchdims or ()), *rows, self.ndim)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -589,9 +605,15 @@ class GenericLazyTensor:
                 f"{op} is over axis {self.nbatchdims} (i) or {self.nbatchdims + 1} (j), and got "
                 f"{axis}."
             )
-        if weight is not None:
-            weight = self._of(weight)
-        out = self._with(self._formula, *([] if weight is None else [weight]))
+        if self.is_complex and op != "Sum":
+            raise duckkeops.UnsupportedError(
+                f"{op} is not for complex LazyTensors, which have no order.\n"
+                "  Take it of abs(z), z.real or z.imag."
+            )
+        weight = None if weight is None else self._of(weight)
+        out = self._class(self.is_complex)()
+        merged = self if weight is None else self._with(constant(0), weight)
+        out.__dict__.update(merged.__dict__, _formula=self._formula)
         out.reduction_op, out.axis = canonical(op), place - self.nbatchdims
         out._weight = None if weight is None else weight._formula
         out._k, out.kwargs = k, kwargs
@@ -715,35 +737,28 @@ class GenericLazyTensor:
 
 def computed(tensor: GenericLazyTensor, args: Sequence[Any], how: dict[str, Any]) -> Any:
     """The reduction of a reduced LazyTensor."""
+    assert tensor.reduction_op is not None and tensor.axis is not None
     lib, given = bound(tensor, args)
-    arrays = [v.data.array for v in tensor._nodes if v.data is not None]
-    arrays = [a for a in (*args, *arrays) if hasattr(a, "shape")]
-    sizes = _sizes(tensor, args)
-    on_device = any(getattr(a, "is_cuda", False) for a in arrays)
-    with options(how, str(lib.dtype).rpartition(".")[2], on_device):
-        if how.get("ranges") is not None:
-            raise duckkeops.UnsupportedError(
-                "block-sparse reductions, ranges=, are not there yet.\n"
-                "  Leave the ranges away: the sum over all pairs is as exact."
-            )
-        out = reduced(
-            lib,
-            tensor.reduction_op or "Sum",
-            tensor._formula,
-            tensor.axis,  # type: ignore[arg-type]
-            sizes,
-            given,
-            tensor._weight,
-            tensor._k,
-        )
-    return out if isinstance(out, tuple) else written(how.get("out"), out)
+    out = answered(
+        how,
+        (*args, *tensor.variables),
+        lib,
+        tensor.reduction_op,
+        tensor._formula,
+        tensor.axis,
+        _sizes(tensor, args),
+        given,
+        tensor._weight,
+        tensor._k,
+    )
+    return written(how.get("out"), out)
 
 
 def bound(tensor: GenericLazyTensor, args: Sequence[Any]) -> tuple[Library, Any]:
     """The library, and the values of the variables, those of symbolic ones being `args`."""
-    symbols = {v.index: v for v in tensor._nodes if v.index is not None}
-    if len(args) != len(symbols):
-        raise ValueError(f"the formula has {len(symbols)} symbolic variables, and got {len(args)}.")
+    count = tensor.new_variable_index()
+    if len(args) != count:
+        raise ValueError(f"the formula has {count} symbolic variables, and got {len(args)}.")
     arrays = [v.data.array for v in tensor._nodes if v.data is not None]
     first = next((a for a in (*args, *arrays) if hasattr(a, "shape")), None)
     lib = tensor._library(first)
@@ -807,7 +822,7 @@ def _agreed(name: str, values: Sequence[Any]) -> Any:
     return found
 
 
-def _holds_complex(x: Any, is_array: Any) -> bool:
+def holds_complex(x: Any, is_array: Any) -> bool:
     if isinstance(x, list):
         return any(isinstance(v, complex) for v in x)
     return isinstance(x, complex) or (is_array(x) and GenericLazyTensor._is_complex(x))
@@ -911,3 +926,25 @@ class ComplexGenericLazyTensor(GenericLazyTensor):
         if self._is_last(axis):
             return self._unary("ComplexSum")
         return self._reduction("Sum", axis, **kwargs)
+
+
+def variable_makers(cls: Any) -> tuple[Any, Any, Any, Any]:
+    """Var, Vi, Vj and Pm of a class of LazyTensors."""
+
+    def Var(x_or_ind: Any, dim: int | None = None, cat: int | None = None) -> Any:
+        """A variable of data, or a symbolic one."""
+        return cls(x_or_ind, axis=cat) if dim is None else cls((x_or_ind, dim, cat))
+
+    def Vi(x_or_ind: Any, dim: int | None = None) -> Any:
+        """A variable of rows i: of data (M, D), or the symbolic one (ind, dim)."""
+        return Var(x_or_ind, dim, 0)
+
+    def Vj(x_or_ind: Any, dim: int | None = None) -> Any:
+        """A variable of rows j: of data (N, D), or the symbolic one (ind, dim)."""
+        return Var(x_or_ind, dim, 1)
+
+    def Pm(x_or_ind: Any, dim: int | None = None) -> Any:
+        """A parameter, the same for all pairs: of data (D,), or the symbolic one (ind, dim)."""
+        return Var(x_or_ind, dim, 2)
+
+    return Var, Vi, Vj, Pm

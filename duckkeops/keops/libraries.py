@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,8 +29,15 @@ class Library:
     def array(self, values: Any) -> Any:
         return np.asarray(values, self.dtype)
 
+    def numbers_of(self, values: Sequence[complex]) -> Any:
+        """An array of these numbers, complex if one of them is."""
+        if not any(isinstance(v, complex) for v in values):
+            return self.array(values)
+        parts = [[complex(v).real for v in values], [complex(v).imag for v in values]]
+        return self.complex(*map(self.array, parts))
+
     def full(self, n: int, value: complex) -> Any:
-        return self.array([value] * n)
+        return self.numbers_of([value] * n)
 
     def counting(self, n: int) -> Any:
         return np.arange(n, dtype=self.dtype)
@@ -57,6 +64,20 @@ class Library:
         if not (hasattr(x, "dtype") or hasattr(y, "dtype")):
             x = self.array(x)
         return self.xp.where(condition, x, y)
+
+    def but_zero(self, function: Callable[[Any], Any], x: Any) -> Any:
+        """function(x), and 0 where x is 0; the gradient there is 0, too, as in KeOps. Of pairs the
+        derivative by symbols has that already; other values are computed by the library itself.
+        """
+        none = x == 0
+        if len(x.shape) >= 3 and 1 not in x.shape[-3:-1]:
+            return self.xp.where(none, 0.0, function(x))
+        return self.xp.where(none, 0.0, function(self.xp.where(none, 1.0, x)))
+
+    def root(self, x: Any) -> Any:
+        """The square root, with the gradient 0 where it is 0."""
+        pairs = len(x.shape) >= 3 and 1 not in x.shape[-3:-1]
+        return self.xp.sqrt(x) if pairs else self.but_zero(self.xp.sqrt, x)
 
     def relu(self, x: Any) -> Any:
         return np.maximum(x, 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import duckkeops
@@ -56,10 +56,9 @@ def reduced(
     given: Callable[[Variable], Any],
     weight: Formula | None = None,
     k: int | None = None,
-    ranges: Any = None,
 ) -> Any:
     """The reduction: (..., M, D) over j, (..., N, D) over i; a pair for those with places."""
-    whole = _Whole(lib, sizes, axis, formula.dim, ranges)
+    whole = _Whole(lib, sizes, axis, formula.dim)
     x = whole(value(lib, formula, given))
     if op in ("KMin", "ArgKMin", "KMin_ArgKMin"):
         if k is None or k < 1:
@@ -97,11 +96,11 @@ def reduced(
 class _Whole:
     """Values over all pairs, and their reductions over one of the two axes."""
 
-    def __init__(self, lib: Library, sizes: Sizes, axis: int, dim: int, ranges: Any):
-        self.lib, self.sizes, self.dim, self.ranges = lib, sizes, dim, ranges
+    def __init__(self, lib: Library, sizes: Sizes, axis: int, dim: int):
+        self.lib, self.sizes, self.dim = lib, sizes, dim
         self.batch = len(sizes.batch)
         self.axis = self.batch + axis
-        lengths = (sizes.ni or 1, sizes.nj or 1)
+        lengths = [1 if n is None else n for n in (sizes.ni, sizes.nj)]
         self.kept, self.count = lengths[1 - axis], lengths[axis]
 
     def __call__(self, x: Any) -> Any:
@@ -118,7 +117,7 @@ class _Whole:
             lead = (*lead[: self.axis], self.count, *lead[self.axis + 1 :])
         if lead != tuple(x.shape[:-1]):
             x = lib.xp.broadcast_to(x, (*lead, x.shape[-1]))
-        return x if self.ranges is None else self.ranges.restrict(x)
+        return x
 
     def finished(self, out: Any) -> Any:
         """A result with all of its rows, batches and entries."""
@@ -156,13 +155,35 @@ class _Whole:
 # -- options ---------------------------------------------------------------------------------------
 
 
+def answered(how: dict[str, Any], arrays: Sequence[Any], lib: Library, *what: Any) -> Any:
+    """`reduced` of these arrays, with the options of a call. Raises what `options` raises."""
+    on_device = any(getattr(a, "is_cuda", False) for a in arrays)
+    with options(how, str(lib.dtype).rpartition(".")[2], on_device):
+        return reduced(lib, *what)
+
+
 @contextlib.contextmanager
 def options(given: dict[str, Any], dtype: str, on_device: bool) -> Iterator[None]:
-    """KeOps's options of a call as ours. Raises ValueError for what is none, or contradicts."""
+    """KeOps's options of a call as ours. Those that only choose among its ways to compute the same
+    (device_id, enable_chunks, use_fast_math, rec_multVar_highdim) change nothing.
+
+    Raises TypeError for what is none, ValueError for values that are none or contradict, and
+    UnsupportedError for what there is not.
+    """
     unknown = [name for name in given if name not in OPTIONS]
     if unknown:
         raise TypeError(
             f"{unknown[0]}= is no option of a KeOps reduction.\n  Use one of {', '.join(OPTIONS)}."
+        )
+    if given.get("ranges") is not None:
+        raise duckkeops.UnsupportedError(
+            "block-sparse reductions, ranges=, are not there yet.\n"
+            "  Where the ranges are a mask, put a bias of -inf or a factor of 0 into the formula."
+        )
+    if given.get("optional_flags"):
+        raise duckkeops.UnsupportedError(
+            "optional_flags= are options of a C++ compiler, which is not called here.\n"
+            "  Leave them away; DUCKKEOPS_CFLAGS is for our own compiler."
         )
     settings: dict[str, Any] = {}
     backend = given.get("backend") or "auto"
@@ -193,6 +214,8 @@ def written(out: Any, result: Any) -> Any:
     """The result in out=. Raises ValueError if it does not fit."""
     if out is None:
         return result
+    if isinstance(result, tuple):
+        raise ValueError(f"out= takes one array, and the reduction gives {len(result)}.")
     if tuple(out.shape) != tuple(result.shape) or out.dtype != result.dtype:
         raise ValueError(
             f"out= must have shape {tuple(result.shape)} and dtype {result.dtype}, and has "
