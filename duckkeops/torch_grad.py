@@ -261,7 +261,7 @@ def _shares(node: Reduce, parts: Sequence[Reduce], like: torch.Tensor) -> torch.
     """How many of the entries are in each part, along the first axis of `like`."""
     kind = like.real.dtype if like.is_complex() else like.dtype
     counts = torch.tensor([p.outline.count for p in parts], dtype=torch.float64)
-    shares = (counts / max(node.outline.count, 1)).to(kind)
+    shares = (counts / max(node.outline.count, 1)).to(like.device, kind)
     return shares.reshape(-1, *[1] * (like.ndim - 1))
 
 
@@ -698,7 +698,9 @@ def _along(
     """
     one = weight
     if one is None or isinstance(one, Scalar):
-        number = torch.tensor(1.0 if one is None else one.value, dtype=tangent.dtype)
+        number = torch.tensor(
+            1.0 if one is None else one.value, dtype=tangent.dtype, device=tangent.device
+        )
         one = Input(number, leaf.dtype, "")
     if one.ndim < len(node.whole):  # as long as the whole, so that places agree
         one = expr.Broadcast(one, node.whole, node.whole_roles)
@@ -738,7 +740,7 @@ def _along_twice(
     """
     if not dtype.is_complex:
         dtype = tangent.dtype.to_real()
-    zeros = torch.zeros((), dtype=dtype).expand(node.shape)
+    zeros = torch.zeros((), dtype=dtype, device=tangent.device).expand(node.shape)
     spread = _spread(zeros, node)
     u = next(i for i in expr.inputs(spread))
     found = []

@@ -136,6 +136,32 @@ def test_torch_values_and_gradients(torch):
         torch.testing.assert_close(one.cpu(), other, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("transform", ["jacfwd", "hessian", "jvp of jvp", "of joined parts"])
+def test_torch_transforms(torch, transform):
+    func = torch.func
+
+    def loss(x, y):
+        d = distances(x, y)
+        if transform == "of joined parts":
+            d = torch.cat([d, 2 * d], 1)
+        return (-d).exp().mean(1).square().sum()
+
+    def pushed(f, x):
+        return func.jvp(f, (x,), (torch.ones_like(x),))[1]
+
+    def found(x, y, scale):
+        if transform == "jacfwd":  # with respect to a number, which may be on the CPU
+            return func.jacfwd(lambda s: (-s * distances(x, y)).exp().sum(1))(scale)
+        if transform == "hessian":
+            return func.hessian(lambda x: loss(x, y))(x)
+        return pushed(lambda x: pushed(lambda x: loss(x, y), x), x)
+
+    x, y = (torch.from_numpy(a).double() for a in clouds(5, 7))
+    want = found(x, y, torch.tensor(2.0, dtype=torch.float64))
+    for scale in (torch.tensor(2.0, dtype=torch.float64), torch.tensor(2.0).double().cuda()):
+        torch.testing.assert_close(found(x.cuda(), y.cuda(), scale).cpu(), want)
+
+
 def test_torch_numbers_on_the_cpu_mix(torch):
     x, y = (torch.from_numpy(a).cuda() for a in clouds())
     scale = torch.tensor(2.0, requires_grad=True)
