@@ -100,6 +100,7 @@ ORDER = (
     "importing",
     "display",
     "pickling",
+    "restriction",
     "tensors",
     "rewrite",
     "gradients",
