@@ -241,7 +241,8 @@ class LazyArray:
 
         `kept` says which (see `BlockPairs`), along the last two point axes. Expressions of a
         restricted array are restricted, too. A row that keeps no pair has the reduction's value
-        over nothing: 0 as a sum, inf as a minimum, -inf as a logsumexp. Reductions: sum, prod,
+        over nothing: 0 as a sum, inf as a minimum and 0 as its place, -inf as a logsumexp,
+        NaN as a softmax, -1 for places of a top-k. Reductions: sum, prod,
         min, max, argmin, argmax, top-k, logsumexp, weighted softmax, any, all, count_nonzero and
         products `@`; others raise UnsupportedError. Raises ShapeError for pairs of another shape.
 

@@ -186,12 +186,19 @@ class BlockPairs:
         """The same in an array of this shape, which has further rows and columns."""
         if shape == self.shape:
             return self
-        out = object.__new__(BlockPairs)
-        out._finish(shape, *((s.rows, s.ends, s.columns) for s in self.sides))
-        return out
+        return _rebuilt(shape, *((s.rows, s.ends, s.columns) for s in self.sides))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (self.shape, *((s.rows, s.ends, s.columns) for s in self.sides))
 
     def __repr__(self) -> str:
         return f"BlockPairs({self.shape}, {self.density:.3g} of the pairs)"
+
+
+def _rebuilt(shape: tuple[int, int], *sides: tuple[np.ndarray, ...]) -> BlockPairs:
+    out = object.__new__(BlockPairs)
+    out._finish(shape, *sides)
+    return out
 
 
 def _ranges(name: str, given: Any, apart: bool = True) -> np.ndarray:
@@ -277,7 +284,7 @@ class Pairs:
             own, other = self.axes[k], self.axes[1 - k]
             short, narrow = (self.kept.shape[a] == 1 for a in (k, 1 - k))
             if (rows == own or (rows is None and short)) and (
-                tuple(columns) == (other,) or (narrow and len(columns) < 2)
+                tuple(columns[-1:]) == (other,) or (narrow and len(columns) < 2)
             ):
                 return side
         raise UnsupportedError(
@@ -300,6 +307,23 @@ def with_pairs(node: Reduce, pairs: Pairs | None) -> Reduce:
     if pairs is None:
         return node
     return Reduce(node.row, node.args, node.axes, node.dtype, (*node.params, ("pairs", pairs)))
+
+
+def unrestricted(node: Reduce) -> tuple[Reduce, float]:
+    """The reduction over all pairs, and the share of them that this one keeps."""
+    pairs = of(node)
+    if pairs is None:
+        return node, 1.0
+    params = tuple(p for p in node.params if p[0] != "pairs")
+    return Reduce(node.row, node.args, node.axes, node.dtype, params), pairs.kept.density
+
+
+def shifted(params: tuple, count: int) -> tuple:
+    """The parameters of a reduction whose whole has this many new axes in front."""
+    return tuple(
+        (k, Pairs(v.kept, (v.axes[0] + count, v.axes[1] + count))) if k == "pairs" else (k, v)
+        for k, v in params
+    )
 
 
 def restricted(node: Node, kept: BlockPairs) -> Restricted:
