@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 
 import duckkeops
 from duckkeops.keops.formulas import Formula, Variable, constant, gradient, value, variables
-from duckkeops.keops.lazytensor import Data
+from duckkeops.keops.lazytensor import Data, solution
 from duckkeops.keops.libraries import Library, library_of
 from duckkeops.keops.parsing import alias, parsed
 from duckkeops.keops.reducing import Sizes, answered, canonical, options, written
@@ -162,9 +161,7 @@ class KernelSolve:
             kernel = value(lib, self._kernel, given)[..., 0]
             kernel = kernel if call.axis == 1 else kernel.T
             b = args[self._var.index]  # type: ignore[index]
-            least = 1e-5 if str(lib.dtype).endswith("float32") else 1e-12
-            limit = eps * math.sqrt(b.shape[0])
-            return duckkeops.linalg.solve(kernel, b, ridge=alpha, rtol=least, atol=limit)
+            return solution(kernel, b, alpha, eps)
 
 
 def _kernel(f: Formula, var: Variable) -> Formula:

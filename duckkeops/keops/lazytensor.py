@@ -729,10 +729,16 @@ class GenericLazyTensor:
         kernel = value(lib, self._formula, given)[..., 0]
         if sizes.batch:
             raise duckkeops.UnsupportedError("solve takes no batches yet: solve each by itself.")
-        limit = eps * math.sqrt(b.shape[0])
-        return duckkeops.linalg.solve(
-            kernel, b, ridge=alpha, rtol=1e-5 if self._dtype == "float32" else 1e-12, atol=limit
-        )
+        return solution(kernel, b, alpha, eps)
+
+
+def solution(kernel: Any, b: Any, alpha: Any, eps: float) -> Any:
+    """x with (alpha + kernel) x = b, to eps for each entry of b, as KeOps measures it."""
+    if tuple(getattr(alpha, "shape", ())) == (1,):  # KeOps's users give numbers of one row
+        alpha = alpha[0]
+    rtol = 1e-5 if str(b.dtype).endswith("float32") else 1e-12
+    limit = eps * math.sqrt(b.shape[0])
+    return duckkeops.linalg.solve(kernel, b, ridge=alpha, rtol=rtol, atol=limit)
 
 
 def computed(tensor: GenericLazyTensor, args: Sequence[Any], how: dict[str, Any]) -> Any:
