@@ -184,6 +184,22 @@ def unfolded(f: Formula) -> Formula:
     return done[id(f)]
 
 
+def depends(f: Formula) -> set[Any]:
+    """The keys of the variables that the formula has derivatives by."""
+    root = unfolded(f)
+    todo, seen, keys = [root], {id(root)}, set()
+    while todo:
+        node = todo.pop()
+        if isinstance(node, Variable):
+            keys.add(node.key)
+        elif node.row.adjoint is not _no_slope:
+            for a in node.args[1:] if node.row.name == "IfElse" else node.args:
+                if id(a) not in seen:
+                    seen.add(id(a))
+                    todo.append(a)
+    return keys
+
+
 def walk(f: Formula) -> Iterator[Formula]:
     """Every formula in it once, arguments before what is made of them, in order."""
     seen: set[int] = set()
@@ -624,6 +640,44 @@ def _bspline(knots: Formula, x: Formula, order: int) -> Formula:
     return out
 
 
+def _soft_min(lib: Any, gamma: Any, x: Any, y: Any) -> Any:
+    return -gamma * lib.xp.logaddexp(-x / gamma, -y / gamma)
+
+
+def _soft_min_adjoint(f: Formula, e: Formula) -> Sequence[Formula | None]:
+    gamma, *given = f.args
+    weights = [apply("Exp", apply("Divide", apply("Subtract", f, x), gamma)) for x in given]
+    mean = total([_times(w, x) for w, x in zip(weights, given, strict=True)])
+    slope = apply("Divide", apply("Subtract", f, mean), gamma)
+    return [_times(slope, e), *[_times(w, e) for w in weights]]
+
+
+def _soft_dtw(x: Formula, y: Formula, gamma: Formula) -> Formula:
+    """The soft least cost of a path from (0, 0) to the last entries of x and y, by steps to the
+    next entry of one or of both.
+    """
+    rows: list[list[Formula]] = []
+    for i in range(x.dim):
+        row: list[Formula] = []
+        for j in range(y.dim):
+            entries = (apply("Elem", x, params=(i,)), apply("Elem", y, params=(j,)))
+            cost = apply("Square", apply("Subtract", *entries))
+            before = [rows[-1][j]] if i else []
+            before += [row[-1]] if j else []
+            before += [rows[-1][j - 1]] if i and j else []
+            for k, least in enumerate(before):
+                before[k] = least if k == 0 else apply("SoftMin", gamma, before[k - 1], least)
+            row.append(apply("Add", cost, before[-1]) if before else cost)
+        rows.append(row)
+    return rows[-1][-1]
+
+
+def _soft_dtw_dims(dims: Sequence[int], params: Params) -> int:
+    if dims[2] != 1:
+        raise ValueError(f"expects a gamma of dimension 1. Received {dims[2]}.")
+    return 1
+
+
 # -- complex numbers -------------------------------------------------------------------------------
 
 
@@ -872,6 +926,9 @@ def _rows() -> Iterator[Row]:
     yield Row("Kron", _product, made=_kronecker)
     yield Row("DifferenceMatrix", _product, made=_differences)
     yield Row("BSpline", lambda dims, params: dims[0] - params[0] - 1, made=_bspline)
+
+    yield entrywise("SoftMin", _soft_min, _soft_min_adjoint)
+    yield Row("SoftDTW_SqDist", _soft_dtw_dims, made=_soft_dtw)
 
     # derivatives
     yield Row("Grad", lambda dims, params: dims[1], made=gradient)

@@ -516,6 +516,10 @@ class GenericLazyTensor:
     def tensorprod(self, other: Any) -> Any:
         return self._binary("TensorProd", other)
 
+    def softdtw_sqdist(self, other: Any, gamma: Any) -> Any:
+        """The soft dynamic time warping of the two series of last axes, by squared differences."""
+        return self._ternary("SoftDTW_SqDist", other, gamma)
+
     def difference_matrix(self, other: Any) -> Any:
         return self._binary("DifferenceMatrix", other)
 

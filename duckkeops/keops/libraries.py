@@ -165,6 +165,10 @@ class Library:
         with np.errstate(invalid="ignore"):
             return self.xp.exp(self.xp.where(x == y, 0.0, x - y))
 
+    def connected(self, out: Any, arrays: Sequence[Any]) -> Any:
+        """The result, with a gradient of 0 by those of the arrays that it does not depend on."""
+        return out
+
     def spread(self, x: Any, shape: tuple[int, ...]) -> Any:
         """A genuine array of this shape, which may be written to."""
         return x if tuple(x.shape) == shape else np.broadcast_to(x, shape).copy()
@@ -227,6 +231,13 @@ class Torch(Library):
 
     def joined(self, parts: Sequence[Any]) -> Any:
         return self.xp.cat(list(parts), -1)
+
+    def connected(self, out: Any, arrays: Sequence[Any]) -> Any:
+        if isinstance(out, tuple):
+            return tuple(self.connected(part, arrays) for part in out)
+        if not (out.dtype.is_floating_point or out.dtype.is_complex):
+            return out
+        return out + sum(a[:0].sum() for a in arrays)  # of nothing: 0, and so is its gradient
 
     def spread(self, x: Any, shape: tuple[int, ...]) -> Any:
         return x if tuple(x.shape) == shape else x.expand(shape).clone()
