@@ -48,6 +48,23 @@ def dot(a, b):
     return torch.einsum("...pqr,...rp->...q", a, b)
 
 
+def softmin(gamma, *values):
+    return -gamma * torch.logsumexp(torch.stack(values) / -gamma, 0)
+
+
+def softdtw(x, y, gamma):
+    """By its recursion over prefixes."""
+    x, y = x.expand(M, N, -1), y.expand(M, N, -1)
+    costs = {}
+    for i in range(x.shape[-1]):
+        for j in range(y.shape[-1]):
+            before = [costs[k] for k in ((i - 1, j), (i, j - 1), (i - 1, j - 1)) if k in costs]
+            costs[i, j] = (x[..., i] - y[..., j]) ** 2
+            if before:
+                costs[i, j] = costs[i, j] + softmin(gamma, *before)
+    return costs[i, j][..., None]
+
+
 # name: a formula of a, b, c; what it means; the dimensions of a, b, c; where its arguments lie
 CASES = {
     "Add": ("a + b", lambda a, b: a + b, (3, 1)),
@@ -176,6 +193,12 @@ CASES = {
         lambda a, b: (a[..., :, None] - b[..., None, :]).flatten(-2),
         (3, 2),
     ),
+    "SoftMin": (
+        "SoftMin(c, a, b)",
+        lambda a, b, c: -c * torch.logaddexp(-a / c, -b / c),
+        (3, 3, 1),
+    ),
+    "SoftDTW_SqDist": ("SoftDTW_SqDist(a, b, c)", softdtw, (2, 3, 1)),
     "BSpline": ("BSpline(c, a * b, 2)", lambda a, b, c: spline(c, a * b, 2), (1, 1, 6)),
     "Factorize": ("Factorize(a * b, b)", lambda a, b: a * b, (3, 3)),
     "AutoFactorize": ("AutoFactorize(a * b)", lambda a, b: a * b, (3, 3)),
@@ -246,8 +269,46 @@ def spread(args):
     return a[:, None, :], b[None, :, :], *c
 
 
+# all that KeOps 2.3 exports: keopscore.formulas.maths.__all__
+OF_KEOPS = """
+    Abs Acos Add ArgMax ArgMin Asin Atan Atan2 BSpline Clamp ClampInt Concat Cos DiffClampInt Divide
+    Elem ElemT Equal Exp Extract ExtractT GradMatrix Floor IfElse IntInv Inv Kron LessOrEqual
+    LessThan Log MatVecMult Max Min Minus Mod Mult Norm2 Normalize NotEqual OneHot Pow Powf ReLU
+    Round Rsqrt Scalprod Sign Sin SinXDivX SoftDTW_SqDist SqDist SqNorm2 SqNormDiag SqNormIso Sqrt
+    Square Step Subtract Sum SumT SymSqNorm TensorDot TensorProd VecMatMult WeightedSqDist
+    WeightedSqNorm XLogX
+""".split()
+
+
 def test_every_operation_has_a_case():
     assert set(TABLE) == {*CASES, *DERIVATIVES}
+    assert len(OF_KEOPS) == 67 and not set(OF_KEOPS) - set(TABLE)
+
+
+@pytest.mark.parametrize(
+    "formula",
+    [
+        *("a == b", "a < b", "a <= b", "a > b", "a >= b", "NotEqual(a, b)", "Step(a - b)"),
+        *("ArgMax(a - b)", "ArgMin(a - b)", "OneHot(Sum(a | b), 4)", "DiffClampInt(a - b, 0, 1)"),
+        *("Sign(a - b)", "Floor(a - b)", "Round(a - b, 1)", "Zero(3) * IntCst(2)"),
+    ],
+)
+def test_what_has_steps_has_gradients_of_0(formula):
+    args = [*arguments((3, 3)), torch.rand(M, 2, dtype=torch.float64, requires_grad=True)]
+    out = Genred(formula, [*aliases((3, 3)), "unused = Vi(2)"], axis=1)(*args)
+    for x, g in zip(args, torch.autograd.grad(out.sum(), args), strict=True):
+        assert torch.equal(g, torch.zeros_like(x))
+
+
+def test_conditions_have_gradients_of_0_beside_those_of_values():
+    a, b = arguments((3, 3))
+    c = torch.rand(M, 3, dtype=torch.float64, requires_grad=True)
+    f = Genred("IfElse(c - 1/2, a * b, b)", ["a = Vi(3)", "b = Vj(3)", "c = Vi(3)"], axis=1)
+    got = torch.autograd.grad(f(a, b, c).sum(), (a, b, c))
+    want = torch.where(c[:, None] >= 0.5, a[:, None] * b, b).sum()
+    for one, other in zip(got, torch.autograd.grad(want, (a, b)), strict=False):
+        torch.testing.assert_close(one, other)
+    assert not got[2].any()
 
 
 @pytest.mark.parametrize("axis", [1])
@@ -284,8 +345,8 @@ def test_gradients_as_formulas(name):
 
 
 def test_derivatives():
-    a, b = (t.detach() for t in arguments((3, 3)))
-    u = torch.rand(M, 3, dtype=torch.float64)
+    a, b = arguments((3, 3))
+    u = torch.rand(M, 3, dtype=torch.float64, requires_grad=True)
     given = ["a = Vi(3)", "b = Vj(3)", "u = Vi(3)"]
     f = "Exp(-SqDist(a, b))"
 
@@ -307,6 +368,11 @@ def test_derivatives():
     for text, want in sums.items():
         got = Genred(text, given, axis=1)(a, b, u)
         torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+        theirs = torch.autograd.grad(
+            want.sin().sum(), (a, b, u), allow_unused=True, materialize_grads=True, retain_graph=True
+        )
+        for one, other in zip(torch.autograd.grad(got.sin().sum(), (a, b, u)), theirs, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize(

@@ -640,6 +640,9 @@ def _bspline(knots: Formula, x: Formula, order: int) -> Formula:
     return out
 
 
+LONGEST_DTW = 12  # the derivatives are long expressions: each path through the pairs adds to them
+
+
 def _soft_min(lib: Any, gamma: Any, x: Any, y: Any) -> Any:
     return -gamma * lib.xp.logaddexp(-x / gamma, -y / gamma)
 
@@ -675,6 +678,11 @@ def _soft_dtw(x: Formula, y: Formula, gamma: Formula) -> Formula:
 def _soft_dtw_dims(dims: Sequence[int], params: Params) -> int:
     if dims[2] != 1:
         raise ValueError(f"expects a gamma of dimension 1. Received {dims[2]}.")
+    if dims[0] * dims[1] > LONGEST_DTW:
+        raise ValueError(
+            f"is for short series, of at most {LONGEST_DTW} pairs of entries. Received "
+            f"{dims[0]} x {dims[1]}."
+        )
     return 1
 
 
