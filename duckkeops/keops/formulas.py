@@ -698,6 +698,78 @@ def _complex(function: Callable[..., Any]) -> Callable[..., Any]:
     return compute
 
 
+IN_PAIRS = ("Add", "Subtract", "Minus")  # the same of complex numbers and of their parts
+OF_REALS = ("Real2Complex", "Imag2Complex", "ComplexExp1j", "ComplexRealScal")  # the first argument
+TO_REALS = ("ComplexReal", "ComplexImag", "ComplexAbs", "ComplexSquareAbs", "ComplexAngle")
+
+
+def of_pairs(f: Formula) -> Formula:
+    """The formula as KeOps reads it in a string: what is not called complex takes complex numbers
+    as pairs of real ones.
+    """
+    return Formula(OF_PAIRS, (f,), (), f.dim)
+
+
+def _paired(f: Formula) -> Formula:
+    done: dict[int, tuple[Formula, bool]] = {}  # the new formula, and whether it is complex
+    for node in walk(f):
+        given, name = [done[id(a)] for a in node.args], node.row.name
+        if name.startswith("Complex") or name in ("Conj", "Real2Complex", "Imag2Complex"):
+            real, out = [name in OF_REALS, False][: len(given)], name not in TO_REALS
+        else:
+            out = name in IN_PAIRS and all(complex_ for _, complex_ in given)
+            real = [not out] * len(given)
+        args = tuple(
+            [
+                Formula(PAIRS, (a,), (), a.dim) if complex_ and wanted else a
+                for (a, complex_), wanted in zip(given, real, strict=True)
+            ]
+        )
+        if any(a is not old for a, old in zip(args, node.args, strict=True)):
+            node, old = Formula(node.row, args, node.params, node.dim), node
+            done[id(old)] = node, out
+        else:
+            done[id(node)] = node, out
+    return done[id(f)][0]
+
+
+def _fitted(part: Formula, a: Formula) -> Formula:
+    """What an argument that was broadcast gets of a cotangent."""
+    return part if part.dim == a.dim else apply("ComplexSum", part)
+
+
+def _complex_product_adjoint(f: Formula, e: Formula) -> Sequence[Formula | None]:
+    z, w = f.args
+    return [
+        _fitted(apply("ComplexMult", apply("Conj", other), e), a) for a, other in ((z, w), (w, z))
+    ]
+
+
+def _complex_quotient_adjoint(f: Formula, e: Formula) -> Sequence[Formula | None]:
+    z, w = f.args
+    part = apply("ComplexDivide", e, apply("Conj", w))
+    return [
+        _fitted(part, z),
+        _fitted(apply("Minus", apply("ComplexMult", apply("Conj", f), part)), w),
+    ]
+
+
+def _complex_scaled_adjoint(f: Formula, e: Formula) -> Sequence[Formula | None]:
+    x, z = f.args
+    of_x = apply("ComplexReal", apply("ComplexMult", apply("Conj", z), e))
+    return [of_x, _fitted(apply("ComplexRealScal", x, e), z)]
+
+
+def _phase_adjoint(f: Formula, e: Formula) -> Sequence[Formula | None]:
+    z = f.args[0]
+    part = apply("Divide", e, apply("ComplexSquareAbs", z))
+    return [apply("ComplexMult", apply("Imag2Complex", part), z)]
+
+
+def _wave_adjoint(f: Formula, e: Formula) -> Sequence[Formula | None]:
+    return [apply("ComplexImag", apply("ComplexMult", apply("Conj", f), e))]
+
+
 def _doubled(dims: Sequence[int], params: Params) -> int:
     return 2 * dims[0]
 
@@ -723,6 +795,13 @@ def _complex_times_real(lib: Any, f: Formula, x: Any, z: Any) -> Any:
 # -- the table -------------------------------------------------------------------------------------
 
 VAR = Row("Var", one)
+OF_PAIRS = Row("OfPairs", lambda dims, params: dims[0], made=_paired)
+PAIRS = Row(
+    "Pairs",
+    lambda dims, params: dims[0],
+    lambda lib, f, z: lib.pairs(z),
+    lambda f, e: [e],
+)
 NUMBER = Row("Number", one, lambda lib, f: f.params[0], _no_slope)
 
 
@@ -950,31 +1029,70 @@ def _rows() -> Iterator[Row]:
     yield Row("AutoFactorize", lambda dims, params: dims[0], made=lambda f: f)
 
     # complex numbers, of two entries each
-    yield Row("Real2Complex", _doubled, lambda lib, f, x: lib.complex(x, 0.0))
-    yield Row("Imag2Complex", _doubled, lambda lib, f, x: lib.complex(0.0, x))
-    yield Row("ComplexReal", _halved, _complex(lambda lib, z: lib.real(z)))
-    yield Row("ComplexImag", _halved, _complex(lambda lib, z: lib.imag(z)))
-    yield Row("Conj", lambda dims, params: dims[0], _complex(lambda lib, z: lib.xp.conj(z)))
-    yield Row("ComplexAbs", _halved, _complex(lambda lib, z: abs(z)))
-    yield Row(
+    def complex_row(name: str, dim: Any, function: Callable[..., Any], adjoint: Any) -> Row:
+        return Row(name, dim, _complex(function), adjoint)
+
+    def same(dims: Sequence[int], params: Params) -> int:
+        return dims[0]
+
+    def to(name: str) -> Callable[..., Sequence[Formula | None]]:
+        return lambda f, e: [apply(name, e)]
+
+    yield Row("Real2Complex", _doubled, lambda lib, f, x: lib.complex(x, 0.0), to("ComplexReal"))
+    yield Row("Imag2Complex", _doubled, lambda lib, f, x: lib.complex(0.0, x), to("ComplexImag"))
+    yield complex_row("ComplexReal", _halved, lambda lib, z: lib.real(z), to("Real2Complex"))
+    yield complex_row("ComplexImag", _halved, lambda lib, z: lib.imag(z), to("Imag2Complex"))
+    yield complex_row("Conj", same, lambda lib, z: lib.xp.conj(z), to("Conj"))
+    yield complex_row(
+        "ComplexAbs",
+        _halved,
+        lambda lib, z: abs(z),
+        lambda f, e: [
+            apply(
+                "ComplexRealScal",
+                _times(apply("Rsqrt", apply("ComplexSquareAbs", f.args[0])), e),
+                f.args[0],
+            )
+        ],
+    )
+    yield complex_row(
         "ComplexSquareAbs",
         _halved,
-        _complex(lambda lib, z: lib.real(z) ** 2 + lib.imag(z) ** 2),
+        lambda lib, z: lib.real(z) ** 2 + lib.imag(z) ** 2,
+        lambda f, e: [apply("ComplexRealScal", _times(2, e), f.args[0])],
     )
-    yield Row("ComplexAngle", _halved, _complex(lambda lib, z: lib.xp.angle(z)))
-    yield Row("ComplexSum", lambda dims, params: 2, _complex(lambda lib, z: lib.sum(z)))
+    yield complex_row("ComplexAngle", _halved, lambda lib, z: lib.xp.angle(z), _phase_adjoint)
+    yield complex_row(
+        "ComplexSum",
+        lambda dims, params: 2,
+        lambda lib, z: lib.sum(z),
+        lambda f, e: [apply("ComplexSumT", e, params=(f.args[0].dim,))],
+    )
     yield Row(
         "ComplexSumT",
         lambda dims, params: params[0],
         lambda lib, f, z: lib.broadcast(lib.as_complex(z), f.dim // 2),
+        to("ComplexSum"),
     )
-    yield Row("ComplexExp", lambda dims, params: dims[0], _complex(lambda lib, z: lib.xp.exp(z)))
-    yield Row("ComplexExp1j", _doubled, lambda lib, f, x: lib.xp.exp(1j * x))
-    yield Row("ComplexMult", _complex_common, _complex(lambda lib, z, w: z * w))
-    yield Row("ComplexAdd", _complex_common, _complex(lambda lib, z, w: z + w))
-    yield Row("ComplexSubtract", _complex_common, _complex(lambda lib, z, w: z - w))
-    yield Row("ComplexDivide", _complex_common, _complex(lambda lib, z, w: z / w))
-    yield Row("ComplexRealScal", _scaled_complex, _complex_times_real)
+    yield complex_row(
+        "ComplexExp",
+        same,
+        lambda lib, z: lib.xp.exp(z),
+        lambda f, e: [apply("ComplexMult", apply("Conj", f), e)],
+    )
+    yield Row("ComplexExp1j", _doubled, lambda lib, f, x: lib.xp.exp(1j * x), _wave_adjoint)
+    for name, function, adjoint in (
+        ("ComplexMult", operator.mul, _complex_product_adjoint),
+        ("ComplexAdd", operator.add, lambda f, e: [_fitted(e, a) for a in f.args]),
+        (
+            "ComplexSubtract",
+            operator.sub,
+            lambda f, e: [_fitted(e, f.args[0]), _fitted(minus(e), f.args[1])],
+        ),
+        ("ComplexDivide", operator.truediv, _complex_quotient_adjoint),
+    ):
+        yield complex_row(name, _complex_common, lambda lib, z, w, op=function: op(z, w), adjoint)
+    yield Row("ComplexRealScal", _scaled_complex, _complex_times_real, _complex_scaled_adjoint)
 
 
 TABLE = {one.name: one for one in _rows()}
@@ -982,4 +1100,6 @@ TABLE = {one.name: one for one in _rows()}
 
 def row(name: str) -> Row:
     """The row of this name, of variables and numbers too."""
-    return {"Var": VAR, "Number": NUMBER}.get(name) or TABLE[name]
+    return {"Var": VAR, "Number": NUMBER, "OfPairs": OF_PAIRS, "Pairs": PAIRS}.get(name) or TABLE[
+        name
+    ]

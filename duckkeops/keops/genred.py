@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 
 import duckkeops
-from duckkeops.keops.formulas import Formula, Variable, constant, gradient, value, variables
+from duckkeops.keops.formulas import (
+    Formula,
+    Variable,
+    constant,
+    gradient,
+    of_pairs,
+    value,
+    variables,
+)
 from duckkeops.keops.lazytensor import Data, solution
 from duckkeops.keops.libraries import Library, library_of
 from duckkeops.keops.parsing import alias, parsed
@@ -124,7 +132,16 @@ class Genred:
         how = {**self._how, **how}
         call = self._call
         lib, sizes, given, _ = call.bound(args)
-        what = (self.reduction_op, call.tree, call.axis, sizes, given, call.weight, self.opt_arg)
+        weight = None if call.weight is None else of_pairs(call.weight)
+        what = (
+            self.reduction_op,
+            of_pairs(call.tree),
+            call.axis,
+            sizes,
+            given,
+            weight,
+            self.opt_arg,
+        )
         out = answered(how, args, lib, *what)
         if not isinstance(out, tuple) and lib.is_complex(out):
             out = lib.as_pairs(out)
@@ -158,7 +175,7 @@ class KernelSolve:
         if sizes.batch:
             raise duckkeops.UnsupportedError("KernelSolve takes no batches: solve each by itself.")
         with options({**self._how, **how}, str(lib.dtype).rpartition(".")[2], on_device):
-            kernel = value(lib, self._kernel, given)[..., 0]
+            kernel = value(lib, of_pairs(self._kernel), given)[..., 0]
             kernel = kernel if call.axis == 1 else kernel.T
             b = args[self._var.index]  # type: ignore[index]
             return solution(kernel, b, alpha, eps)

@@ -122,6 +122,13 @@ class Library:
             return x
         return self.complex(x[..., 0::2], x[..., 1::2])
 
+    def pairs(self, z: Any) -> Any:
+        """Complex numbers as pairs of real ones along the last axis, unless they are already."""
+        if not self.is_complex(z):
+            return z
+        parts = self.xp.stack([self.real(z), self.imag(z)], -1)
+        return self.xp.reshape(parts, (*z.shape[:-1], 2 * z.shape[-1]))
+
     def as_pairs(self, x: Any) -> Any:
         """A genuine complex array as pairs of real numbers along the last axis."""
         parts = np.stack([x.real, x.imag], -1)
