@@ -269,7 +269,75 @@ def spread(args):
 
 
 # all that KeOps 2.3 exports: keopscore.formulas.maths.__all__
-OF_KEOPS = ["Abs", "Acos", "Add", "ArgMax", "ArgMin", "Asin", "Atan", "Atan2", "BSpline", "Clamp", "ClampInt", "Concat", "Cos", "DiffClampInt", "Divide", "Elem", "ElemT", "Equal", "Exp", "Extract", "ExtractT", "GradMatrix", "Floor", "IfElse", "IntInv", "Inv", "Kron", "LessOrEqual", "LessThan", "Log", "MatVecMult", "Max", "Min", "Minus", "Mod", "Mult", "Norm2", "Normalize", "NotEqual", "OneHot", "Pow", "Powf", "ReLU", "Round", "Rsqrt", "Scalprod", "Sign", "Sin", "SinXDivX", "SoftDTW_SqDist", "SqDist", "SqNorm2", "SqNormDiag", "SqNormIso", "Sqrt", "Square", "Step", "Subtract", "Sum", "SumT", "SymSqNorm", "TensorDot", "TensorProd", "VecMatMult", "WeightedSqDist", "WeightedSqNorm", "XLogX"]
+OF_KEOPS = [
+    "Abs",
+    "Acos",
+    "Add",
+    "ArgMax",
+    "ArgMin",
+    "Asin",
+    "Atan",
+    "Atan2",
+    "BSpline",
+    "Clamp",
+    "ClampInt",
+    "Concat",
+    "Cos",
+    "DiffClampInt",
+    "Divide",
+    "Elem",
+    "ElemT",
+    "Equal",
+    "Exp",
+    "Extract",
+    "ExtractT",
+    "GradMatrix",
+    "Floor",
+    "IfElse",
+    "IntInv",
+    "Inv",
+    "Kron",
+    "LessOrEqual",
+    "LessThan",
+    "Log",
+    "MatVecMult",
+    "Max",
+    "Min",
+    "Minus",
+    "Mod",
+    "Mult",
+    "Norm2",
+    "Normalize",
+    "NotEqual",
+    "OneHot",
+    "Pow",
+    "Powf",
+    "ReLU",
+    "Round",
+    "Rsqrt",
+    "Scalprod",
+    "Sign",
+    "Sin",
+    "SinXDivX",
+    "SoftDTW_SqDist",
+    "SqDist",
+    "SqNorm2",
+    "SqNormDiag",
+    "SqNormIso",
+    "Sqrt",
+    "Square",
+    "Step",
+    "Subtract",
+    "Sum",
+    "SumT",
+    "SymSqNorm",
+    "TensorDot",
+    "TensorProd",
+    "VecMatMult",
+    "WeightedSqDist",
+    "WeightedSqNorm",
+    "XLogX",
+]
 
 
 def test_every_operation_has_a_case():
@@ -358,7 +426,9 @@ def test_strings_take_complex_numbers_as_pairs(formula):
     want = MIXED[formula](flat(pairs(A) * pairs(b[None].expand(M, N, 4))), A).sum(1)
     got = Genred(formula, aliases((4, 4)), axis=1)(a, b)
     torch.testing.assert_close(got, want)
-    for one, other in zip(*(torch.autograd.grad(v.sin().sum(), (a, b)) for v in (got, want))):
+    for one, other in zip(
+        *(torch.autograd.grad(v.sin().sum(), (a, b)) for v in (got, want)), strict=True
+    ):
         torch.testing.assert_close(one, other)
 
 

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from duckkeops import LazyArray
+
 Formulas = Sequence["Formula"]
 Params = tuple[Any, ...]
 
@@ -376,6 +378,8 @@ def _one_hot(lib: Any, f: Formula, x: Any) -> Any:
 def _tensordot(lib: Any, f: Formula, x: Any, y: Any) -> Any:
     a, b, left, right, order = f.params
     x, y = (_wide(lib, g, v) for g, v in zip(f.args, (x, y), strict=True))
+    # of numbers alone: their axes may be merged with those of others, being of features too
+    x, y = (v if isinstance(v, LazyArray) else LazyArray(v, 1) for v in (x, y))
     n = max(x.ndim, y.ndim) - 1
     kept_a = [k for k in range(len(a)) if k not in left]
     kept_b = [k for k in range(len(b)) if k not in right]
