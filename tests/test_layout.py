@@ -20,8 +20,11 @@ PACKAGE = ROOT / "duckkeops"
 ORDER = (
     "__main__",
     "doctor",
+    "keops/torch/cluster",
     "keops/torch/__init__",
+    "keops/numpy/cluster",
     "keops/numpy/__init__",
+    "keops/clusters",
     "keops/genred",
     "keops/lazytensor",
     "keops/reducing",
@@ -139,6 +142,7 @@ DEFERRED = {
     "torch_passes",
     "torch_solve",
     "torch_compile",
+    "keops/torch/cluster",
     "keops/torch/__init__",  # which its user asks for by name
 }
 # torch.compile traces import statements, and no import_module; only then are these run.
