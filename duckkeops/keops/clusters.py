@@ -158,7 +158,8 @@ def _summed(values: Any, lab: Any, count: int) -> Any:
     xp = _xp(values)
     total = xp.zeros((count, values.shape[1]), **_like(_cast(values[:0], xp.float64)))
     if xp is np:
-        np.add.at(total, lab, values)
+        for d, column in enumerate(values.T):
+            total[:, d] = np.bincount(lab, column, count)
         return total
     return total.index_add(0, lab, _cast(values, xp.float64))
 
@@ -186,9 +187,9 @@ def cluster_centroids(
 ) -> Any:
     """The mean of each cluster's points, weighted or not; NaN where it has none.
 
-    Shapes: x (M, D), lab (M,), weights (M,) -> (C, D) of x's dtype, float64 for integers. Nlab and weights_c, (C,), are
-    numbers of points and total weights, where they are known. Sums are taken in double precision,
-    and gradients pass through points and weights.
+    Shapes: x (M, D), lab (M,), weights (M,) -> (C, D) of x's dtype, float64 for integers. Nlab and
+    weights_c, (C,), are numbers of points and total weights, where they are known. Sums are taken
+    in double precision, and gradients pass through points and weights.
     Raises ShapeError where the lengths differ, DtypeError or ValueError for other labels.
 
     >>> x, w = np.array([[0.0], [1.0], [4.0], [6.0]]), np.array([0.5, 0.5, 3.0, 1.0])
