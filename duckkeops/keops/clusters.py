@@ -5,6 +5,7 @@ NumPy arrays and torch tensors have the functions used here under the same names
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -102,10 +103,28 @@ def cells(x: Any, size: Any) -> Any:
             "a point of x is not finite, or has no cell: its coordinates over the side overflow."
         )
     lab = _cast(xp.zeros_like(places[:, :1]).sum(1), xp.int64)
+    if not len(x):
+        return lab
+    places = _cast(places, xp.float64)
+    places = places - xp.amin(places, 0) if x.shape[1] else places
+    lengths = [1 + int(column.max()) for column in places.T]
+    if math.prod(lengths) < 2**53:  # where differences of floats are exact, and numbers int64
+        for length, column in zip(lengths, places.T, strict=True):
+            lab = lab * length + _cast(column, xp.int64)
+        return _ranked(lab, math.prod(lengths))
     for column in places.T:  # at most M numbers so far, times at most M of this column
         values, found = xp.unique(column, return_inverse=True)
         lab = xp.unique(lab * len(values) + found, return_inverse=True)[1]
     return lab
+
+
+def _ranked(numbers: Any, count: int) -> Any:
+    """The rank of each of these numbers, below `count`, among those there are."""
+    xp = _xp(numbers)
+    if count > 4 * len(numbers) + 1000:
+        return xp.unique(numbers, return_inverse=True)[1]
+    found = xp.bincount(numbers, minlength=count) > 0
+    return (found.cumsum(0) - 1)[numbers]
 
 
 def sort_clusters(x: Any, lab: Any) -> Any:
