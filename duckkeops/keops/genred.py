@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 import duckkeops
+from duckkeops.keops.counting import count_call
 from duckkeops.keops.formulas import Formula, Variable, constant, gradient, value, variables
 from duckkeops.keops.lazytensor import Data
 from duckkeops.keops.libraries import Library, library_of
@@ -154,6 +155,7 @@ class KernelSolve:
         self._kernel = _kernel(self._call.tree, var)
 
     def __call__(self, *args: Any, alpha: float = 1e-10, eps: float = 1e-6, **how: Any) -> Any:
+        count_call("Solve")
         call = self._call
         lib, sizes, given, on_device = call.bound(args)
         if sizes.batch:

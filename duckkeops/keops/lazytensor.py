@@ -14,6 +14,7 @@ import numpy as np
 
 import duckkeops
 from duckkeops import LazyArray
+from duckkeops.keops.counting import count_call
 from duckkeops.keops.formulas import (
     Formula,
     Variable,
@@ -729,6 +730,7 @@ class GenericLazyTensor:
         kernel = value(lib, self._formula, given)[..., 0]
         if sizes.batch:
             raise duckkeops.UnsupportedError("solve takes no batches yet: solve each by itself.")
+        count_call("Solve")
         limit = eps * math.sqrt(b.shape[0])
         return duckkeops.linalg.solve(
             kernel, b, ridge=alpha, rtol=1e-5 if self._dtype == "float32" else 1e-12, atol=limit
