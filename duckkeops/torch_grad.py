@@ -358,9 +358,12 @@ class _Reduction(torch.autograd.Function):
     @staticmethod
     def forward(plan: _Plan, *tensors: torch.Tensor) -> Outputs:
         if plan.holds(tensors):
-            return _computed(plan.node, plan.key, plan.nodes, True, plan.order)
-        node, _ = plan.of(tensors)
-        return _computed(node, *evaluate.listed(node), True, plan.order)
+            out = _computed(plan.node, plan.key, plan.nodes, True, plan.order)
+        else:
+            node, _ = plan.of(tensors)
+            out = _computed(node, *evaluate.listed(node), True, plan.order)
+        # a view in another order than its tangent's is refused by forward mode
+        return tuple([t.contiguous() if t._is_view() else t for t in out])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Outputs) -> None:
@@ -672,6 +675,8 @@ def _pushed_forward(
         total: torch.Tensor | None = None
         for arg, weight in weighed:
             for leaf, t in zip(leaves, tangents, strict=True):
+                if t is not None and t.device != out.device:  # of a number on the CPU
+                    t = t.to(out.device)
                 for part in () if t is None else _along(node, out.dtype, arg, weight, leaf, t):
                     one = value(part).to(out.dtype).reshape(out.shape)
                     total = one if total is None else total + one

@@ -4,6 +4,8 @@ KEOPS_CONFORMANCE says for which suite, and where to write how many reductions r
 """
 
 import functools
+import importlib.abc
+import importlib.machinery
 import json
 import os
 import sys
@@ -19,11 +21,25 @@ if not HOW["theirs"]:
 
 
 def pytest_configure(config):
-    if HOW["suite"] == "operations" and not HOW["theirs"]:  # the classes that say what to test
-        for name in [name for name in sys.modules if name.partition(".")[0] == "keopscore"]:
-            del sys.modules[name]
+    if HOW["suite"] == "operations" and not HOW["theirs"]:
+        _uncover()
     if HOW["suite"] == "gpytorch":
         _unmock()
+
+
+class _Sources(importlib.abc.MetaPathFinder):
+    """Finds keopscore in the sources: its classes say what to test of each operation."""
+
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname.partition(".")[0] != "keopscore":
+            return None
+        return importlib.machinery.PathFinder.find_spec(fullname, path, target)
+
+
+def _uncover():
+    for name in [name for name in sys.modules if name.partition(".")[0] == "keopscore"]:
+        del sys.modules[name]
+    sys.meta_path.insert(0, _Sources())
 
 
 def _unmock():
@@ -57,4 +73,4 @@ def strict(perform):
 
 def pytest_sessionfinish(session):
     if not HOW["theirs"]:
-        Path(HOW["calls"]).write_text(json.dumps(duckkeops.keops.calls()))
+        Path(HOW["calls"]).write_text(json.dumps(sum(duckkeops.keops.calls().values())))

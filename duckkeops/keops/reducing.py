@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import duckkeops
 from duckkeops import LazyArray
+from duckkeops.keops.counting import count_call
 from duckkeops.keops.formulas import Formula, Variable, depends, value
 from duckkeops.keops.libraries import Library
 
@@ -157,6 +158,7 @@ class _Whole:
 
 def answered(how: dict[str, Any], arrays: Sequence[Any], lib: Library, *what: Any) -> Any:
     """`reduced` of these arrays, with the options of a call. Raises what `options` raises."""
+    count_call(what[0])
     on_device = any(getattr(a, "is_cuda", False) for a in arrays)
     with options(how, str(lib.dtype).rpartition(".")[2], on_device):
         out = reduced(lib, *what)
