@@ -25,7 +25,7 @@ from duckkeops import (
 from duckkeops.errors import DtypeError, UnsupportedError
 from duckkeops.expr import Node
 from duckkeops.operands import describe
-from duckkeops.tensors import numpy_dtype
+from duckkeops.tensors import numpy_dtype, torch_dtype
 from duckkeops.torch_rules import Dim, as_node, axes_of, axis_of, call
 
 types: Any = torch.return_types
@@ -179,6 +179,7 @@ def _extreme(name: str, arg: str, pair: str, input: Any, dim: Any, keepdim: bool
         values = statistics.fold(name, (a,), (axis,), keepdim)
         return getattr(types, name)((values, statistics.fold(arg, (a,), (axis,), keepdim)))
     values, index = with_places(genuine.settled_reduction(node))
+    values = values.to(torch_dtype(a.dtype))  # halves were compared in float32
     return getattr(types, name)(
         (genuine.expand(values, (axis,)), genuine.expand(index, (axis,)))
         if keepdim

@@ -48,6 +48,23 @@ def dot(a, b):
     return torch.einsum("...pqr,...rp->...q", a, b)
 
 
+def softmin(gamma, *values):
+    return -gamma * torch.logsumexp(torch.stack(values) / -gamma, 0)
+
+
+def softdtw(x, y, gamma):
+    """By its recursion over prefixes."""
+    x, y = x.expand(M, N, -1), y.expand(M, N, -1)
+    costs = {}
+    for i in range(x.shape[-1]):
+        for j in range(y.shape[-1]):
+            before = [costs[k] for k in ((i - 1, j), (i, j - 1), (i - 1, j - 1)) if k in costs]
+            costs[i, j] = (x[..., i] - y[..., j]) ** 2
+            if before:
+                costs[i, j] = costs[i, j] + softmin(gamma, *before)
+    return costs[i, j][..., None]
+
+
 # name: a formula of a, b, c; what it means; the dimensions of a, b, c; where its arguments lie
 CASES = {
     "Add": ("a + b", lambda a, b: a + b, (3, 1)),
@@ -176,6 +193,12 @@ CASES = {
         lambda a, b: (a[..., :, None] - b[..., None, :]).flatten(-2),
         (3, 2),
     ),
+    "SoftMin": (
+        "SoftMin(c, a, b)",
+        lambda a, b, c: -c * torch.logaddexp(-a / c, -b / c),
+        (3, 3, 1),
+    ),
+    "SoftDTW_SqDist": ("SoftDTW_SqDist(a, b, c)", softdtw, (2, 3, 1)),
     "BSpline": ("BSpline(c, a * b, 2)", lambda a, b, c: spline(c, a * b, 2), (1, 1, 6)),
     "Factorize": ("Factorize(a * b, b)", lambda a, b: a * b, (3, 3)),
     "AutoFactorize": ("AutoFactorize(a * b)", lambda a, b: a * b, (3, 3)),
@@ -222,7 +245,6 @@ DERIVATIVES = (
     "TraceOperator",
     "AdjointOperator",
 )
-COMPLEX = [name for name in CASES if "Complex" in name or name == "Conj"]
 
 
 def arguments(dims):
@@ -246,8 +268,107 @@ def spread(args):
     return a[:, None, :], b[None, :, :], *c
 
 
+# all that KeOps 2.3 exports: keopscore.formulas.maths.__all__
+OF_KEOPS = [
+    "Abs",
+    "Acos",
+    "Add",
+    "ArgMax",
+    "ArgMin",
+    "Asin",
+    "Atan",
+    "Atan2",
+    "BSpline",
+    "Clamp",
+    "ClampInt",
+    "Concat",
+    "Cos",
+    "DiffClampInt",
+    "Divide",
+    "Elem",
+    "ElemT",
+    "Equal",
+    "Exp",
+    "Extract",
+    "ExtractT",
+    "GradMatrix",
+    "Floor",
+    "IfElse",
+    "IntInv",
+    "Inv",
+    "Kron",
+    "LessOrEqual",
+    "LessThan",
+    "Log",
+    "MatVecMult",
+    "Max",
+    "Min",
+    "Minus",
+    "Mod",
+    "Mult",
+    "Norm2",
+    "Normalize",
+    "NotEqual",
+    "OneHot",
+    "Pow",
+    "Powf",
+    "ReLU",
+    "Round",
+    "Rsqrt",
+    "Scalprod",
+    "Sign",
+    "Sin",
+    "SinXDivX",
+    "SoftDTW_SqDist",
+    "SqDist",
+    "SqNorm2",
+    "SqNormDiag",
+    "SqNormIso",
+    "Sqrt",
+    "Square",
+    "Step",
+    "Subtract",
+    "Sum",
+    "SumT",
+    "SymSqNorm",
+    "TensorDot",
+    "TensorProd",
+    "VecMatMult",
+    "WeightedSqDist",
+    "WeightedSqNorm",
+    "XLogX",
+]
+
+
 def test_every_operation_has_a_case():
     assert set(TABLE) == {*CASES, *DERIVATIVES}
+    assert len(OF_KEOPS) == 67 and not set(OF_KEOPS) - set(TABLE)
+
+
+@pytest.mark.parametrize(
+    "formula",
+    [
+        *("a == b", "a < b", "a <= b", "a > b", "a >= b", "NotEqual(a, b)", "Step(a - b)"),
+        *("ArgMax(a - b)", "ArgMin(a - b)", "OneHot(Sum(a | b), 4)", "DiffClampInt(a - b, 0, 1)"),
+        *("Sign(a - b)", "Floor(a - b)", "Round(a - b, 1)", "Zero(3) * IntCst(2)"),
+    ],
+)
+def test_what_has_steps_has_gradients_of_0(formula):
+    args = [*arguments((3, 3)), torch.rand(M, 2, dtype=torch.float64, requires_grad=True)]
+    out = Genred(formula, [*aliases((3, 3)), "unused = Vi(2)"], axis=1)(*args)
+    for x, g in zip(args, torch.autograd.grad(out.sum(), args), strict=True):
+        assert torch.equal(g, torch.zeros_like(x))
+
+
+def test_conditions_have_gradients_of_0_beside_those_of_values():
+    a, b = arguments((3, 3))
+    c = torch.rand(M, 3, dtype=torch.float64, requires_grad=True)
+    f = Genred("IfElse(c - 1/2, a * b, b)", ["a = Vi(3)", "b = Vj(3)", "c = Vi(3)"], axis=1)
+    got = torch.autograd.grad(f(a, b, c).sum(), (a, b, c))
+    want = torch.where(c[:, None] >= 0.5, a[:, None] * b, b).sum()
+    for one, other in zip(got, torch.autograd.grad(want, (a, b)), strict=False):
+        torch.testing.assert_close(one, other)
+    assert not got[2].any()
 
 
 @pytest.mark.parametrize("axis", [1])
@@ -267,7 +388,7 @@ def test_values_and_gradients_are_those_of_dense_torch(name, axis):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", [n for n in CASES if n not in COMPLEX])
+@pytest.mark.parametrize("name", CASES)
 def test_gradients_as_formulas(name):
     formula, dense, dims = CASES[name]
     args = arguments(dims)
@@ -283,9 +404,49 @@ def test_gradients_as_formulas(name):
         torch.testing.assert_close(got, theirs[k], rtol=1e-10, atol=1e-10)
 
 
+MIXED = {  # what is not called complex takes complex numbers as pairs
+    "ComplexMult(a, b) + a": lambda m, a: m + a,
+    "ComplexMult(a, b) * a": lambda m, a: m * a,
+    "ComplexMult(a, b) * 2 + Sum(a)": lambda m, a: m * 2 + total(a),
+    "ComplexMult(a, b) | a": lambda m, a: total(m * a),
+    "Sum(ComplexMult(a, b))": lambda m, a: total(m),
+    "SqNorm2(ComplexMult(a, b))": lambda m, a: total(m * m),
+    "Exp(ComplexMult(a, b))": lambda m, a: m.exp(),
+    "Max(ComplexMult(a, b))": lambda m, a: m.amax(-1, keepdim=True),
+    "Extract(ComplexMult(a, b), 1, 2)": lambda m, a: m[..., 1:3],
+    "Concat(a, ComplexMult(a, b))": lambda m, a: torch.cat([a, m], -1),
+    "ComplexMult(Exp(ComplexMult(a, b)), a)": lambda m, a: flat(pairs(m.exp()) * pairs(a)),
+}
+
+
+@pytest.mark.parametrize("formula", MIXED)
+def test_strings_take_complex_numbers_as_pairs(formula):
+    a, b = arguments((4, 4))
+    A = a[:, None].expand(M, N, 4)
+    want = MIXED[formula](flat(pairs(A) * pairs(b[None].expand(M, N, 4))), A).sum(1)
+    got = Genred(formula, aliases((4, 4)), axis=1)(a, b)
+    torch.testing.assert_close(got, want)
+    for one, other in zip(
+        *(torch.autograd.grad(v.sin().sum(), (a, b)) for v in (got, want)), strict=True
+    ):
+        torch.testing.assert_close(one, other)
+
+
+def test_complex_numbers_are_broadcast_in_derivatives():
+    a, b = arguments((2, 6))
+    e = torch.rand(N, 6, dtype=torch.float64)
+    for name in ("Mult", "Divide", "Add", "Subtract"):
+        formula = f"Complex{name}(a, b)"
+        given = [*aliases((2, 6)), "e = Vj(6)"]
+        for var, x, axis in (("a", a, 1), ("b", b, 0)):
+            got = Genred(f"Grad({formula}, {var}, e)", given, axis=axis)(a, b, e)
+            sums = Genred(f"{formula} | e", given, axis=axis)(a, b, e)
+            torch.testing.assert_close(got, torch.autograd.grad(sums.sum(), x)[0])
+
+
 def test_derivatives():
-    a, b = (t.detach() for t in arguments((3, 3)))
-    u = torch.rand(M, 3, dtype=torch.float64)
+    a, b = arguments((3, 3))
+    u = torch.rand(M, 3, dtype=torch.float64, requires_grad=True)
     given = ["a = Vi(3)", "b = Vj(3)", "u = Vi(3)"]
     f = "Exp(-SqDist(a, b))"
 
@@ -307,6 +468,15 @@ def test_derivatives():
     for text, want in sums.items():
         got = Genred(text, given, axis=1)(a, b, u)
         torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+        theirs = torch.autograd.grad(
+            want.sin().sum(),
+            (a, b, u),
+            allow_unused=True,
+            materialize_grads=True,
+            retain_graph=True,
+        )
+        for one, other in zip(torch.autograd.grad(got.sin().sum(), (a, b, u)), theirs, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize(

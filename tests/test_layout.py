@@ -18,10 +18,26 @@ PACKAGE = ROOT / "duckkeops"
 
 # In the order in which an expression meets them; each imports only from those below it.
 ORDER = (
+    "keops/pytest_plugin",
+    "keops/health",
     "__main__",
     "doctor",
+    "keops/torch/utils",
+    "keops/torch/operations",
+    "keops/torch/cluster",
     "keops/torch/__init__",
+    "keops/numpy/utils",
+    "keops/numpy/operations",
+    "keops/numpy/cluster",
     "keops/numpy/__init__",
+    "keops/config",
+    "keops/keopscore/__init__",
+    "keops/keopscore/config",
+    "keops/common/utils",
+    "keops/common/gpu_utils",
+    "keops/common/__init__",
+    "keops/dense",
+    "keops/clusters",
     "keops/genred",
     "keops/lazytensor",
     "keops/reducing",
@@ -29,6 +45,9 @@ ORDER = (
     "keops/libraries",
     "keops/formulas",
     "keops/__init__",
+    "keops/installing",
+    "keops/counting",
+    "keops/building",
     "__init__",
     "linalg",
     "torch_solve",
@@ -140,6 +159,8 @@ DEFERRED = {
     "torch_passes",
     "torch_solve",
     "torch_compile",
+    "keops/torch/cluster",
+    "keops/torch/utils",
     "keops/torch/__init__",  # which its user asks for by name
 }
 # torch.compile traces import statements, and no import_module; only then are these run.

@@ -352,3 +352,14 @@ def test_extremes_of_bfloat16_are_differentiated(reduce):
         lambda wrap, x: reduce(((wrap(x)[:, None] - wrap(y)[None]) ** 2).sum(-1), 1), x
     )
     torch.testing.assert_close(lazy, dense)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_extremes_along_an_axis_keep_half_precision(dtype):
+    x, y = torch.rand(7, 3).to(dtype), torch.rand(9, 3).to(dtype)
+    d = LazyArray(x)[:, None, :] - LazyArray(y)[None, :, :]
+    for name in ("min", "max"):
+        got, want = (getattr(v, name)(1) for v in (d, x[:, None] - y))
+        assert got.values.dtype == dtype
+        torch.testing.assert_close(got.values, want.values)
+        torch.testing.assert_close(got.indices, want.indices)

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from duckkeops import LazyArray
+
 Formulas = Sequence["Formula"]
 Params = tuple[Any, ...]
 
@@ -182,6 +184,22 @@ def unfolded(f: Formula) -> Formula:
             new = Formula(node.row, args, node.params, node.dim)
         done[id(node)] = new if new.row.made is None else unfolded(new.row.made(*args, *new.params))
     return done[id(f)]
+
+
+def depends(f: Formula) -> set[Any]:
+    """The keys of the variables that the formula has derivatives by."""
+    root = unfolded(f)
+    todo, seen, keys = [root], {id(root)}, set()
+    while todo:
+        node = todo.pop()
+        if isinstance(node, Variable):
+            keys.add(node.key)
+        elif node.row.adjoint is not _no_slope:
+            for a in node.args[1:] if node.row.name == "IfElse" else node.args:
+                if id(a) not in seen:
+                    seen.add(id(a))
+                    todo.append(a)
+    return keys
 
 
 def walk(f: Formula) -> Iterator[Formula]:
@@ -360,6 +378,8 @@ def _one_hot(lib: Any, f: Formula, x: Any) -> Any:
 def _tensordot(lib: Any, f: Formula, x: Any, y: Any) -> Any:
     a, b, left, right, order = f.params
     x, y = (_wide(lib, g, v) for g, v in zip(f.args, (x, y), strict=True))
+    # of numbers alone: their axes may be merged with those of others, being of features too
+    x, y = (v if isinstance(v, LazyArray) else LazyArray(v, 1) for v in (x, y))
     n = max(x.ndim, y.ndim) - 1
     kept_a = [k for k in range(len(a)) if k not in left]
     kept_b = [k for k in range(len(b)) if k not in right]
@@ -624,6 +644,52 @@ def _bspline(knots: Formula, x: Formula, order: int) -> Formula:
     return out
 
 
+LONGEST_DTW = 12  # the derivatives are long expressions: each path through the pairs adds to them
+
+
+def _soft_min(lib: Any, gamma: Any, x: Any, y: Any) -> Any:
+    return -gamma * lib.xp.logaddexp(-x / gamma, -y / gamma)
+
+
+def _soft_min_adjoint(f: Formula, e: Formula) -> Sequence[Formula | None]:
+    gamma, *given = f.args
+    weights = [apply("Exp", apply("Divide", apply("Subtract", f, x), gamma)) for x in given]
+    mean = total([_times(w, x) for w, x in zip(weights, given, strict=True)])
+    slope = apply("Divide", apply("Subtract", f, mean), gamma)
+    return [_times(slope, e), *[_times(w, e) for w in weights]]
+
+
+def _soft_dtw(x: Formula, y: Formula, gamma: Formula) -> Formula:
+    """The soft least cost of a path from (0, 0) to the last entries of x and y, by steps to the
+    next entry of one or of both.
+    """
+    rows: list[list[Formula]] = []
+    for i in range(x.dim):
+        row: list[Formula] = []
+        for j in range(y.dim):
+            entries = (apply("Elem", x, params=(i,)), apply("Elem", y, params=(j,)))
+            cost = apply("Square", apply("Subtract", *entries))
+            before = [rows[-1][j]] if i else []
+            before += [row[-1]] if j else []
+            before += [rows[-1][j - 1]] if i and j else []
+            for k, least in enumerate(before):
+                before[k] = least if k == 0 else apply("SoftMin", gamma, before[k - 1], least)
+            row.append(apply("Add", cost, before[-1]) if before else cost)
+        rows.append(row)
+    return rows[-1][-1]
+
+
+def _soft_dtw_dims(dims: Sequence[int], params: Params) -> int:
+    if dims[2] != 1:
+        raise ValueError(f"expects a gamma of dimension 1. Received {dims[2]}.")
+    if dims[0] * dims[1] > LONGEST_DTW:
+        raise ValueError(
+            f"is for short series, of at most {LONGEST_DTW} pairs of entries. Received "
+            f"{dims[0]} x {dims[1]}."
+        )
+    return 1
+
+
 # -- complex numbers -------------------------------------------------------------------------------
 
 
@@ -634,6 +700,78 @@ def _complex(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(lib, *[lib.as_complex(v) for v in values])
 
     return compute
+
+
+IN_PAIRS = ("Add", "Subtract", "Minus")  # the same of complex numbers and of their parts
+OF_REALS = ("Real2Complex", "Imag2Complex", "ComplexExp1j", "ComplexRealScal")  # the first argument
+TO_REALS = ("ComplexReal", "ComplexImag", "ComplexAbs", "ComplexSquareAbs", "ComplexAngle")
+
+
+def of_pairs(f: Formula) -> Formula:
+    """The formula as KeOps reads it in a string: what is not called complex takes complex numbers
+    as pairs of real ones.
+    """
+    return Formula(OF_PAIRS, (f,), (), f.dim)
+
+
+def _paired(f: Formula) -> Formula:
+    done: dict[int, tuple[Formula, bool]] = {}  # the new formula, and whether it is complex
+    for node in walk(f):
+        given, name = [done[id(a)] for a in node.args], node.row.name
+        if name.startswith("Complex") or name in ("Conj", "Real2Complex", "Imag2Complex"):
+            real, out = [name in OF_REALS, False][: len(given)], name not in TO_REALS
+        else:
+            out = name in IN_PAIRS and all(complex_ for _, complex_ in given)
+            real = [not out] * len(given)
+        args = tuple(
+            [
+                Formula(PAIRS, (a,), (), a.dim) if complex_ and wanted else a
+                for (a, complex_), wanted in zip(given, real, strict=True)
+            ]
+        )
+        if any(a is not old for a, old in zip(args, node.args, strict=True)):
+            node, old = Formula(node.row, args, node.params, node.dim), node
+            done[id(old)] = node, out
+        else:
+            done[id(node)] = node, out
+    return done[id(f)][0]
+
+
+def _fitted(part: Formula, a: Formula) -> Formula:
+    """What an argument that was broadcast gets of a cotangent."""
+    return part if part.dim == a.dim else apply("ComplexSum", part)
+
+
+def _complex_product_adjoint(f: Formula, e: Formula) -> Sequence[Formula | None]:
+    z, w = f.args
+    return [
+        _fitted(apply("ComplexMult", apply("Conj", other), e), a) for a, other in ((z, w), (w, z))
+    ]
+
+
+def _complex_quotient_adjoint(f: Formula, e: Formula) -> Sequence[Formula | None]:
+    z, w = f.args
+    part = apply("ComplexDivide", e, apply("Conj", w))
+    return [
+        _fitted(part, z),
+        _fitted(apply("Minus", apply("ComplexMult", apply("Conj", f), part)), w),
+    ]
+
+
+def _complex_scaled_adjoint(f: Formula, e: Formula) -> Sequence[Formula | None]:
+    x, z = f.args
+    of_x = apply("ComplexReal", apply("ComplexMult", apply("Conj", z), e))
+    return [of_x, _fitted(apply("ComplexRealScal", x, e), z)]
+
+
+def _phase_adjoint(f: Formula, e: Formula) -> Sequence[Formula | None]:
+    z = f.args[0]
+    part = apply("Divide", e, apply("ComplexSquareAbs", z))
+    return [apply("ComplexMult", apply("Imag2Complex", part), z)]
+
+
+def _wave_adjoint(f: Formula, e: Formula) -> Sequence[Formula | None]:
+    return [apply("ComplexImag", apply("ComplexMult", apply("Conj", f), e))]
 
 
 def _doubled(dims: Sequence[int], params: Params) -> int:
@@ -661,6 +799,13 @@ def _complex_times_real(lib: Any, f: Formula, x: Any, z: Any) -> Any:
 # -- the table -------------------------------------------------------------------------------------
 
 VAR = Row("Var", one)
+OF_PAIRS = Row("OfPairs", lambda dims, params: dims[0], made=_paired)
+PAIRS = Row(
+    "Pairs",
+    lambda dims, params: dims[0],
+    lambda lib, f, z: lib.pairs(z),
+    lambda f, e: [e],
+)
 NUMBER = Row("Number", one, lambda lib, f: f.params[0], _no_slope)
 
 
@@ -873,6 +1018,9 @@ def _rows() -> Iterator[Row]:
     yield Row("DifferenceMatrix", _product, made=_differences)
     yield Row("BSpline", lambda dims, params: dims[0] - params[0] - 1, made=_bspline)
 
+    yield entrywise("SoftMin", _soft_min, _soft_min_adjoint)
+    yield Row("SoftDTW_SqDist", _soft_dtw_dims, made=_soft_dtw)
+
     # derivatives
     yield Row("Grad", lambda dims, params: dims[1], made=gradient)
     yield Row("Diff", lambda dims, params: dims[0], made=tangent)
@@ -885,31 +1033,70 @@ def _rows() -> Iterator[Row]:
     yield Row("AutoFactorize", lambda dims, params: dims[0], made=lambda f: f)
 
     # complex numbers, of two entries each
-    yield Row("Real2Complex", _doubled, lambda lib, f, x: lib.complex(x, 0.0))
-    yield Row("Imag2Complex", _doubled, lambda lib, f, x: lib.complex(0.0, x))
-    yield Row("ComplexReal", _halved, _complex(lambda lib, z: lib.real(z)))
-    yield Row("ComplexImag", _halved, _complex(lambda lib, z: lib.imag(z)))
-    yield Row("Conj", lambda dims, params: dims[0], _complex(lambda lib, z: lib.xp.conj(z)))
-    yield Row("ComplexAbs", _halved, _complex(lambda lib, z: abs(z)))
-    yield Row(
+    def complex_row(name: str, dim: Any, function: Callable[..., Any], adjoint: Any) -> Row:
+        return Row(name, dim, _complex(function), adjoint)
+
+    def same(dims: Sequence[int], params: Params) -> int:
+        return dims[0]
+
+    def to(name: str) -> Callable[..., Sequence[Formula | None]]:
+        return lambda f, e: [apply(name, e)]
+
+    yield Row("Real2Complex", _doubled, lambda lib, f, x: lib.complex(x, 0.0), to("ComplexReal"))
+    yield Row("Imag2Complex", _doubled, lambda lib, f, x: lib.complex(0.0, x), to("ComplexImag"))
+    yield complex_row("ComplexReal", _halved, lambda lib, z: lib.real(z), to("Real2Complex"))
+    yield complex_row("ComplexImag", _halved, lambda lib, z: lib.imag(z), to("Imag2Complex"))
+    yield complex_row("Conj", same, lambda lib, z: lib.xp.conj(z), to("Conj"))
+    yield complex_row(
+        "ComplexAbs",
+        _halved,
+        lambda lib, z: abs(z),
+        lambda f, e: [
+            apply(
+                "ComplexRealScal",
+                _times(apply("Rsqrt", apply("ComplexSquareAbs", f.args[0])), e),
+                f.args[0],
+            )
+        ],
+    )
+    yield complex_row(
         "ComplexSquareAbs",
         _halved,
-        _complex(lambda lib, z: lib.real(z) ** 2 + lib.imag(z) ** 2),
+        lambda lib, z: lib.real(z) ** 2 + lib.imag(z) ** 2,
+        lambda f, e: [apply("ComplexRealScal", _times(2, e), f.args[0])],
     )
-    yield Row("ComplexAngle", _halved, _complex(lambda lib, z: lib.xp.angle(z)))
-    yield Row("ComplexSum", lambda dims, params: 2, _complex(lambda lib, z: lib.sum(z)))
+    yield complex_row("ComplexAngle", _halved, lambda lib, z: lib.xp.angle(z), _phase_adjoint)
+    yield complex_row(
+        "ComplexSum",
+        lambda dims, params: 2,
+        lambda lib, z: lib.sum(z),
+        lambda f, e: [apply("ComplexSumT", e, params=(f.args[0].dim,))],
+    )
     yield Row(
         "ComplexSumT",
         lambda dims, params: params[0],
         lambda lib, f, z: lib.broadcast(lib.as_complex(z), f.dim // 2),
+        to("ComplexSum"),
     )
-    yield Row("ComplexExp", lambda dims, params: dims[0], _complex(lambda lib, z: lib.xp.exp(z)))
-    yield Row("ComplexExp1j", _doubled, lambda lib, f, x: lib.xp.exp(1j * x))
-    yield Row("ComplexMult", _complex_common, _complex(lambda lib, z, w: z * w))
-    yield Row("ComplexAdd", _complex_common, _complex(lambda lib, z, w: z + w))
-    yield Row("ComplexSubtract", _complex_common, _complex(lambda lib, z, w: z - w))
-    yield Row("ComplexDivide", _complex_common, _complex(lambda lib, z, w: z / w))
-    yield Row("ComplexRealScal", _scaled_complex, _complex_times_real)
+    yield complex_row(
+        "ComplexExp",
+        same,
+        lambda lib, z: lib.xp.exp(z),
+        lambda f, e: [apply("ComplexMult", apply("Conj", f), e)],
+    )
+    yield Row("ComplexExp1j", _doubled, lambda lib, f, x: lib.xp.exp(1j * x), _wave_adjoint)
+    for name, function, adjoint in (
+        ("ComplexMult", operator.mul, _complex_product_adjoint),
+        ("ComplexAdd", operator.add, lambda f, e: [_fitted(e, a) for a in f.args]),
+        (
+            "ComplexSubtract",
+            operator.sub,
+            lambda f, e: [_fitted(e, f.args[0]), _fitted(minus(e), f.args[1])],
+        ),
+        ("ComplexDivide", operator.truediv, _complex_quotient_adjoint),
+    ):
+        yield complex_row(name, _complex_common, lambda lib, z, w, op=function: op(z, w), adjoint)
+    yield Row("ComplexRealScal", _scaled_complex, _complex_times_real, _complex_scaled_adjoint)
 
 
 TABLE = {one.name: one for one in _rows()}
@@ -917,4 +1104,6 @@ TABLE = {one.name: one for one in _rows()}
 
 def row(name: str) -> Row:
     """The row of this name, of variables and numbers too."""
-    return {"Var": VAR, "Number": NUMBER}.get(name) or TABLE[name]
+    return {"Var": VAR, "Number": NUMBER, "OfPairs": OF_PAIRS, "Pairs": PAIRS}.get(name) or TABLE[
+        name
+    ]

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 import duckkeops
-from duckkeops.keops.formulas import Formula, Variable, constant, gradient, value, variables
-from duckkeops.keops.lazytensor import Data
+from duckkeops.keops.formulas import (
+    Formula,
+    Variable,
+    constant,
+    gradient,
+    of_pairs,
+    value,
+    variables,
+)
+from duckkeops.keops.lazytensor import Data, solution
 from duckkeops.keops.libraries import Library, library_of
 from duckkeops.keops.parsing import alias, parsed
 from duckkeops.keops.reducing import Sizes, answered, canonical, options, written
@@ -125,7 +132,16 @@ class Genred:
         how = {**self._how, **how}
         call = self._call
         lib, sizes, given, _ = call.bound(args)
-        what = (self.reduction_op, call.tree, call.axis, sizes, given, call.weight, self.opt_arg)
+        weight = None if call.weight is None else of_pairs(call.weight)
+        what = (
+            self.reduction_op,
+            of_pairs(call.tree),
+            call.axis,
+            sizes,
+            given,
+            weight,
+            self.opt_arg,
+        )
         out = answered(how, args, lib, *what)
         if not isinstance(out, tuple) and lib.is_complex(out):
             out = lib.as_pairs(out)
@@ -159,12 +175,10 @@ class KernelSolve:
         if sizes.batch:
             raise duckkeops.UnsupportedError("KernelSolve takes no batches: solve each by itself.")
         with options({**self._how, **how}, str(lib.dtype).rpartition(".")[2], on_device):
-            kernel = value(lib, self._kernel, given)[..., 0]
+            kernel = value(lib, of_pairs(self._kernel), given)[..., 0]
             kernel = kernel if call.axis == 1 else kernel.T
             b = args[self._var.index]  # type: ignore[index]
-            least = 1e-5 if str(lib.dtype).endswith("float32") else 1e-12
-            limit = eps * math.sqrt(b.shape[0])
-            return duckkeops.linalg.solve(kernel, b, ridge=alpha, rtol=least, atol=limit)
+            return solution(kernel, b, alpha, eps)
 
 
 def _kernel(f: Formula, var: Variable) -> Formula:

@@ -14,6 +14,7 @@ import numpy as np
 
 import duckkeops
 from duckkeops import LazyArray
+from duckkeops.keops.counting import count_call
 from duckkeops.keops.formulas import (
     Formula,
     Variable,
@@ -21,6 +22,7 @@ from duckkeops.keops.formulas import (
     constant,
     replaced,
     text,
+    unfolded,
     value,
     variables,
 )
@@ -76,6 +78,8 @@ class GenericLazyTensor:
     __GenericLazyTensor__ = True
     __hash__ = None  # type: ignore[assignment]
     is_complex = False
+
+    __iter__ = None  # type: ignore[assignment]
 
     def __init__(self, x: Any = None, axis: int | None = None):
         self.ranges: Any = None
@@ -334,6 +338,19 @@ class GenericLazyTensor:
                 lines.append(f"        opt_arg: {self._k}")
         return "\n".join(lines)
 
+    def __bool__(self) -> bool:
+        raise TypeError(
+            f"a LazyTensor, {self.shape}, is not true or false.\n"
+            "  Reduce it first, as in (x_i == y_j).sum(1); `is` compares objects."
+        )
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError(
+            f"a LazyTensor, {self.shape}, is not stored, and so it is no array.\n"
+            "  Reduce it over i or j; the entries of small ones are those of "
+            "duckkeops.LazyArray, which has to_dense()."
+        )
+
     # -- arithmetic
 
     def __add__(self, other: Any) -> Any:
@@ -468,18 +485,19 @@ class GenericLazyTensor:
             if key[:-1] not in (rest, (Ellipsis,)):
                 raise ValueError("LazyTensors are indexed along their last axis only.")
             key = key[-1]
+        n = self._entries()
         if isinstance(key, slice):
-            start, stop, step = key.indices(self._entries())
-            if step != 1:
-                raise ValueError("slices of LazyTensors have no steps.")
-            return (
-                self._unary("Extract", start, stop - start)
-                if not self.is_complex
-                else (self._part(start, stop - start))
-            )
+            places = range(*key.indices(n))
+            if not places:
+                raise ValueError(f"{key} leaves none of the {n} entries.")
+            if places.step == 1:
+                return self._part(places.start, len(places))
+            key = list(places)
+        if isinstance(key, list | tuple) and key and all(type(k) is int for k in key):
+            return self.concatenate(tuple(self[k] for k in key))
         if type(key) is int:
-            return self.elem(key)
-        raise ValueError("LazyTensors are indexed by integers and slices.")
+            return self.elem(key + n if -n <= key < 0 else key)
+        raise ValueError("LazyTensors are indexed by integers, lists of integers and slices.")
 
     def one_hot(self, D: int) -> Any:
         if type(D) is not int:
@@ -515,6 +533,10 @@ class GenericLazyTensor:
 
     def tensorprod(self, other: Any) -> Any:
         return self._binary("TensorProd", other)
+
+    def softdtw_sqdist(self, other: Any, gamma: Any) -> Any:
+        """The soft dynamic time warping of the two series of last axes, by squared differences."""
+        return self._ternary("SoftDTW_SqDist", other, gamma)
 
     def difference_matrix(self, other: Any) -> Any:
         return self._binary("DifferenceMatrix", other)
@@ -569,7 +591,9 @@ class GenericLazyTensor:
 
     def trace_operator(self, var: Any) -> Any:
         out = self._binary("TraceOperator", var)
-        out._nodes = tuple(v for v in out._nodes if v.key != var._formula.key)
+        left = {v.key for v in variables(unfolded(out._formula))}
+        if var._formula.key not in left:  # it was only the name of the argument of the operator
+            out._nodes = tuple(v for v in out._nodes if v.key != var._formula.key)
         return out
 
     # -- complex numbers
@@ -599,8 +623,8 @@ class GenericLazyTensor:
         **kwargs: Any,
     ) -> Any:
         axis = dim if axis is None else axis
-        place = None if axis is None else axis if axis >= 0 else axis + len(self._shape)
-        if place is None or place - self.nbatchdims not in (0, 1):
+        place = axis + len(self._shape) if isinstance(axis, int) and axis < 0 else axis
+        if not isinstance(place, int) or place - self.nbatchdims not in (0, 1):
             raise ValueError(
                 f"{op} is over axis {self.nbatchdims} (i) or {self.nbatchdims + 1} (j), and got "
                 f"{axis}."
@@ -668,6 +692,12 @@ class GenericLazyTensor:
     # -- linear operators
 
     def __matmul__(self, v: Any, **kwargs: Any) -> Any:
+        if isinstance(v, GenericLazyTensor):
+            raise duckkeops.UnsupportedError(
+                f"K @ L of LazyTensors, {self.shape} and {v.shape}, has three axes of rows.\n"
+                "  Apply one after the other, K @ (L @ v), or take duckkeops.LazyArray, whose "
+                "products stay lazy."
+            )
         if self._entries() != 1:
             raise ValueError(
                 f"K @ v is for kernels of one number for each pair, and K.shape is {self.shape}."
@@ -729,10 +759,17 @@ class GenericLazyTensor:
         kernel = value(lib, self._formula, given)[..., 0]
         if sizes.batch:
             raise duckkeops.UnsupportedError("solve takes no batches yet: solve each by itself.")
-        limit = eps * math.sqrt(b.shape[0])
-        return duckkeops.linalg.solve(
-            kernel, b, ridge=alpha, rtol=1e-5 if self._dtype == "float32" else 1e-12, atol=limit
-        )
+        return solution(kernel, b, alpha, eps)
+
+
+def solution(kernel: Any, b: Any, alpha: Any, eps: float) -> Any:
+    """x with (alpha + kernel) x = b, to eps for each entry of b, as KeOps measures it."""
+    count_call("Solve")
+    if tuple(getattr(alpha, "shape", ())) == (1,):  # KeOps's users give numbers of one row
+        alpha = alpha[0]
+    rtol = 1e-5 if str(b.dtype).endswith("float32") else 1e-12
+    limit = eps * math.sqrt(b.shape[0])
+    return duckkeops.linalg.solve(kernel, b, ridge=alpha, rtol=rtol, atol=limit)
 
 
 def computed(tensor: GenericLazyTensor, args: Sequence[Any], how: dict[str, Any]) -> Any:

@@ -122,6 +122,13 @@ class Library:
             return x
         return self.complex(x[..., 0::2], x[..., 1::2])
 
+    def pairs(self, z: Any) -> Any:
+        """Complex numbers as pairs of real ones along the last axis, unless they are already."""
+        if not self.is_complex(z):
+            return z
+        parts = self.xp.stack([self.real(z), self.imag(z)], -1)
+        return self.xp.reshape(parts, (*z.shape[:-1], 2 * z.shape[-1]))
+
     def as_pairs(self, x: Any) -> Any:
         """A genuine complex array as pairs of real numbers along the last axis."""
         parts = np.stack([x.real, x.imag], -1)
@@ -164,6 +171,10 @@ class Library:
         """exp(x - y), 1 where both are infinite."""
         with np.errstate(invalid="ignore"):
             return self.xp.exp(self.xp.where(x == y, 0.0, x - y))
+
+    def connected(self, out: Any, arrays: Sequence[Any]) -> Any:
+        """The result, with a gradient of 0 by those of the arrays that it does not depend on."""
+        return out
 
     def spread(self, x: Any, shape: tuple[int, ...]) -> Any:
         """A genuine array of this shape, which may be written to."""
@@ -227,6 +238,13 @@ class Torch(Library):
 
     def joined(self, parts: Sequence[Any]) -> Any:
         return self.xp.cat(list(parts), -1)
+
+    def connected(self, out: Any, arrays: Sequence[Any]) -> Any:
+        if isinstance(out, tuple):
+            return tuple(self.connected(part, arrays) for part in out)
+        if not (out.dtype.is_floating_point or out.dtype.is_complex):
+            return out
+        return out + sum(a[:0].sum() for a in arrays)  # of nothing: 0, and so is its gradient
 
     def spread(self, x: Any, shape: tuple[int, ...]) -> Any:
         return x if tuple(x.shape) == shape else x.expand(shape).clone()

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import duckkeops
 from duckkeops import LazyArray
-from duckkeops.keops.formulas import Formula, Variable, value
+from duckkeops.keops.counting import count_call
+from duckkeops.keops.formulas import Formula, Variable, depends, value
 from duckkeops.keops.libraries import Library
 
 ALIASES = {
@@ -157,9 +158,16 @@ class _Whole:
 
 def answered(how: dict[str, Any], arrays: Sequence[Any], lib: Library, *what: Any) -> Any:
     """`reduced` of these arrays, with the options of a call. Raises what `options` raises."""
+    count_call(what[0])
     on_device = any(getattr(a, "is_cuda", False) for a in arrays)
     with options(how, str(lib.dtype).rpartition(".")[2], on_device):
-        return reduced(lib, *what)
+        out = reduced(lib, *what)
+        wanted = [a for a in arrays if getattr(a, "requires_grad", False)]
+        if wanted:
+            formulas = [f for f in (what[1], what[5]) if f is not None]
+            if len(set().union(*map(depends, formulas))) < len(arrays):
+                return lib.connected(out, wanted)
+        return out
 
 
 @contextlib.contextmanager

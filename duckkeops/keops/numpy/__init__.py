@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import numpy as np
@@ -67,3 +68,9 @@ class ComplexLazyTensor(_Mixin, ComplexGenericLazyTensor):  # type: ignore[misc]
 
 
 Var, Vi, Vj, Pm = variable_makers(LazyTensor)
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("cluster", "operations", "utils"):  # imported when first looked at
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

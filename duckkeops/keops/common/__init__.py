@@ -1,0 +1,1 @@
+"""What libraries use of pykeops.common."""

@@ -1,0 +1,5 @@
+"""pykeops.numpy.operations."""
+
+from duckkeops.keops.genred import KernelSolve
+
+__all__ = ["KernelSolve"]

@@ -1,0 +1,5 @@
+"""pykeops.torch.operations."""
+
+from duckkeops.keops.genred import KernelSolve
+
+__all__ = ["KernelSolve"]

@@ -1,0 +1,86 @@
+"""The scripts of conformance/keops: the tutorial block by block, and how outcomes are judged."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import torch
+
+FOLDER = Path(__file__).parent.parent / "conformance" / "keops"
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(
+        f"conformance_keops_{name}", FOLDER / f"{name}.py"
+    )
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look there
+    spec.loader.exec_module(module)
+    return module
+
+
+tutorial, run = load("tutorial"), load("run")
+
+
+@pytest.mark.parametrize("spelling", tutorial.SPELLINGS)
+@pytest.mark.parametrize("title", tutorial.BLOCKS)
+def test_the_tutorial_prints_what_keops_prints(title, spelling, capsys):
+    torch.manual_seed(0)
+    tutorial.BLOCKS[title](tutorial.Run(spelling, 200, 300, "cpu"))
+    assert capsys.readouterr().out
+
+
+def test_other_texts_and_values_are_told():
+    with pytest.raises(AssertionError, match="the tutorial prints"):
+        tutorial.shown("shape: (3, 4)", "shape: (3, 5)")
+    with pytest.raises(AssertionError, match="the tutorial prints"):
+        tutorial.described("a_i", torch.zeros(3), (3, 1))
+    with pytest.raises(AssertionError, match="from dense values"):
+        tutorial.agrees(torch.ones(3), torch.tensor([1.0, 1, 1.01]), "ones")
+
+
+CASES = """<testsuite>
+<testcase classname="pykeops.test.test_torch.Case" name="test_sum" />
+<testcase classname="test_numpy" name="test_lse[1.5]"><failure/></testcase>
+<testcase classname="test_gpu" name="test_half"><skipped/></testcase>
+</testsuite>"""
+
+
+def test_outcomes_are_named_and_counted():
+    cases = list(ElementTree.fromstring(CASES))
+    tests = {f"keops/{run.named(case)}": run.result(case) for case in cases}
+    assert tests == {
+        "keops/test_torch.py::Case::test_sum": "passed",
+        "keops/test_numpy.py::test_lse[1.5]": "failed",
+        "keops/test_gpu.py::test_half": "skipped",
+    }
+    found = {"keops": run.Outcome(tests, 3.2, 7)}
+    assert run.rows(found, {}) == [("keops", 1, 0, 1, 1, "3 s", 7)]
+    known = {"keops/test_numpy.py::test_lse[1.5]": "why"}
+    assert run.rows(found, known) == [("keops", 1, 1, 0, 1, "3 s", 7)]
+
+
+def test_each_listed_difference_has_a_suite_and_a_reason(monkeypatch, tmp_path):
+    for test, reason in run.listed().items():
+        assert test.partition("/")[0] in run.SUITES and reason
+    monkeypatch.setattr(run, "DIFFERENCES", tmp_path / "differences.txt")
+    run.DIFFERENCES.write_text("keops/test_torch.py::test_sum\n")
+    with pytest.raises(SystemExit, match="no reason"):
+        run.listed()
+
+
+def test_sources_that_are_not_there_are_told(tmp_path):
+    with pytest.raises(SystemExit, match="has no folder pykeops/pykeops/test"):
+        run.tests_of("keops", str(tmp_path))
+
+
+def test_comparisons_of_operations_are_asserted(monkeypatch):
+    monkeypatch.setenv("KEOPS_CONFORMANCE", '{"suite": "operations", "theirs": true, "calls": ""}')
+    strict = load("as_pykeops").strict
+    assert strict(lambda name: [True, True])("Exp") == [True, True]
+    assert strict(lambda name: None)("Elem") is None
+    with pytest.raises(AssertionError, match="agree"):
+        strict(lambda name: [True, False])("Exp")
