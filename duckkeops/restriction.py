@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_tuple
 
 from duckkeops import expr, rewrite, views
 from duckkeops.errors import ShapeError, UnsupportedError
@@ -326,14 +327,17 @@ def shifted(params: tuple, count: int) -> tuple:
     )
 
 
-def restricted(node: Node, kept: BlockPairs) -> Restricted:
+def restricted(node: Node, kept: BlockPairs, axes: Sequence[int] | None = None) -> Restricted:
     """The node over some of its pairs. Raises ShapeError if these are pairs of another shape."""
-    points = tuple(a for a, r in enumerate(node.roles) if r == POINT)[-2:]
+    if axes is None:
+        points = tuple(a for a, r in enumerate(node.roles) if r == POINT)[-2:]
+    else:
+        points = normalize_axis_tuple(tuple(axes), node.ndim)
     shape = tuple(node.shape[a] for a in points)
-    if len(points) < 2 or any(a > b for a, b in zip(kept.shape, shape, strict=True)):
+    if len(points) != 2 or any(a > b for a, b in zip(kept.shape, shape, strict=True)):
         raise ShapeError(
             f"d: {node.shape} {node.dtype} has no {kept.shape[0]} x {kept.shape[1]} pairs.\n"
-            "  Blocks are kept of the last two point axes."
+            "  Blocks are kept of the last two point axes, or of those in axes=."
         )
     return Restricted(node, kept.resized(shape), points)  # type: ignore[arg-type]
 

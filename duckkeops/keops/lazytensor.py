@@ -27,7 +27,7 @@ from duckkeops.keops.formulas import (
     variables,
 )
 from duckkeops.keops.libraries import Library
-from duckkeops.keops.reducing import Sizes, answered, canonical, written
+from duckkeops.keops.reducing import Sizes, answered, canonical, pairs_of, written
 
 FLOATS = (float, np.floating)
 COMPLEX = {  # the rows of complex numbers
@@ -759,7 +759,8 @@ class GenericLazyTensor:
         kernel = value(lib, self._formula, given)[..., 0]
         if sizes.batch:
             raise duckkeops.UnsupportedError("solve takes no batches yet: solve each by itself.")
-        return solution(kernel, b, alpha, eps)
+        kept = pairs_of(self.ranges, (self.ni or 1, self.nj or 1))
+        return solution(kernel if kept is None else kernel.restrict(kept), b, alpha, eps)
 
 
 def solution(kernel: Any, b: Any, alpha: Any, eps: float) -> Any:
