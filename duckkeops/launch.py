@@ -286,6 +286,7 @@ class Launch:
     def _over_pairs(self, nodes: Sequence[Any], count: int | None) -> State:
         """The same over some pairs only: the number of row blocks is that of their pattern."""
         pairs = restriction.of(nodes[0])
+        assert pairs is not None
         items, intervals = pairs.side(self.axes.lane, self.axes.columns).lists(self.block_rows)
         parts = [np.empty(shape, dtype) for shape, dtype in self.written]
         lists = len(items), _address(items), _address(intervals)

@@ -241,6 +241,7 @@ class Launch:
         if not self.arguments.lists:
             return self._run(self.arguments.filled(nodes, addresses, keep), state, self.blocks)
         pairs = restriction.of(nodes[0])
+        assert pairs is not None
         items, intervals = pairs.side(self.axes.lane, self.axes.columns).lists(self.block_rows, lib)
         lists = len(items), lib.address(items), lib.address(intervals)
         arguments = self.arguments.filled(nodes, addresses, keep, lists)

@@ -176,7 +176,7 @@ SUMS = (
     (24, Tile(4, 1, 1, 256, 1, 1)),
     (48, Tile(2, 1, 1, 256, 1, 1)),
 )
-OUTPUTS = ((4, Tile(2, 1, 4, 256, 2, 2)), (16, Tile(2, 1, 1, 256, 2, 1)))  # of sums: this many
+OUTPUTS = ((4, Tile(2, 1, 4, 256, 2, 2)), (16, Tile(4, 1, 1, 128, 4, 2)))  # of sums: this many
 WIDE = Tile(2, 1, 2, 128)  # in float64
 EXTREMES = (
     (6, Tile(4, 4, 1, 128)),
