@@ -188,6 +188,54 @@ def test_solve():
     torch.testing.assert_close(K.solve(b, alpha=0.5, eps=1e-12), torch.linalg.solve(dense, b))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_solutions_later_and_of_symbolic_variables(dtype):
+    x, b = cloud(M, D, dtype=dtype), cloud(M, 2, dtype=dtype)
+    dense = torch.exp(-4 * torch.cdist(x.double(), x.double()) ** 2) + 0.1 * torch.eye(M)
+    want = torch.linalg.solve(dense, b.double()).to(dtype)
+    K = (-4 * Vi(x).sqdist(Vj(x))).exp()
+    how = {"alpha": 0.1, "eps": 1e-13}
+    gap = float(want.abs().max()) * (1e-5 if dtype == torch.float32 else 1e-10)
+    unknown = Vj(0, 2)
+    for got in (
+        K.solve(Vi(b), call=False, **how)(),
+        K.solve(Vi(0, 2), **how)(b),
+        (K * unknown).solve(b, var=unknown, **how),
+        (unknown * K).solve(Vi(0, 2), var=unknown, **how)(b),
+        K.T.solve(Vj(b), backend="CPU", **how),
+    ):
+        assert got.dtype == dtype
+        torch.testing.assert_close(got, want, rtol=0, atol=gap)
+    later = (-4 * Vi(1, D).sqdist(Vj(2, D))).exp().solve(Vi(0, 2), **how)
+    torch.testing.assert_close(later(b, x, x), want, rtol=0, atol=gap)
+    assert "reduction: Solve (axis=1)" in str(later)
+
+
+def test_what_cannot_be_solved_is_refused():
+    x, b = cloud(M, D), cloud(M, D)
+    with pytest.raises(UnsupportedError, match="one number for each pair"):
+        (Vi(x) - Vj(x)).solve(b)
+    with pytest.raises(UnsupportedError, match="one number for each pair"):
+        (Vi(x) - Vj(0, D)).solve(b, var=Vj(0, D))
+    with pytest.raises(ValueError, match="no formula"):
+        Vi(x).sqdist(Vj(x)).solve(Vi(b) * 2)
+    with pytest.raises(UnsupportedError, match="no batches"):
+        LazyTensor(cloud(2, M, 1, D)).sqdist(LazyTensor(cloud(2, 1, M, D))).solve(cloud(2, M, 1))
+
+
+def test_solutions_in_float32_are_rounded():
+    x, b = (torch.rand(500, 2, generator=torch.Generator().manual_seed(k)) for k in (0, 1))
+    x.requires_grad_()
+    K = (-50 * Vi(x).sqdist(Vj(x))).exp()
+    wide = x.detach().double()
+    dense = torch.exp(-50 * ((wide[:, None] - wide) ** 2).sum(-1)) + 0.01 * torch.eye(500)
+    got = K.solve(b, alpha=0.01)
+    want = torch.linalg.solve(dense, b.double())
+    assert (got - want).abs().max() < 1e-4 * want.abs().max()
+    [g] = torch.autograd.grad(got.sum(), x)
+    assert g.dtype == torch.float32 and torch.isfinite(g).all()
+
+
 def test_copies_and_pickles_compute_the_same():
     x, y = cloud(M, D), cloud(N, D)
     K = (-Vi(x).sqdist(Vj(y))).exp()

@@ -32,6 +32,7 @@ import argparse
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -63,19 +64,19 @@ class Suite:
     options: tuple[str, ...] = ()
     files: tuple[str, ...] = (".",)
     path: tuple[str, ...] = ()  # folders of the sources to import from
+    apart: bool = False  # run away from their packages, which would be imported
 
 
-APART = ("--import-mode=importlib",)  # the folders around the tests are no packages
 SUITES = {
     "keops": Suite(
         "keops",
         ("pykeops/pykeops/test", "pykeops-2.3/pykeops/test"),
-        options=APART,
+        apart=True,
     ),
     "operations": Suite(
         "keops",
         ("keopscore/keopscore/test", "keopscore-2.3/keopscore/test"),
-        options=APART,
+        apart=True,
         path=("keopscore", "keopscore-2.3"),
     ),
     "geomloss": Suite("geomloss", ("tests",), ("geomloss", "pytest_check", "hypothesis")),
@@ -186,6 +187,10 @@ def outcome_of(name: str, sources: str | None, theirs: bool, extra: Sequence[str
     folder, path = tests_of(name, sources)
     with tempfile.TemporaryDirectory() as temporary:
         log, calls = Path(temporary) / "outcomes.xml", Path(temporary) / "calls.json"
+        if SUITES[name].apart:
+            copies = Path(temporary) / "tests"
+            ignored = shutil.ignore_patterns("__init__.py", "__pycache__")
+            folder = shutil.copytree(folder, copies, ignore=ignored)
         command = [
             *(
                 sys.executable,

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+import duckkeops
 from duckkeops import LazyArray
 
 Formulas = Sequence["Formula"]
@@ -449,6 +450,19 @@ def gradients(f: Formula, wrt: Sequence[Variable], e: Formula) -> list[Formula]:
 
 def _spread(e: Formula, dim: int) -> Formula:
     return apply("SumT", e, params=(dim,))
+
+
+def factor(f: Formula, v: Variable) -> Formula:
+    """The factor of v in a formula that is linear in it: one number for each pair."""
+    if v.dim == f.dim == 1:
+        return gradient(f, v, constant(1))
+    if f.row.name == "Mult":
+        for one, other in (f.args, f.args[::-1]):
+            if isinstance(one, Variable) and one.key == v.key and other.dim == 1:
+                return other
+    raise duckkeops.UnsupportedError(
+        "KernelSolve and solve take formulas k(x, y) * b, k being one number for each pair."
+    )
 
 
 def tangent(f: Formula, v: Formula, u: Formula) -> Formula:

@@ -9,10 +9,8 @@ import numpy as np
 
 import duckkeops
 from duckkeops.keops.formulas import (
-    Formula,
     Variable,
-    constant,
-    gradient,
+    factor,
     of_pairs,
     value,
     variables,
@@ -167,7 +165,7 @@ class KernelSolve:
         names = self._call.names
         var = names[varinvalias] if varinvalias in names else alias(varinvalias, 0)[1]
         self._var = var
-        self._kernel = _kernel(self._call.tree, var)
+        self._kernel = factor(self._call.tree, var)
 
     def __call__(self, *args: Any, alpha: float = 1e-10, eps: float = 1e-6, **how: Any) -> Any:
         call = self._call
@@ -181,19 +179,6 @@ class KernelSolve:
             kernel = kernel if call.axis == 1 else kernel.T
             b = args[self._var.index]  # type: ignore[index]
             return solution(kernel, b, alpha, eps)
-
-
-def _kernel(f: Formula, var: Variable) -> Formula:
-    """The factor of `var` in a formula that is linear in it."""
-    if var.dim == f.dim == 1:
-        return gradient(f, var, constant(1))
-    if f.row.name == "Mult":
-        for one, other in (f.args, f.args[::-1]):
-            if isinstance(one, Variable) and one.key == var.key and other.dim == 1:
-                return other
-    raise duckkeops.UnsupportedError(
-        "KernelSolve takes formulas k(x, y) * b, k being one number for each pair."
-    )
 
 
 def _generic(op: str) -> Any:

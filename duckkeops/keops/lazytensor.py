@@ -16,10 +16,12 @@ import duckkeops
 from duckkeops import LazyArray
 from duckkeops.keops.counting import count_call
 from duckkeops.keops.formulas import (
+    VAR,
     Formula,
     Variable,
     apply,
     constant,
+    factor,
     replaced,
     text,
     unfolded,
@@ -27,7 +29,7 @@ from duckkeops.keops.formulas import (
     variables,
 )
 from duckkeops.keops.libraries import Library
-from duckkeops.keops.reducing import Sizes, answered, canonical, pairs_of, written
+from duckkeops.keops.reducing import Sizes, answered, canonical, options, pairs_of, written
 
 FLOATS = (float, np.floating)
 COMPLEX = {  # the rows of complex numbers
@@ -92,6 +94,7 @@ class GenericLazyTensor:
         self.reduction_op: str | None = None
         self.kwargs: dict[str, Any] = {}
         self._weight: Formula | None = None
+        self._solving: Any = None
         self._k: int | None = None
         self._nodes: tuple[Variable, ...] = ()
         self._formula: Formula = constant(0)
@@ -653,7 +656,7 @@ class GenericLazyTensor:
             how.setdefault("ranges", self.ranges)
         if self.backend is not None:
             how.setdefault("backend", self.backend)
-        return computed(self, args, how)
+        return (solved if self.reduction_op == "Solve" else computed)(self, args, how)
 
     def sum(self, axis: int = -1, dim: int | None = None, **kwargs: Any) -> Any:
         axis = axis if dim is None else dim
@@ -746,31 +749,61 @@ class GenericLazyTensor:
         call: bool = True,
         alpha: float = 1e-10,
         eps: float = 1e-6,
+        **kwargs: Any,
     ) -> Any:
-        """The solution of (alpha + K) x = other, K being this kernel; by conjugate gradients."""
-        if var is not None or self._entries() != 1 or not call or self.symbolic_variables:
+        """The solution of (alpha + K) x = other, K being this kernel; by conjugate gradients.
+
+        `var` is a symbolic variable in which this formula, K * var, is linear: the unknown. With
+        call=False, or where variables are symbolic, it is a function of those.
+        """
+        right = other if isinstance(other, GenericLazyTensor) else None
+        if right is not None and not (len(right._nodes) == 1 and right._formula.row is VAR):
+            raise ValueError("the right-hand side is an array, or a variable, and no formula.")
+        if var is None and self._entries() != 1:
             raise duckkeops.UnsupportedError(
-                "solve takes kernels of one number for each pair, of arrays.\n"
-                "  Give the right-hand side for the vector: K.solve(b)."
+                f"solve takes kernels of one number for each pair, and K.shape is {self.shape}.\n"
+                "  With var=, the symbolic variable that is sought, K may be a formula k * var."
             )
-        lib, given = bound(self, ())
-        sizes = Sizes(self.batchdims or (), self.ni, self.nj)
-        b = other._nodes[0].data.array if isinstance(other, GenericLazyTensor) else other
-        kernel = value(lib, self._formula, given)[..., 0]
-        if sizes.batch:
-            raise duckkeops.UnsupportedError("solve takes no batches yet: solve each by itself.")
-        kept = pairs_of(self.ranges, (self.ni or 1, self.nj or 1))
-        return solution(kernel if kept is None else kernel.restrict(kept), b, alpha, eps)
+        out = self._with(self._formula if var is None else factor(self._formula, var._formula))
+        if var is not None:
+            out._nodes = tuple(v for v in out._nodes if v.key != var._formula.key)
+        if right is not None and right.symbolic_variables:
+            out._nodes = (*out._nodes, *right._nodes)
+        out.reduction_op, out.axis = "Solve", 1 if right is None else 1 - right.axis
+        out._solving = (other, alpha, eps)
+        out.kwargs = kwargs
+        ready = call and not out.symbolic_variables and out._dtype is not None
+        return out() if ready else out
+
+
+def solved(tensor: GenericLazyTensor, args: Sequence[Any], how: dict[str, Any]) -> Any:
+    """The solution that a LazyTensor of `solve` stands for."""
+    other, alpha, eps = tensor._solving
+    lib, given = bound(tensor, args)
+    if _sizes(tensor, args).batch:
+        raise duckkeops.UnsupportedError("solve takes no batches yet: solve each by itself.")
+    if isinstance(other, GenericLazyTensor):
+        v = other._nodes[0]
+        other = args[v.index] if v.index is not None else v.data.array
+    with options(how, str(lib.dtype).rpartition(".")[2], getattr(other, "is_cuda", False)):
+        kernel = value(lib, tensor._formula, given)[..., 0]
+        kept = pairs_of(how.get("ranges"), kernel.shape)
+        kernel = kernel if kept is None else kernel.restrict(kept)
+        return solution(kernel if tensor.axis == 1 else kernel.T, other, alpha, eps)
 
 
 def solution(kernel: Any, b: Any, alpha: Any, eps: float) -> Any:
-    """x with (alpha + kernel) x = b, to eps for each entry of b, as KeOps measures it."""
+    """x with (alpha + kernel) x = b, to eps for each entry of b, as KeOps measures it. It is found
+    in float64, and rounded to the dtype of b.
+    """
     count_call("Solve")
     if tuple(getattr(alpha, "shape", ())) == (1,):  # KeOps's users give numbers of one row
         alpha = alpha[0]
-    rtol = 1e-5 if str(b.dtype).endswith("float32") else 1e-12
+    wide = b.astype(np.float64) if isinstance(b, np.ndarray) else b.double()
+    rtol = 1e-12 if wide.dtype == b.dtype else 1e-7
     limit = eps * math.sqrt(b.shape[0])
-    return duckkeops.linalg.solve(kernel, b, ridge=alpha, rtol=rtol, atol=limit)
+    x = duckkeops.linalg.solve(kernel, wide, ridge=alpha, rtol=rtol, atol=limit)
+    return x.astype(b.dtype) if isinstance(b, np.ndarray) else x.to(b.dtype)
 
 
 def computed(tensor: GenericLazyTensor, args: Sequence[Any], how: dict[str, Any]) -> Any:
