@@ -396,6 +396,31 @@ def test_swap_axes(library):
         OURS[library].swap_axes((1, 2))
 
 
+@each_library
+def test_block_sparse_reduction(library):
+    """The whole way, beside the dense matrix with zeros: clusters, sorted points, pairs, sums."""
+    ours, keops = OURS[library], {"numpy": of_numpy, "torch": of_torch}[library]
+    x, y, b = RNG.random((90, 4)), RNG.random((70, 4)), RNG.normal(size=(70, 2))
+    clouds = []
+    for cloud in ((x,), (y, b)):
+        cloud = tuple(array(library, a) for a in cloud)
+        lab = ours.grid_cluster(cloud[0], 0.5)
+        ranges, centroids, _ = ours.cluster_ranges_centroids(cloud[0], lab)
+        clouds.append((*ours.sort_clusters(cloud, lab)[0], ranges, centroids))
+    (x, x_ranges, x_c), (y, b, y_ranges, y_c) = clouds
+    keep = ((x_c[:, None] - y_c) ** 2).sum(-1) < 0.3
+    K = (-keops.Vi(x).sqdist(keops.Vj(y))).exp()
+    K.ranges = ours.from_matrix(x_ranges, y_ranges, keep)
+    x, y, b, keep, x_ranges, y_ranges = map(dense, (x, y, b, keep, x_ranges, y_ranges))
+    assert 0 < keep.sum() < keep.size
+    mask = keep.repeat(np.diff(x_ranges)[:, 0], 0).repeat(np.diff(y_ranges)[:, 0], 1)
+    values = np.exp(-((x[:, None] - y) ** 2).sum(-1)) * mask
+    np.testing.assert_allclose(dense(K @ array(library, b)), values @ b, rtol=1e-10)
+    np.testing.assert_allclose(dense(K.sum(0))[:, 0], values.sum(0), rtol=1e-10)
+    across = K.t() @ array(library, values[:, 0].copy())
+    np.testing.assert_allclose(dense(across).ravel(), values.T @ values[:, 0], rtol=1e-10)
+
+
 def test_both_libraries_have_the_names():
     assert np_cluster.__all__ == torch_cluster.__all__
     assert of_numpy.cluster is np_cluster
