@@ -658,6 +658,13 @@ class GenericLazyTensor:
             how.setdefault("backend", self.backend)
         return (solved if self.reduction_op == "Solve" else computed)(self, args, how)
 
+    @property
+    def callfun(self) -> Any:
+        """What is called: KeOps's users look at it. Of a reduced LazyTensor, that one."""
+        if self.reduction_op is None:
+            raise AttributeError("only a reduced LazyTensor has a callfun.")
+        return self
+
     def sum(self, axis: int = -1, dim: int | None = None, **kwargs: Any) -> Any:
         axis = axis if dim is None else dim
         if self._is_last(axis):
