@@ -71,9 +71,9 @@ def scripts(sources: str | None, words: list[str]) -> list[Path]:
 
 def child(path: str, theirs: bool, out: str) -> None:
     """Run a script, and keep the arrays that it leaves, and how many reductions there were."""
-    if not theirs:
-        import duckkeops.keops
+    import duckkeops.keops
 
+    if not theirs:
         duckkeops.keops.install()
     import matplotlib
     import torch
