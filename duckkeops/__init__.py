@@ -13,11 +13,13 @@ from duckkeops.errors import (
     UnsupportedError,
     VirtualArrayError,
 )
+from duckkeops.restriction import BlockPairs
 from duckkeops.selection import argtopk, logsumexp, softmax, topk
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "BlockPairs",
     "CompileError",
     "CompilerNotFoundError",
     "ConvergenceError",

@@ -50,6 +50,7 @@ from duckkeops.operands import (
     units,
     unsupported,
 )
+from duckkeops.restriction import BlockPairs, restricted
 from duckkeops.rewrite import retag, settle
 from duckkeops.tensors import copied, is_traced
 
@@ -233,6 +234,31 @@ class LazyArray:
         (2000000, 80000, True)
         """
         return explain.estimate(settle(self._node, None))
+
+    def restrict(self, kept: BlockPairs, axes: tuple[int, int] | None = None) -> LazyArray:
+        """The same array over some blocks of its pairs: reductions pass over the others, and cost
+        as much as the pairs that are kept.
+
+        `kept` says which (see `BlockPairs`), along two axes: by default the last two point axes.
+        Expressions of a restricted array are restricted, too. A row that keeps no pair has the
+        reduction's value over nothing: 0 as a sum, inf as a minimum and 0 as its place, -inf as a
+        logsumexp, NaN as a softmax, -1 for places of a top-k.
+
+        Reductions: sum, prod, min, max, argmin, argmax, top-k, logsumexp, weighted softmax, any,
+        all, count_nonzero and products `@`; others raise UnsupportedError. Raises ShapeError for
+        pairs of another shape.
+
+        >>> kept = BlockPairs([[True, False], [False, True]], [0, 1, 3], [0, 2, 4])
+        >>> x, y = LazyArray(np.arange(3.0)), LazyArray(np.arange(4.0))
+        >>> ((x[:, None] - y) ** 2).restrict(kept) @ np.ones(4)
+        array([1., 5., 1.])
+        """
+        if not isinstance(kept, BlockPairs):
+            raise TypeError(
+                f"restrict got a {type(kept).__name__}.\n"
+                "  Pass duckkeops.BlockPairs(mask, rows, columns)."
+            )
+        return _wrap(type(self), restricted(self._node, kept, axes))
 
     def to_device(self, device: Any, /, stream: Any = None) -> LazyArray:
         """The same array with its input on `device`; of an expression only where it lies already.

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-from duckkeops import expr, ops, views
+from duckkeops import expr, ops, restriction, views
 from duckkeops.errors import UnsupportedError
 from duckkeops.expr import (
     BATCH,
@@ -79,7 +79,8 @@ class _Batches:
                 return Apply(node.op, args(node.ndim), node.loop, node.dtype, node.params)
             case Reduce():
                 axes = tuple(a + extra + 1 for a in node.axes)
-                return Reduce(node.row, args(len(node.whole)), axes, node.dtype, node.params)
+                params = restriction.shifted(node.params, extra + 1)
+                return Reduce(node.row, args(len(node.whole)), axes, node.dtype, params)
             case Concat():
                 return Concat(args(node.ndim), node.axis + extra + 1, node.dtype)
             case Broadcast():

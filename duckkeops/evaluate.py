@@ -30,6 +30,7 @@ from duckkeops import (
     ops,
     plan,
     reductions,
+    restriction,
     source,
     tensors,
 )
@@ -193,7 +194,8 @@ def for_kernels(node: Reduce) -> Reduce:
         return node
     other = {"min": "all", "max": "any", "sum": "any", "prod": "all"}.get(row.name)
     if other is not None:
-        return Reduce(reductions.BY_NAME[other], node.args, node.axes, node.dtype, ())
+        made = Reduce(reductions.BY_NAME[other], node.args, node.axes, node.dtype, ())
+        return restriction.with_pairs(made, restriction.of(node))
     if row.name in ("argmin", "argmax", "topk"):
         args = tuple(expr.cast_to(a, np.dtype(np.uint8)) for a in node.args)
         return Reduce(row, args, node.axes, node.dtype, node.params)

@@ -18,6 +18,7 @@ from duckkeops import (
     launch_cuda,
     plan,
     reductions,
+    restriction,
     source,
     views,
 )
@@ -38,10 +39,10 @@ def _example(node: Node) -> Reduce:
         FEATURE,
         NEUTRAL,
     }:
-        return node
+        return restriction.bound(node)
     points = [a for a, r in enumerate(node.roles) if r == expr.POINT]
     axis = points[-1] if points else node.ndim - 1
-    return reductions.reduce(reductions.BY_NAME["sum"], (node,), (axis,))
+    return restriction.bound(reductions.reduce(reductions.BY_NAME["sum"], (node,), (axis,)))
 
 
 def _device(node: Node) -> int | None:
@@ -102,7 +103,7 @@ def explain(node: Node) -> str:
             "strategy   pairs, on the CPU",
             f"tile       {vectors}, {target.name}, {_counted(count, 'thread')}",
         ]
-    lines.append(f"work       {plan.pairs(root):.3g} pairs; estimate() tells the time")
+    lines.append(f"work       {_work(root)}; estimate() tells the time")
     differentiable = root.row.name == "sum" and len(expr.inputs(root)) == len(wanted)
     if any(wanted) and differentiable and evaluate.is_compiled(root):
         lines += ["gradients", _gradients(root, wanted)]
@@ -126,9 +127,15 @@ def _explain_on_device(root: Reduce, axes: plan.LoopAxes, number: int) -> str:
             f"sm_{where.architecture}",
         ]
     seconds = plan.cuda_seconds(root, nodes, where.processors, where.clock)
-    return "\n".join(
-        [*lines, f"work       {plan.pairs(root):.3g} pairs, about {duration(seconds)}"]
-    )
+    seconds *= restriction.unrestricted(root)[1]
+    return "\n".join([*lines, f"work       {_work(root)}, about {duration(seconds)}"])
+
+
+def _work(root: Reduce) -> str:
+    pairs, (_, share) = plan.pairs(root), restriction.unrestricted(root)
+    if restriction.of(root) is None:
+        return f"{pairs:.3g} pairs"
+    return f"{pairs * share:.3g} pairs, {share:.3g} of {pairs:.3g}, in blocks"
 
 
 def _gradients(root: Reduce, wanted: Sequence[bool]) -> str:
@@ -213,7 +220,8 @@ def estimate(node: Node) -> Estimate:
         sum(math.prod(n.shape) * n.dtype.itemsize for n in expr.inputs(root))
         + math.prod(root.shape) * root.dtype.itemsize
     )
-    return Estimate(plan.pairs(root), _seconds(root), size)
+    root, share = restriction.unrestricted(root)
+    return Estimate(round(plan.pairs(root) * share), _seconds(root) * share, size)
 
 
 PROBE_SECONDS = 4e-3

@@ -341,6 +341,21 @@ class Broadcast(Node):
         )
 
 
+class Restricted(Node):
+    """`args[0]` over some of its pairs: reductions along `axes`, two of its axes, pass over those
+    that `kept` has (restriction.py).
+
+    No engine sees it: it becomes a parameter of the reduction before anything is computed.
+    """
+
+    __slots__ = ("axes", "kept")
+
+    def __init__(self, arg: Node, kept: Any, axes: tuple[int, int]):
+        self._args, self.kept, self.axes = (arg,), kept, axes
+        o = arg.outline
+        self.outline = outline(Restricted, o.shape, o.dtype, o.roles, o.spans, o.bare, True)
+
+
 class Vjp(Node):
     """cotangent * d value / d wrt: what each entry of `value` adds to the gradient of `wrt`, where
     `wrt` is at `place`.

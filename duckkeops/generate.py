@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from duckkeops import plan
+from duckkeops import plan, restriction
 from duckkeops.config import Settings
 from duckkeops.expr import Input, Node, Reduce, Table, together, walk
 from duckkeops.lower import LANE, Root
@@ -73,6 +73,8 @@ def prelude(
     )
     macros = _macros(every[0], types, walk(node)) | _binning(node, axes)
     narrow = plan.few_rows(node, axes) or dict(node.params).get("k", 0) > plan.LARGE_K
+    if restriction.of(every[0]) is not None:
+        macros["RESTRICTED"] = "1"
     if settings.precision != "exact":
         macros["FLUSH_SUBNORMALS"] = "1"
     title = _title(node, program, values, named)
@@ -101,6 +103,7 @@ def prelude(
         0 if on_device else target.vector_bytes,
         next((numbers[id(a)] for a in node.args if isinstance(a, Table)), None),
         few,
+        restriction.of(every[0]) is not None,
     ).text()
     widths = [math.prod(one.whole[a] for a in plan.loop_axes(one).features) for one in every]
     assert out.outputs == sum(widths)

@@ -10,6 +10,7 @@ import numpy as np
 from duckkeops import evaluate, expr, ops, views
 from duckkeops.expr import Input, Node, Reduce
 from duckkeops.operands import namespace_of, node_of, on_host, refuse_dense, unsupported
+from duckkeops.restriction import bound, is_restricted
 from duckkeops.rewrite import rebuild, settle
 from duckkeops.tensors import is_tensor
 
@@ -29,7 +30,11 @@ def settled_reduction(node: Reduce) -> Reduce:
     """A reduction as engines take it."""
     if not node.outline.unsettled:
         return node
-    return rebuild(node, [settled(a) for a in node.args])  # type: ignore[return-value]
+    return bound(rebuild(node, [settle(a, _of_inner) for a in node.args]))  # type: ignore[arg-type]
+
+
+def _of_inner(node: Reduce) -> Any:
+    return evaluate.evaluate(bound(node))
 
 
 def _own(value: Any) -> Any:
@@ -38,8 +43,14 @@ def _own(value: Any) -> Any:
 
 
 def settled(node: Node) -> Node:
-    """`node` as engines take it."""
-    return settle(node, evaluate.evaluate)
+    """`node` as engines take it. Raises UnsupportedError if some of its entries are not there."""
+    if node.outline.pending and is_restricted(node):
+        raise unsupported(
+            "all entries of a restricted array",
+            node,
+            "Those of dropped pairs have no value: reduce it, or take the entries before restrict.",
+        )
+    return settle(node, _of_inner)
 
 
 def plain(value: Any) -> Any:

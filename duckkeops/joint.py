@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from duckkeops import evaluate, launch_cuda, offload, plan, reductions, tensors
+from duckkeops import evaluate, launch_cuda, offload, plan, reductions, restriction, tensors
 from duckkeops.config import Settings, current
 from duckkeops.errors import CompilerNotFoundError
 from duckkeops.expr import Concat, Joint, Node, Reduce, Vjp, walk
@@ -89,7 +89,7 @@ _plans: dict[tuple, tuple[Ready, ...]] = {}
 def planned(nodes: Sequence[Reduce]) -> tuple[list[Node], tuple[Ready, ...]]:
     """The passes of more than one of these reductions, and the nodes that their launches take."""
     settings = current()
-    if len(nodes) < 2 or settings.engine == "blocks":
+    if len(nodes) < 2 or settings.engine == "blocks" or _differ(nodes):
         return [], ()
     key, order = evaluate.listed(Joint(tuple(nodes)))
     full = (settings.kernels, key)
@@ -103,6 +103,12 @@ def planned(nodes: Sequence[Reduce]) -> tuple[list[Node], tuple[Ready, ...]]:
             _plans.clear()
         _plans[full] = found
     return order, found
+
+
+def _differ(nodes: Sequence[Reduce]) -> bool:
+    """Are they restricted to different pairs? A key does not tell."""
+    kept = [restriction.of(n) for n in nodes]
+    return len({None if p is None else id(p.kept) for p in kept}) > 1
 
 
 def _prepared(

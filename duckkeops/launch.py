@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from duckkeops import plan, reductions
+from duckkeops import plan, reductions, restriction
 from duckkeops.engines import cpu, threads
 from duckkeops.expr import Input, Joint, Node, Reduce, dtype_of, together
 from duckkeops.operands import library
@@ -48,7 +48,7 @@ class Arguments:
     says where each of these stands in the sequence of nodes that `filled` is given.
     """
 
-    __slots__ = ("arrays", "constants", "numbers", "outs", "pack")
+    __slots__ = ("arrays", "constants", "lists", "numbers", "outs", "pack")
 
     def __init__(
         self,
@@ -58,6 +58,7 @@ class Arguments:
         places: Sequence[int],
         splits: int,
     ):
+        self.lists: list[int] = []  # entries of the items, their number, and the intervals
         constants, formats = [0] * len(entries), ["q"] * len(entries)
         outs: list[tuple[int, int]] = []
         numbers: list[_Number] = []
@@ -68,6 +69,8 @@ class Arguments:
                 constants[at] = splits
             elif kind == "size":
                 constants[at] = 1 if rest[0] < 0 else node.whole[rest[0]]
+            elif kind in ("items", "intervals"):
+                self.lists.append(at)
             elif kind == "param":
                 constants[at] = dict(node.params)[rest[0]]
             elif kind == "copies":
@@ -92,9 +95,16 @@ class Arguments:
             for n in dict.fromkeys((*pointers, *strides))
         )
 
-    def filled(self, nodes: Sequence[Any], outs: Sequence[int], keep: list[Any]) -> bytes:
+    def filled(
+        self,
+        nodes: Sequence[Any],
+        outs: Sequence[int],
+        keep: list[Any],
+        lists: Sequence[int] = (),
+    ) -> bytes:
         """The array for these nodes, and outputs at these addresses. It points to the nodes'
-        arrays, and to those that go to `keep`.
+        arrays, and to those that go to `keep`. `lists`: how many row blocks a restriction has, and
+        the addresses of these and of their intervals.
         """
         values: list[Any] = self.constants.copy()
         for place, pointers, strides in self.arrays:
@@ -114,6 +124,8 @@ class Arguments:
             if strides:
                 for at, axis in strides:
                     values[at] = steps[axis]
+        for at, value in zip(self.lists, lists, strict=True):
+            values[at] = value
         for at, which in self.outs:
             values[at] = outs[which]
         for at, place, dtype, imag in self.numbers:
@@ -246,7 +258,8 @@ class Launch:
     written: tuple[tuple[tuple[int, ...], np.dtype], ...]  # shapes and dtypes, of all splits
     as_is: bool  # what is written is the state, in the order of the result
     axes: plan.LoopAxes
-    blocks: int  # of rows, of all splits
+    blocks: int  # of rows, of all splits; of a restriction, for each of its row blocks
+    block_rows: int
     splits: int  # of the columns, whose states are merged
     fixed_columns: bool
     seconds: float  # estimated, on one thread
@@ -260,13 +273,34 @@ class Launch:
         `count` is a number of threads, or None. Raises MemoryError if the state does not fit.
         """
         plan.check_memory(self.result_bytes, self.result)
+        if self.arguments.lists:
+            return self._over_pairs(nodes, count)
         parts = [np.empty(shape, dtype) for shape, dtype in self.written]
         keep: list[Any] = [nodes, parts]
         arguments = self.arguments.filled(nodes, [_address(p) for p in parts], keep)
         threads.run(
             self.compiled, arguments, self.blocks, self.fixed_columns, self.seconds, count, keep
         )
-        state = tuple(parts)
+        return self._finished(nodes, tuple(parts))
+
+    def _over_pairs(self, nodes: Sequence[Any], count: int | None) -> State:
+        """The same over some pairs only: the number of row blocks is that of their pattern."""
+        pairs = restriction.of(nodes[0])
+        assert pairs is not None
+        items, intervals = pairs.side(self.axes.lane, self.axes.columns).lists(self.block_rows)
+        parts = [np.empty(shape, dtype) for shape, dtype in self.written]
+        lists = len(items), _address(items), _address(intervals)
+        keep: list[Any] = [nodes, parts, items, intervals]
+        arguments = self.arguments.filled(nodes, [_address(p) for p in parts], keep, lists)
+        seconds = self.seconds * pairs.kept.density
+        blocks = self.blocks * len(items)
+        threads.run(self.compiled, arguments, blocks, self.fixed_columns, seconds, count, keep)
+        state = self._finished(nodes, tuple(parts))
+        if nodes[0].row.name == "topk":
+            return reductions.with_neutral_places(nodes[0], state)
+        return state
+
+    def _finished(self, nodes: Sequence[Any], state: State) -> State:
         if self.as_is:
             return state
         several = type(self.outs[0]) is _Part  # of one array
@@ -290,8 +324,10 @@ def prepare(kernel: Any, node: Reduce, order: Sequence[Node], nodes: Sequence[No
     axes = plan.loop_axes(node)
     lanes = cpu.target().vector_bytes // kernel.lane_bytes
     rows = 1 if axes.lane is None else node.whole[axes.lane]
-    blocks = math.prod(node.whole[a] for a in axes.outer) * -(-rows // (kernel.rows * lanes))
-    splits = plan.splits(node, axes, blocks)
+    outers, pairs = math.prod(node.whole[a] for a in axes.outer), restriction.of(node)
+    block_rows = kernel.rows * lanes
+    blocks = outers * (1 if pairs else -(-rows // block_rows))
+    splits = 1 if pairs else plan.splits(node, axes, blocks)
     place = {id(n): k for k, n in enumerate(nodes)}
     arguments = Arguments(kernel.entries, node, order, [place[id(n)] for n in order], splits)
     result = node.shape
@@ -323,6 +359,7 @@ def prepare(kernel: Any, node: Reduce, order: Sequence[Node], nodes: Sequence[No
         ordered and not split,
         axes,
         blocks * splits,
+        block_rows,
         splits,
         kernel.fixed_columns,
         plan.seconds(node, order, lanes, 1),

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from duckkeops import launch, plan, reductions
+from duckkeops import launch, plan, reductions, restriction
 from duckkeops.engines import cuda
 from duckkeops.expr import FEATURE, Input, Joint, Node, Reduce, together, walk
 from duckkeops.launch import Arguments
@@ -90,6 +90,9 @@ class Torch:
     def is_captured(self) -> bool:
         return self.torch.cuda.is_current_stream_capturing()
 
+    def from_host(self, array: np.ndarray) -> Any:
+        return self.torch.from_numpy(array).to(self.device)
+
     @staticmethod
     def permuted(array: Any, order: Sequence[int]) -> Any:
         return array.permute(*order)
@@ -133,6 +136,10 @@ class Cupy:
 
     def is_captured(self) -> bool:
         return self.cupy.cuda.get_current_stream(self.number).is_capturing()
+
+    def from_host(self, array: np.ndarray) -> Any:
+        with self.cupy.cuda.Device(self.number):
+            return self.cupy.asarray(array)
 
     @staticmethod
     def permuted(array: Any, order: Sequence[int]) -> Any:
@@ -187,7 +194,9 @@ class Launch:
     as_is: bool  # what is written is the state, in the order of the result
     finished: tuple[Finished, ...]
     threads: int  # of a block
-    blocks: int
+    blocks: int  # of a restriction, for each of its row blocks
+    block_rows: int
+    axes: plan.LoopAxes
     slice: int  # blocks of one launch
     parts: int  # states of each row: splits of the columns, groups of threads
     outers: int
@@ -209,9 +218,17 @@ class Launch:
             with cuda.cupy().cuda.Device(self.compiled.device.number):
                 return self(nodes, count)
         state = self._list(nodes) if self.length else self._pass(nodes, ())
-        if self.as_is:
+        if self.as_is and not self.arguments.lists:
             return tuple(state)
-        return tuple([self._shaped(one, state[one.array]) for one in self.finished])
+        return self._finished(nodes, state)
+
+    def _finished(self, nodes: Sequence[Any], state: list[Any]) -> tuple[Any, ...]:
+        out = tuple(state)
+        if not self.as_is:
+            out = tuple([self._shaped(one, state[one.array]) for one in self.finished])
+        if self.arguments.lists and nodes[0].row.name == "topk":
+            return reductions.with_neutral_places(nodes[0], out)
+        return out
 
     def _pass(self, nodes: Sequence[Any], after: Sequence[Any]) -> list[Any]:
         """The states of all rows, merged. `after`: where a later pass for a list begins."""
@@ -221,7 +238,14 @@ class Launch:
         ]
         keep: list[Any] = []
         addresses = [lib.address(a) for a in (*state, *after)]
-        return self._run(self.arguments.filled(nodes, addresses, keep), state)
+        if not self.arguments.lists:
+            return self._run(self.arguments.filled(nodes, addresses, keep), state, self.blocks)
+        pairs = restriction.of(nodes[0])
+        assert pairs is not None
+        items, intervals = pairs.side(self.axes.lane, self.axes.columns).lists(self.block_rows, lib)
+        lists = len(items), lib.address(items), lib.address(intervals)
+        arguments = self.arguments.filled(nodes, addresses, keep, lists)
+        return self._run(arguments, state, self.blocks * len(items))
 
     def _list(self, nodes: Sequence[Any]) -> list[Any]:
         """The states of a top-k longer than a thread's list, pass by pass."""
@@ -234,9 +258,9 @@ class Launch:
             after = [lib.contiguous(a[:, -1]) for a in found[-1]]
         return [lib.joined(arrays)[:, : self.length] for arrays in zip(*found, strict=True)]
 
-    def _run(self, arguments: bytes, state: list[Any]) -> list[Any]:
+    def _run(self, arguments: bytes, state: list[Any], blocks: int) -> list[Any]:
         stream = _Stream(self.library.stream())
-        self._reduce(_struct(arguments), stream)
+        self._reduce(_struct(arguments), stream, blocks)
         if self.parts > 1:
             width = self.outers * self.rows * self.outputs
             state = self._joined(state, 1, self.parts, width, 0, stream)
@@ -256,15 +280,15 @@ class Launch:
                 "  Reduce another axis too, or a part of the rows at a time."
             ) from error
 
-    def _reduce(self, arguments: Any, stream: _Stream) -> None:
+    def _reduce(self, arguments: Any, stream: _Stream, blocks: int) -> None:
         kernel, block = self.compiled.reduce, (self.threads,)
-        if self.slice >= self.blocks:
-            kernel((self.blocks,), block, (arguments, 0), 0, stream)
+        if self.slice >= blocks:
+            kernel((blocks,), block, (arguments, 0), 0, stream)
             return
         captured = self.library.is_captured()
         ends: list[Any] = []  # of slices under way: two, so that the device never waits
-        for first in range(0, self.blocks, self.slice):
-            grid = (min(self.slice, self.blocks - first),)
+        for first in range(0, blocks, self.slice):
+            grid = (min(self.slice, blocks - first),)
             kernel(grid, block, (arguments, first), 0, stream)
             if not captured:
                 ends.append(self.library.mark())
@@ -324,8 +348,9 @@ def prepare(
     where = compiled.device
     rows = 1 if axes.lane is None else node.whole[axes.lane]
     outers = math.prod(node.whole[a] for a in axes.outer)
+    pairs = restriction.of(node)
     blocks = outers * -(-rows // kernel.rows)
-    splits = plan.cuda_splits(node, axes, blocks, where.processors)
+    splits = 1 if pairs else plan.cuda_splits(node, axes, blocks, where.processors)
     place = {id(n): k for k, n in enumerate(nodes)}
     arguments = Arguments(kernel.entries, node, order, [place[id(n)] for n in order], splits)
     threads, at_once = kernel.block
@@ -353,7 +378,9 @@ def prepare(
         as_is,
         finished,
         threads,
-        total,
+        outers if pairs else total,
+        kernel.rows,
+        axes,
         max(1, total if seconds < 2 * SLICE_SECONDS else int(total * SLICE_SECONDS / seconds)),
         parts,
         outers,

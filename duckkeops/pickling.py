@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from duckkeops import expr, ops, reductions
-from duckkeops.expr import Apply, Broadcast, Concat, Input, Node, Reduce, Scalar
+from duckkeops.expr import Apply, Broadcast, Concat, Input, Node, Reduce, Restricted, Scalar
 from duckkeops.rewrite import Softmax
 
 Record = tuple[Any, ...]  # kind, positions of the arguments, everything else
@@ -43,6 +43,8 @@ def _rest(node: Node) -> Record:
             return node.shape, node.roles
         case Softmax():
             return node.axes, node.dtype
+        case Restricted():
+            return node.kept, node.axes
     raise TypeError(f"cannot pickle a {type(node).__name__}.")
 
 
@@ -63,6 +65,7 @@ _BUILD: dict[str, Any] = {
     ),
     "Concat": lambda args, axis, dtype: Concat(args, axis, dtype),
     "Broadcast": lambda args, shape, roles: Broadcast(args[0], shape, roles),
+    "Restricted": lambda args, kept, axes: Restricted(args[0], kept, axes),
     "Softmax": lambda args, axes, dtype: Softmax(args[0], axes, dtype),
 }
 
@@ -71,5 +74,5 @@ def _reduced(node: Node) -> tuple[Any, ...]:
     return rebuilt, (flat(node),)
 
 
-for _kind in (Apply, Broadcast, Concat, Input, Reduce, Scalar, Softmax):
+for _kind in (Apply, Broadcast, Concat, Input, Reduce, Restricted, Scalar, Softmax):
     copyreg.pickle(_kind, _reduced)  # for whatever else holds nodes: arrays to be sliced, flat ones

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from duckkeops import restriction
 from duckkeops.expr import BATCH, FEATURE, NEUTRAL, POINT, Apply, Joint, Node, Reduce, Scalar
 from duckkeops.operands import units
 
@@ -73,6 +74,9 @@ def loop_axes(node: Reduce) -> LoopAxes:
         reduced = [next((a for a in node.axes if a != lane), node.axes[0])] if node.axes else []
     if merged and reduced == [lane]:
         reduced = []
+    pairs = restriction.of(node)
+    if pairs is not None and not node.row.places:  # intervals are those of the last columns
+        reduced.sort(key=lambda a: a in pairs.axes)
     return LoopAxes(tuple(a for a in large if a != lane), lane, tuple(reduced), features, merged)
 
 
@@ -137,6 +141,9 @@ def rows_at_once(node: Reduce, axes: LoopAxes) -> int:
     The others take parts of the columns.
     """
     rows = 1 if axes.lane is None else node.whole[axes.lane]
+    if (kept := restriction.of(node)) is not None:  # blocks end with the ranges of rows
+        side = kept.side(axes.lane, axes.columns)
+        rows //= max(len(side.rows), 1)
     if pairs(node) <= TINY_PAIRS:  # to merge parts takes a launch more
         return 0
     return 8 if rows <= 8 else 32 if rows <= SOME_ROWS else 0
@@ -169,7 +176,7 @@ SUMS = (
     (24, Tile(4, 1, 1, 256, 1, 1)),
     (48, Tile(2, 1, 1, 256, 1, 1)),
 )
-OUTPUTS = ((4, Tile(2, 1, 4, 256, 2, 2)), (16, Tile(2, 1, 1, 256, 2, 1)))  # of sums: this many
+OUTPUTS = ((4, Tile(2, 1, 4, 256, 2, 2)), (16, Tile(4, 1, 1, 128, 4, 2)))  # of sums: this many
 WIDE = Tile(2, 1, 2, 128)  # in float64
 EXTREMES = (
     (6, Tile(4, 4, 1, 128)),

@@ -33,7 +33,8 @@ class Layout:
     ("splits",) of the first column axis; ("size", axis) of the whole; ("length", node, axis) of an
     inner fold; ("pointer", node); ("stride", node, axis) in bytes; ("value", node, dtype) of a
     parameter, in two entries; ("out", component); ("param", name) of the reduction; ("copies",) of
-    each bin of a histogram.
+    each bin of a histogram; ("items",), twice, and ("intervals",): the number of row blocks of a
+    restriction, their addresses, and that of their intervals.
     """
 
     entries: tuple[tuple, ...]
@@ -85,6 +86,7 @@ class Prelude:
         vector_bytes: int,
         table: int | None = None,
         few: int | None = None,
+        restricted: bool = False,
     ):
         self.p, self.axes, self.roots, self.row, self.macros, self.title = (
             program,
@@ -117,6 +119,10 @@ class Prelude:
         self.entries: list[tuple] = [("splits",)]
         self.names = ["SPLITS"]
         self.columns = list(axes.columns)
+        if restricted:
+            self.slot("ITEM_COUNT", ("items",))
+            self.slot("ITEMS", ("items",))
+            self.slot("INTERVALS", ("intervals",))
         if table is not None:
             self.slot("BINS", ("param", "bins"))
             self.slot("COPIES", ("copies",))

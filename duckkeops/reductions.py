@@ -352,6 +352,30 @@ def _least(dtype: np.dtype) -> Any:
     return complex(-math.inf, -math.inf) if dtype.kind == "c" else -math.inf
 
 
+def neutral(node: Reduce) -> tuple[Any, ...]:
+    """What each component of the state is where no entry was reduced: of a top-k, -1 stands for
+    places that nobody took.
+    """
+    name = node.row.name
+    kinds = [dtype for _, dtype, _ in components(node)]
+    if name == "topk":
+        largest = parameter(node.params, "largest", True)
+        return (_least if largest else _greatest)(kinds[0]), -1
+    if name in ("logsumexp", "softmax_sum"):
+        return (-math.inf, *(0 for _ in kinds[1:]))
+    first = node.row.identity(kinds[0])
+    return (first, *(0 for _ in kinds[1:]))
+
+
+def with_neutral_places(node: Reduce, state: State) -> State:
+    """The state of a top-k whose rows may have had fewer than k entries."""
+    values, places = state
+    worst, nobody = neutral(node)
+    unused = (places < 0) | (places >= node.outline.count)
+    values[unused], places[unused] = worst, nobody
+    return values, places
+
+
 # -- states of one array ---------------------------------------------------------------------------
 
 

@@ -24,6 +24,7 @@ from duckkeops.expr import (
     Input,
     Node,
     Reduce,
+    Restricted,
     Scalar,
     Table,
     Vjp,
@@ -125,6 +126,8 @@ def rebuild(node: Node, args: Sequence[Node]) -> Node:
             return Broadcast(args[0], node.shape, node.roles)
         case Softmax():
             return Softmax(args[0], node.axes, node.dtype)
+        case Restricted():
+            return Restricted(args[0], node.kept, node.axes)
     raise AssertionError(type(node))
 
 
@@ -339,6 +342,16 @@ def _regroup_softmax(node: Softmax, groups: list[Group], memo: dict) -> Node:
     )
 
 
+def _regroup_restricted(node: Restricted, groups: list[Group], memo: dict) -> Node:
+    row, column = (_whole_axis(a, groups) for a in node.axes)
+    if row is None or column is None:
+        raise ShapeError(
+            f"d: {node.shape} {node.dtype} is restricted to blocks of axes {node.axes}, which "
+            "cannot be split or merged.\n  Reshape first, then restrict."
+        )
+    return Restricted(_regroup(node.args[0], groups, memo), node.kept, (row, column))
+
+
 def _group_of(axis: int, groups: list[Group]) -> int:
     for k, g in enumerate(groups):
         axis -= len(g.old)
@@ -390,5 +403,6 @@ _REGROUP: dict[type, Callable[[Any, list[Group], dict], Node]] = {
     Reduce: _regroup_reduce,
     Concat: _regroup_concat,
     Broadcast: _regroup_broadcast,
+    Restricted: _regroup_restricted,
     Softmax: _regroup_softmax,
 }

@@ -26,6 +26,7 @@ from duckkeops import (
     joint,
     ops,
     reductions,
+    restriction,
     rewrite,
     torch_passes,
     views,
@@ -205,15 +206,13 @@ def _tied_extremes(node: Reduce) -> Outputs:
     result instead.
     """
     n, k = node.outline.count, 2
-    first = reductions.reduce(ROWS[f"arg{node.row.name}"], node.args, node.axes)
+    first = _alike(node, f"arg{node.row.name}", *node.args)
     xp = computing(node)
     extreme, place = evaluate.state(first, xp)
     while True:
-        top = reductions.reduce(
-            ROWS["topk"], node.args, node.axes, k=min(k, n), largest=node.row.name == "max"
-        )
+        top = _alike(node, "topk", *node.args, k=min(k, n), largest=node.row.name == "max")
         values, index = reductions.result(xp, top, evaluate.state(top, xp))
-        hit = values == values[..., :1]
+        hit = (values == values[..., :1]) & (index >= 0)
         if k >= n or not hit[..., -1].any():
             break
         k *= 4
@@ -229,10 +228,16 @@ def _tied_extremes(node: Reduce) -> Outputs:
     index = xp.where(hit, index, index[..., :1])
     count = hit.sum(-1, keepdims=True)
     share = xp.astype(hit, values.dtype) / xp.maximum(count, xp.ones_like(count))
-    most = int(count.max()) if math.prod(hit.shape) else index.shape[-1]
+    most = max(int(count.max()), 1) if math.prod(hit.shape) else index.shape[-1]
     value = reductions.astype(xp, extreme, node.dtype)
     shares = xp.astype(share, values.dtype)[..., :most]
     return tuple(as_tensor(a) for a in (value, index[..., :most] + 0, shares))
+
+
+def _alike(node: Reduce, name: str, *args: Node, **params: Any) -> Reduce:
+    """Another reduction over the same entries."""
+    made = reductions.reduce(ROWS[name], args, node.axes, **params)
+    return restriction.with_pairs(made, restriction.of(node))
 
 
 # -- joined parts ----------------------------------------------------------------------------------
@@ -261,7 +266,7 @@ def _shares(node: Reduce, parts: Sequence[Reduce], like: torch.Tensor) -> torch.
     """How many of the entries are in each part, along the first axis of `like`."""
     kind = like.real.dtype if like.is_complex() else like.dtype
     counts = torch.tensor([p.outline.count for p in parts], dtype=torch.float64)
-    shares = (counts / max(node.outline.count, 1)).to(kind)
+    shares = (counts / max(node.outline.count, 1)).to(like.device, kind)
     return shares.reshape(-1, *[1] * (like.ndim - 1))
 
 
@@ -444,11 +449,12 @@ def _pulled_back(
         return known(plan.nodes, tensors, outs, grads)
     node, leaves = plan.of(tensors)
     outs, grads = plan.in_order(outs), plan.in_order(grads)
+    pairs = restriction.of(node)
     results = [_spread(o, node) for o in outs]
     spread = [None if g is None else _spread(g, node) for g in grads]
     cotangents = _cotangents(_weights(node, results), spread)
     terms = [
-        (k, term)
+        (k, term._replace(node=restriction.with_pairs(term.node, pairs)))
         for k, leaf in enumerate(leaves)
         if wanted[k]
         for v, c in cotangents
@@ -461,7 +467,7 @@ def _pulled_back(
         part = part.permute(gradients.source_order(term, leaves[k])).reshape(tensors[k].shape)
         have = out[k]
         out[k] = part if have is None else have + part
-    if once and plan.holds(tensors):
+    if once and pairs is None and plan.holds(tensors):
         torch_passes.keep(key, plan.nodes, leaves, results, spread, terms, plan.order)
     return out
 
@@ -554,8 +560,8 @@ def _product_of_others(node: Reduce, v: Node) -> Node:
     """What each factor is multiplied by: right where some of them are 0 too."""
     zero = ops.call("equal", v, 0)
     safe = ops.call("where", zero, 1, v)
-    zeros = reductions.reduce(ROWS["count_nonzero"], (zero,), node.axes)
-    rest = reductions.reduce(ROWS["prod"], (safe,), node.axes)
+    zeros = _alike(node, "count_nonzero", zero)
+    rest = _alike(node, "prod", safe)
     count, product = _spread(value(zeros), node), _spread(value(rest), node)
     alone = ops.call("where", ops.call("equal", count, 1), product, 0)
     among = ops.call("where", ops.call("equal", count, 0), ops.call("divide", product, safe), 0)
@@ -585,6 +591,9 @@ def _picked(node: Reduce, outs: Outputs) -> Outputs:
     else:
         entries = _mean_of_equals(node, arg, outs[at_value])
     entries = entries.to(outs[at_value].dtype)
+    if restriction.of(node) is not None:  # what no entry was picked for stays as it is
+        nothing = outs[at_value] == reductions.neutral(node)[0]
+        entries = torch.where(nothing, outs[at_value], entries)
     if any(isinstance(n, Concat) for n in expr.walk(arg)):
         entries = entries + _nothing_of(arg, entries)
     return tuple([entries if k == at_value else o for k, o in enumerate(outs)])
@@ -628,9 +637,9 @@ def _is_root(node: expr.Apply) -> bool:
 def _mean_of_equals(node: Reduce, arg: Node, extreme: torch.Tensor) -> torch.Tensor:
     """The mean of all entries that equal the extreme one of their row."""
     hit = ops.call("equal", arg, _spread(extreme.detach(), node))
-    count = value(reductions.reduce(ROWS["count_nonzero"], (hit,), node.axes))
+    count = value(_alike(node, "count_nonzero", hit))
     kept = ops.call("where", hit, arg, 0)
-    total = value(reductions.reduce(ROWS["sum"], (kept,), node.axes))
+    total = value(_alike(node, "sum", kept))
     return total / count
 
 
@@ -698,7 +707,9 @@ def _along(
     """
     one = weight
     if one is None or isinstance(one, Scalar):
-        number = torch.tensor(1.0 if one is None else one.value, dtype=tangent.dtype)
+        number = torch.tensor(
+            1.0 if one is None else one.value, dtype=tangent.dtype, device=tangent.device
+        )
         one = Input(number, leaf.dtype, "")
     if one.ndim < len(node.whole):  # as long as the whole, so that places agree
         one = expr.Broadcast(one, node.whole, node.whole_roles)
@@ -721,7 +732,8 @@ def _along(
         roles = "".join(NEUTRAL if s == 1 else r for s, r in zip(shape, vjp.roles, strict=True))
         change = ops.call("multiply", vjp, Input(arranged, leaf.dtype, roles))
         axes = (*node.axes, *range(n, vjp.ndim))
-        out.append(reductions.reduce(ROWS["sum"], (change,), axes))
+        made = reductions.reduce(ROWS["sum"], (change,), axes)
+        out.append(restriction.with_pairs(made, restriction.of(node)))
     return out
 
 
@@ -738,7 +750,7 @@ def _along_twice(
     """
     if not dtype.is_complex:
         dtype = tangent.dtype.to_real()
-    zeros = torch.zeros((), dtype=dtype).expand(node.shape)
+    zeros = torch.zeros((), dtype=dtype, device=tangent.device).expand(node.shape)
     spread = _spread(zeros, node)
     u = next(i for i in expr.inputs(spread))
     found = []
@@ -749,7 +761,7 @@ def _along_twice(
         whole = _spread(arranged, term.node)
         for other in gradients.gradient(vjp, whole, u):
             assert list(other.order) == sorted(other.order)
-            found.append(other.node)
+            found.append(restriction.with_pairs(other.node, restriction.of(node)))
     return found
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import sympy
 
+from duckkeops import functions as fn
 from duckkeops.lower import Gap, Nest, Straight, Temp
 from duckkeops.printer import suffix, vector_suffix
 
@@ -404,7 +405,19 @@ class Writer:
             return [f"{name} = logical_{'or' if t.fold == 'any' else 'and'}_b1({name}, {vector});"]
         if s[0] == "c":
             return [f"{name} = {'add' if t.fold == 'sum' else 'mul'}_{s}({name}, {vector});"]
+        if t.fold == "sum" and self._is_modulus(t.expr) and self._is_unrolled(t):
+            # 0 + |x|, which no compiler takes for |x|, as 0 + -0 is not -0
+            return [f"{name} = {position} ? {name} + {vector} : {vector};"]
         return [f"{name} {'+' if t.fold == 'sum' else '*'}= {vector};"]
+
+    def _is_modulus(self, e: Any) -> bool:
+        made = self.o.lower.by_sym.get(e)
+        return isinstance(e if made is None else made.expr, fn.abs)
+
+    def _is_unrolled(self, t: Temp) -> bool:
+        """Is it a CUDA kernel's loop over a few features?"""
+        size = self.o.p.sizes[t.over[0]] if len(t.over) == 1 else None
+        return self.o.on_device and size is not None and size <= self.o.unroll_up_to
 
     def tile(
         self,

@@ -7,9 +7,17 @@
 //   pairs                      the formula of one tile, handed to the reduction's `take`
 //   Acc, Head, start, attach, take, merge, turn, finish, store, BLOCK    the reduction (reductions.h)
 // `a` is the array of arguments: sizes, addresses, strides in bytes, parameters, a[SPLITS]. Work is counted in row blocks of
-// NI * V rows; where rows are few the columns of the first axis are split, and each split is a row block of its own.
+// NI * V rows; where rows are few the columns of the first axis are split, and each split is a row block of its own. Where the
+// reduction is RESTRICTED to some pairs, a list says the rows of each block, and the intervals of its columns (restriction.py).
 #ifndef DUCKKEOPS_PRELUDE
 #include "example_prelude.h"  // so that this file compiles, and is tested, alone
+#endif
+
+#ifndef RESTRICTED
+#define RESTRICTED 0
+#define ITEM_COUNT 0
+#define ITEMS 0
+#define INTERVALS 0
 #endif
 
 // The state of one row block. GROUP of them take turns at a panel of columns, which so stays in the second-level cache.
@@ -24,7 +32,7 @@ struct State {
 enum {
     ROWS_A_BLOCK = NI * V,
     COLUMN_BYTES = COLUMN_AXES == 1 ? RECORD_BYTES : 0,
-    GROUP = COLUMN_BYTES >= 128 && sizeof(struct State) <= 1 << 19 ? 16 : 1,
+    GROUP = !RESTRICTED && COLUMN_BYTES >= 128 && sizeof(struct State) <= 1 << 19 ? 16 : 1,
     PANEL = GROUP == 1 ? 1 << 30 : (COLUMN_BYTES >= 2048 ? 160 : COLUMN_BYTES >= 512 ? 512 : 1024) / NJ * NJ,  // columns
     LOCAL = sizeof(Acc) * OUTPUTS <= 2048,                              // the accumulators fit on the stack
 };
@@ -101,6 +109,16 @@ INL int mostly_cancels(const struct Row *r, const struct Cols *cols, i64 first, 
 #endif
 }
 
+// The rows of a row block, first .. last - 1, and its intervals of columns.
+struct Item {
+    i64 first, last, interval, intervals;
+};
+INL struct Item item_of(const i64 *a, i64 top, i64 rows, i64 intervals) {
+    if (RESTRICTED) return ((const struct Item *)a[ITEMS])[top];
+    const i64 first = top * ROWS_A_BLOCK;
+    return (struct Item){first, first + ROWS_A_BLOCK < rows ? first + ROWS_A_BLOCK : rows, 0, intervals};
+}
+
 // All columns j .. end - 1 of the last axis, for one row block. Sums are taken over BLOCK columns first.
 INL void sweep(const i64 *a, const struct At *at, const struct Par *par, const struct Cols *cols, i64 *c, i64 index, i64 j,
                i64 end, struct State *s, Acc *part) {
@@ -132,7 +150,8 @@ INL void sweep(const i64 *a, const struct At *at, const struct Par *par, const s
 // Row blocks first .. last - 1, counted over all splits of the first column axis and all outer indices. Each split has a state
 // of its own in the output. `packed`: the records hold the columns already.
 void reduce(const i64 *a, char *records, char *work, i64 packed, i64 first, i64 last) {
-    const i64 rows = row_count(a), blocks = (rows + ROWS_A_BLOCK - 1) / ROWS_A_BLOCK, outers = outer_count(a);
+    const i64 rows = row_count(a), outers = outer_count(a);
+    const i64 blocks = RESTRICTED ? a[ITEM_COUNT] : (rows + ROWS_A_BLOCK - 1) / ROWS_A_BLOCK;
     i64 here = -1, sizes[COLUMN_AXES], behind = 1;
     struct At at;
     struct Cols cols;
@@ -154,37 +173,45 @@ void reduce(const i64 *a, char *records, char *work, i64 packed, i64 first, i64 
             if (!packed) fill_columns(a, &at, par, begin, end, &cols);
             here = place;
         }
-        const i64 from = COLUMN_AXES > 1 ? 0 : begin, to = COLUMN_AXES > 1 ? sizes[COLUMN_AXES - 1] : end;
+        const i64 all[2] = {COLUMN_AXES > 1 ? 0 : begin, COLUMN_AXES > 1 ? sizes[COLUMN_AXES - 1] : end};
+        const i64 *const intervals = RESTRICTED ? (const i64 *)a[INTERVALS] : all;
         for (int g = 0; g < group; ++g) {
             struct State *const s = states + g;
+            const struct Item item = item_of(a, top + g, rows, 1);
+            const i64 *const look = intervals + 2 * item.interval;
             for (int k = 0; k < NI; ++k) {
-                const i64 row = (top + g) * ROWS_A_BLOCK + k * V, left = rows - row;
-                s->i[k] = left > 0 ? row : rows - 1;
+                const i64 row = item.first + k * V, left = item.last - row;
+                s->i[k] = left > 0 ? row : item.last - 1;
                 s->n[k] = left >= V ? V : left > 0 ? (int)left : 1;
                 fill_row(a, &at, par, s->i[k], s->n[k], s->r + k);
             }
-            s->cancels = mostly_cancels(s->r, &cols, from, to);
+            s->cancels = item.interval < item.intervals && mostly_cancels(s->r, &cols, look[0], look[1]);
             start_head(&s->head);
-            attach(a, place, (top + g) * ROWS_A_BLOCK, &s->head);
+            attach(a, place, item.first, &s->head);
             for (int e = 0; e < OUTPUTS; ++e) start(s->acc + e);
         }
 
         const u64 before = flush_subnormals();
         i64 c[COLUMN_AXES] = {COLUMN_AXES > 1 ? begin : 0}, index = COLUMN_AXES > 1 ? begin * behind : 0;
         for (int axis = COLUMN_AXES > 1 && begin == end ? -1 : 0; axis >= 0;) {
-            for (i64 j = from; j < to; j += PANEL)
-                for (int g = 0; g < group; ++g)
-                    sweep(a, &at, par, &cols, c, index, j, to - j < PANEL ? to : j + PANEL, states + g, part);
-            index += to;
+            const struct Item item = item_of(a, top, rows, 1);
+            for (i64 m = item.interval; m < item.intervals; ++m) {
+                const i64 from = intervals[2 * m], to = intervals[2 * m + 1];
+                for (i64 j = from; j < to; j += PANEL)
+                    for (int g = 0; g < group; ++g)
+                        sweep(a, &at, par, &cols, c, index, j, to - j < PANEL ? to : j + PANEL, states + g, part);
+            }
+            index += all[1];
             for (axis = COLUMN_AXES - 2; axis >= 0 && ++c[axis] == (axis ? sizes[axis] : end); --axis) c[axis] = 0;
         }
         restore_subnormals(before);
 
         for (int g = 0; g < group; ++g)
             for (int e = 0; e < OUTPUTS; ++e) finish(states[g].acc + e);
-        for (int g = 0; g < group; ++g)
+        for (int g = 0; g < group; ++g) {
+            const struct Item item = item_of(a, top + g, rows, 1);
             for (int k = 0; k < NI; ++k) {
-                const i64 row = (top + g) * ROWS_A_BLOCK + k * V, left = rows - row;
+                const i64 row = item.first + k * V, left = item.last - row;
                 if (left <= 0) break;
                 for (int e = 0; e < OUTPUTS; ++e) {
                     char *out[COMPONENTS];
@@ -192,6 +219,7 @@ void reduce(const i64 *a, char *records, char *work, i64 packed, i64 first, i64 
                     store(&states[g].head, states[g].acc + e, k, out, OUTPUTS, left < V ? (int)left : V);
                 }
             }
+        }
     }
 }
 

@@ -12,7 +12,8 @@
 //   RESIDENT, UNROLLED         blocks of a processor at a time, which bounds the registers; unrolled turns over columns
 //   Acc, Head, start, take, merge, turn, finish, store, BLOCK    the reduction (reductions.h)
 //   State, load_state, merge_states, store_state                 its state in memory (states.cuh)
-// Blocks are counted over the splits of the first column axis, all outer indices and the row blocks, from `first` on. Each
+// Blocks are counted over the splits of the first column axis, all outer indices and the row blocks, from `first` on. Where
+// the reduction is RESTRICTED to some pairs, a list says the rows of each block, and the intervals of its columns. Each
 // split, and each group of threads with the same rows, has a state of its own in the output; `join` merges them, in a fixed
 // order.
 #ifndef DUCKKEOPS_PRELUDE
@@ -20,6 +21,13 @@
 #endif
 #ifndef SHARED_BYTES
 #define SHARED_BYTES 32768
+#endif
+
+#ifndef RESTRICTED
+#define RESTRICTED 0
+#define ITEM_COUNT 0
+#define ITEMS 0
+#define INTERVALS 0
 #endif
 
 struct Arguments {
@@ -35,9 +43,11 @@ constexpr __device__ int fitting(int columns) {
 #endif
 enum { TILE_COLUMNS = fitting(LONGEST_TILE), OWN_ROWS = RUNS * NI, GROUPS = THREADS / ROWS_AT_ONCE, APART = BLOCK < 1 << 30 };
 
-// The place of a block: its row block, its index of the outer axes, its columns of the first axis.
+// The place of a block: its rows, its index of the outer axes, its columns of the first axis.
 struct Place {
-    i64 rows, top, split, outer, begin, end;
+    i64 rows, first, last, split, outer, begin, end;
+    const i64 *intervals;  // of the last column axis: `count` of them
+    i64 count, all[2];
 };
 
 // The columns of a block for its rows. `coarse`: coordinates are too large to be scaled (scaling.py).
@@ -52,8 +62,8 @@ INL void sweep(const i64 *a, const struct At &at, const struct Par &par, const P
     i64 i[OWN_ROWS];
     int n[OWN_ROWS];
     UNROLL for (int k = 0; k < OWN_ROWS; ++k) {
-        const i64 own = (place.top * OWN_ROWS + k) * ROWS_AT_ONCE + lane;
-        i[k] = own < place.rows ? own : place.rows - 1;
+        const i64 own = place.first + k * ROWS_AT_ONCE + lane;
+        i[k] = own < place.last ? own : place.last - 1;
         n[k] = 1;
         fill_row(a, &at, &par, i[k], 1, row + k);
     }
@@ -71,19 +81,21 @@ INL void sweep(const i64 *a, const struct At &at, const struct Par &par, const P
         UNROLL for (int e = 0; e < OUTPUTS; ++e) start(acc[r] + e);
     }
 
-    const i64 from = COLUMN_AXES > 1 ? 0 : place.begin, to = COLUMN_AXES > 1 ? sizes[COLUMN_AXES - 1] : place.end;
     i64 c[COLUMN_AXES] = {COLUMN_AXES > 1 ? place.begin : 0}, index = COLUMN_AXES > 1 ? place.begin * behind : 0;
     struct Cols cols;
+    int turn_of = 0;
     for (int axis = place.begin == place.end ? -1 : 0; axis >= 0;) {
         if (COLUMN_AXES > 1) {
             __syncthreads();  // nobody reads the records of the last index
             if (thread == 0) fill_others(a, &at, &par, c, &others);
         }
-        for (i64 j = from; j < to; j += TILE_COLUMNS) {
+        for (i64 m = 0; m < (RESTRICTED ? place.count : 1); ++m)
+        for (i64 j = RESTRICTED ? place.intervals[2 * m] : place.all[0], to = RESTRICTED ? place.intervals[2 * m + 1] : place.all[1]; j < to; j += TILE_COLUMNS) {
             const int count = to - j < TILE_COLUMNS ? (int)(to - j) : TILE_COLUMNS;
             // While some warps fill this tile others may still read the last one, but not the one before it: the barrier.
-            INNER *const tile = tiles[(j - from) / TILE_COLUMNS & 1];
-            for (int m = thread; m < count; m += THREADS) fill_inner(a, &at, &par, j + m, tile + m);
+            INNER *const tile = tiles[turn_of];
+            turn_of ^= 1;
+            for (int q = thread; q < count; q += THREADS) fill_inner(a, &at, &par, j + q, tile + q);
             __syncthreads();
             if (APART) UNROLL for (int r = 0; r < RUNS; ++r) UNROLL for (int e = 0; e < OUTPUTS; ++e) start(part[r] + e);
             const int whole = coarse ? 0 : count / NJ * NJ;  // coarse ones are seldom: one column at a time, for less code
@@ -104,14 +116,14 @@ INL void sweep(const i64 *a, const struct At &at, const struct Par &par, const P
                 turn(head + r);
             }
         }
-        index += to;
+        index += place.all[1];
         for (axis = COLUMN_AXES - 2; axis >= 0 && ++c[axis] == (axis ? sizes[axis] : place.end); --axis) c[axis] = 0;
     }
 
     const i64 part_of_all = (place.split * GROUPS + group) * outer_count(a) + place.outer;
     UNROLL for (int r = 0; r < RUNS; ++r) UNROLL for (int k = 0; k < NI; ++k) {
-        const i64 own = (place.top * OWN_ROWS + r * NI + k) * ROWS_AT_ONCE + lane;
-        if (own < place.rows) UNROLL for (int e = 0; e < OUTPUTS; ++e) {
+        const i64 own = place.first + (r * NI + k) * ROWS_AT_ONCE + lane;
+        if (own < place.last) UNROLL for (int e = 0; e < OUTPUTS; ++e) {
             char *out[COMPONENTS];
             output_at(a, part_of_all * place.rows + own, e, out);
             finish(acc[r] + e);
@@ -125,18 +137,18 @@ INL void sweep(const i64 *a, const struct At &at, const struct Par &par, const P
 INL int is_coarse(const i64 *a, const struct At &at, const struct Par &par, const Place &place) {
     int far = 0;
     for (int k = 0; k < OWN_ROWS; ++k) {
-        const i64 own = (place.top * OWN_ROWS + k) * ROWS_AT_ONCE + threadIdx.x % ROWS_AT_ONCE;
+        const i64 own = place.first + k * ROWS_AT_ONCE + threadIdx.x % ROWS_AT_ONCE;
         struct Row row;
-        fill_row(a, &at, &par, own < place.rows ? own : place.rows - 1, 1, &row);
+        fill_row(a, &at, &par, own < place.last ? own : place.last - 1, 1, &row);
         far |= far_row(&row);
     }
-    i64 sizes[COLUMN_AXES];
-    column_sizes(a, sizes);
-    const i64 to = COLUMN_AXES > 1 ? sizes[COLUMN_AXES - 1] : place.end;
-    for (i64 j = (COLUMN_AXES > 1 ? 0 : place.begin) + threadIdx.x; j < to; j += THREADS) {
-        INNER column;
-        fill_inner(a, &at, &par, j, &column);
-        far |= far_inner(&column);
+    for (i64 m = 0; m < (RESTRICTED ? place.count : 1); ++m) {
+        const i64 from = RESTRICTED ? place.intervals[2 * m] : place.all[0], to = RESTRICTED ? place.intervals[2 * m + 1] : place.all[1];
+        for (i64 j = from + threadIdx.x; j < to; j += THREADS) {
+            INNER column;
+            fill_inner(a, &at, &par, j, &column);
+            far |= far_inner(&column);
+        }
     }
     return __syncthreads_or(far);
 }
@@ -147,11 +159,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) reduce(const __g
     __shared__ struct Par par;
     __shared__ INNER tiles[2][TILE_COLUMNS];  // of the last axis
     __shared__ OTHERS others;                 // the records of one index of each other axis
-    const i64 rows = row_count(a), blocks = (rows + OWN_ROWS * ROWS_AT_ONCE - 1) / (OWN_ROWS * ROWS_AT_ONCE), outers = outer_count(a);
+    const i64 rows = row_count(a), outers = outer_count(a), block_rows = OWN_ROWS * ROWS_AT_ONCE;
+    const i64 blocks = RESTRICTED ? a[ITEM_COUNT] : (rows + block_rows - 1) / block_rows;
     const i64 number = first + blockIdx.x, above = number / blocks, split = above / outers;
     i64 sizes[COLUMN_AXES];
     column_sizes(a, sizes);
-    const Place place = {rows, number % blocks, split, above % outers, sizes[0] * split / a[SPLITS], sizes[0] * (split + 1) / a[SPLITS]};
+    const i64 *const item = RESTRICTED ? (const i64 *)a[ITEMS] + 4 * (number % blocks) : 0;
+    const i64 top = number % blocks * block_rows, begin = sizes[0] * split / a[SPLITS], end = sizes[0] * (split + 1) / a[SPLITS];
+    const Place place = {
+        rows, RESTRICTED ? item[0] : top, RESTRICTED ? item[1] : rows, split, above % outers, begin, end,
+        RESTRICTED ? (const i64 *)a[INTERVALS] + 2 * item[2] : 0, RESTRICTED ? item[3] - item[2] : 1,
+        {COLUMN_AXES > 1 ? 0 : begin, COLUMN_AXES > 1 ? sizes[COLUMN_AXES - 1] : end}};
     struct At at;
     locate(a, place.outer, &at);
     if (threadIdx.x == 0) fill_par(a, &at, &par);

@@ -587,6 +587,12 @@ INL void start(Acc *acc) {
     ROWS {
         acc->waiting[k] = acc->filled[k] = 0;
         acc->worst[k] = VAL_(splat)(0);
+#if defined RESTRICTED && TOPK <= 32  // rows may have fewer columns
+        for (int m = 0; m < TOPK; ++m) {
+            acc->value[k][m] = VAL_(splat)(0);
+            acc->at[k][m] = IDX_(largest)();
+        }
+#endif
     }
 #if TOPK > 32
     ROWS for (int m = 0; m < POWER; ++m) {

@@ -101,6 +101,10 @@ class Memory:
         return np.concatenate(tuple(arrays), -1)
 
     @staticmethod
+    def from_host(array: np.ndarray) -> np.ndarray:
+        return array.copy()
+
+    @staticmethod
     def permuted(array: np.ndarray, order: Any) -> np.ndarray:
         return array.transpose(order)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import duckkeops
-from duckkeops import LazyArray, config, offload
+from duckkeops import BlockPairs, LazyArray, config, offload
 from duckkeops.engines import cuda
 from duckkeops.errors import UnsupportedError
 
@@ -136,6 +136,32 @@ def test_torch_values_and_gradients(torch):
         torch.testing.assert_close(one.cpu(), other, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("transform", ["jacfwd", "hessian", "jvp of jvp", "of joined parts"])
+def test_torch_transforms(torch, transform):
+    func = torch.func
+
+    def loss(x, y):
+        d = distances(x, y)
+        if transform == "of joined parts":
+            d = torch.cat([d, 2 * d], 1)
+        return (-d).exp().mean(1).square().sum()
+
+    def pushed(f, x):
+        return func.jvp(f, (x,), (torch.ones_like(x),))[1]
+
+    def found(x, y, scale):
+        if transform == "jacfwd":  # with respect to a number, which may be on the CPU
+            return func.jacfwd(lambda s: (-s * distances(x, y)).exp().sum(1))(scale)
+        if transform == "hessian":
+            return func.hessian(lambda x: loss(x, y))(x)
+        return pushed(lambda x: pushed(lambda x: loss(x, y), x), x)
+
+    x, y = (torch.from_numpy(a).double() for a in clouds(5, 7))
+    want = found(x, y, torch.tensor(2.0, dtype=torch.float64))
+    for scale in (torch.tensor(2.0, dtype=torch.float64), torch.tensor(2.0).double().cuda()):
+        torch.testing.assert_close(found(x.cuda(), y.cuda(), scale).cpu(), want)
+
+
 def test_torch_numbers_on_the_cpu_mix(torch):
     x, y = (torch.from_numpy(a).cuda() for a in clouds())
     scale = torch.tensor(2.0, requires_grad=True)
@@ -256,6 +282,47 @@ def test_a_second_device(kind, request):
         with library.cuda.Device(1):
             x, y = (library.asarray(a) for a in clouds())
         assert np.exp(-distances(x, y)).sum(axis=1).device.id == 1
+
+
+# -- blocks of pairs -------------------------------------------------------------------------------
+
+
+def kept_of(m, n):
+    mask = np.random.default_rng(0).random((9, 7)) < 0.4
+    rows, columns = (np.linspace(0, size, k).astype(int) for size, k in ((m, 10), (n, 8)))
+    dense = np.repeat(np.repeat(mask, np.diff(rows), 0), np.diff(columns), 1)
+    return BlockPairs(mask, rows, columns), dense
+
+
+def test_restricted_cupy_arrays(cupy):
+    (x, y), (kept, mask) = clouds(), kept_of(700, 900)
+    d = distances(cupy.asarray(x), cupy.asarray(y)).restrict(kept)
+    want = np.where(mask, dense(x, y), np.inf)
+    np.testing.assert_array_equal(cupy.asnumpy(np.argmin(d, axis=1)), want.argmin(1))
+    np.testing.assert_allclose(
+        cupy.asnumpy(np.exp(-d).sum(axis=0)), np.exp(-want).sum(0), rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("sizes", [(700, 900), (20_000, 30_000)], ids=str)
+def test_restricted_tensors_and_their_gradients(torch, sizes):
+    (x, y), (kept, mask) = clouds(*sizes), kept_of(*sizes)
+    a, b = (torch.from_numpy(t).cuda().requires_grad_() for t in (x, y))
+    mask = torch.from_numpy(mask).cuda()
+
+    def loss(k):
+        return k.sum(1).square().mean()
+
+    plain = ((a[:, None] - b) ** 2).sum(-1) if sizes[0] < 1000 else torch.cdist(a, b) ** 2
+    want = torch.autograd.grad(loss((-plain).exp() * mask), (a, b))
+    got = torch.autograd.grad(loss((-distances(a, b)).exp().restrict(kept)), (a, b))
+    for g, w in zip(got, want, strict=True):
+        torch.testing.assert_close(g, w, rtol=1e-3, atol=1e-3 * float(w.abs().max()))
+    d = distances(a.detach(), b.detach()).restrict(kept)
+    values, places = d.topk(3, 1, largest=False)
+    some = torch.where(mask, plain, torch.inf).detach().topk(3, 1, largest=False)
+    torch.testing.assert_close(values, some.values, rtol=1e-2, atol=1e-3)
+    assert (places >= 0).all()
 
 
 # -- arrays of the CPU -----------------------------------------------------------------------------

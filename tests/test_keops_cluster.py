@@ -239,10 +239,42 @@ def test_centroids_of_many_points_keep_their_digits(library):
 
 
 @each_library
-def test_centroids_of_integers_are_means(library):
-    x, lab = array(library, [[0], [1], [5]]), array(library, [0, 0, 1])
-    mean = OURS[library].cluster_centroids(x, lab)
+@pytest.mark.parametrize("dtype", [np.int32, np.uint8, np.float16])
+def test_other_dtypes(library, dtype):
+    """KeOps cuts means of integers to integers."""
+    x, lab = array(library, [[0], [1], [5]], dtype), array(library, [0, 0, 1])
+    assert dense(OURS[library].grid_cluster(x, 2)).tolist() == [0, 0, 1]
+    _, mean, count = OURS[library].cluster_ranges_centroids(x, lab)
     assert dense(mean).tolist() == [[0.5], [5.0]]
+    assert dense(mean).dtype == (np.float16 if dtype is np.float16 else np.float64)
+    assert dense(count).tolist() == [2.0, 1.0]
+
+
+@each_library
+def test_counts_of_half_precision_points_are_exact(library):
+    x, lab = array(library, np.ones((70_001, 1)), np.float16), array(library, np.zeros(70_001, int))
+    _, mean, count = OURS[library].cluster_ranges_centroids(x, lab)
+    assert (dense(mean).tolist(), dense(count).tolist()) == ([[1.0]], [70_001.0])
+
+
+@each_library
+def test_complex_points_are_refused(library):
+    with pytest.raises(DtypeError, match=r"points are real, and have the dtype .*complex64"):
+        OURS[library].grid_cluster(array(library, np.ones((2, 1)), np.complex64), 1.0)
+
+
+@each_library
+def test_rows_need_not_be_contiguous(library):
+    x, lab = RNG.normal(size=(30, 6)), RNG.integers(0, 4, 60)
+    view = array(library, x)[:, ::2] if library == "numpy" else array(library, x.T.copy()).T[:, ::2]
+    labels = array(library, lab)[::2]
+    ours = OURS[library]
+    same(ours.grid_cluster(view, 0.5), ours.grid_cluster(array(library, x[:, ::2].copy()), 0.5))
+    same(
+        ours.cluster_centroids(view, labels),
+        array(library, direct(x[:, ::2], lab[::2], np.ones(30))[1]),
+        exact=False,
+    )
 
 
 def test_centroids_are_differentiable():
@@ -362,6 +394,31 @@ def test_swap_axes(library):
     assert OURS[library].swap_axes(None) is None
     with pytest.raises(ValueError, match="six arrays, and got 2"):
         OURS[library].swap_axes((1, 2))
+
+
+@each_library
+def test_block_sparse_reduction(library):
+    """The whole way, beside the dense matrix with zeros: clusters, sorted points, pairs, sums."""
+    ours, keops = OURS[library], {"numpy": of_numpy, "torch": of_torch}[library]
+    x, y, b = RNG.random((90, 4)), RNG.random((70, 4)), RNG.normal(size=(70, 2))
+    clouds = []
+    for cloud in ((x,), (y, b)):
+        cloud = tuple(array(library, a) for a in cloud)
+        lab = ours.grid_cluster(cloud[0], 0.5)
+        ranges, centroids, _ = ours.cluster_ranges_centroids(cloud[0], lab)
+        clouds.append((*ours.sort_clusters(cloud, lab)[0], ranges, centroids))
+    (x, x_ranges, x_c), (y, b, y_ranges, y_c) = clouds
+    keep = ((x_c[:, None] - y_c) ** 2).sum(-1) < 0.3
+    K = (-keops.Vi(x).sqdist(keops.Vj(y))).exp()
+    K.ranges = ours.from_matrix(x_ranges, y_ranges, keep)
+    x, y, b, keep, x_ranges, y_ranges = map(dense, (x, y, b, keep, x_ranges, y_ranges))
+    assert 0 < keep.sum() < keep.size
+    mask = keep.repeat(np.diff(x_ranges)[:, 0], 0).repeat(np.diff(y_ranges)[:, 0], 1)
+    values = np.exp(-((x[:, None] - y) ** 2).sum(-1)) * mask
+    np.testing.assert_allclose(dense(K @ array(library, b)), values @ b, rtol=1e-10)
+    np.testing.assert_allclose(dense(K.sum(0))[:, 0], values.sum(0), rtol=1e-10)
+    across = K.t() @ array(library, values[:, 0].copy())
+    np.testing.assert_allclose(dense(across).ravel(), values.T @ values[:, 0], rtol=1e-10)
 
 
 def test_both_libraries_have_the_names():

@@ -119,6 +119,7 @@ ORDER = (
     "importing",
     "display",
     "pickling",
+    "restriction",
     "tensors",
     "rewrite",
     "gradients",

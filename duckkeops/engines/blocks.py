@@ -12,18 +12,27 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from duckkeops import expr, views
+from duckkeops import expr, restriction, views
 from duckkeops.engines import tiles
 from duckkeops.engines.tiles import Box, Library
 from duckkeops.expr import Apply, Broadcast, Concat, Input, Node, Reduce, Scalar, Table, Vjp
 from duckkeops.importing import import_whole
-from duckkeops.reductions import State, astype, computed, native, result
+from duckkeops.reductions import (
+    State,
+    astype,
+    components,
+    computed,
+    native,
+    neutral,
+    parameter,
+    result,
+)
 from duckkeops.tensors import is_tensor
 
 TILE_BYTES = 32 << 20
@@ -92,7 +101,64 @@ def _reduced(work: _Work, node: Reduce, tile_bytes: float) -> State:
         columns = {a: box[a].stop - box[a].start for a in node.axes}
         return work.state(node, values(box), len(node.whole), columns, first)
 
+    pairs = restriction.of(node)
+    if pairs is not None:
+        return _over_pairs(work, node, pairs, cost, tile, tile_bytes)
     return tiles.reduced(work, node.row, node.params, node.whole, node.axes, cost, tile, tile_bytes)
+
+
+def _over_pairs(
+    work: _Work,
+    node: Reduce,
+    pairs: restriction.Pairs,
+    cost: Callable[[Box], float],
+    tile: Callable[[Box, int], State],
+    tile_bytes: float,
+) -> State:
+    """The state over some pairs, by tiles of the intervals of each range of rows."""
+    xp, kept = work.xp, [a for a in range(len(node.whole)) if a not in node.axes]
+    which = next((k for k, a in enumerate(pairs.axes) if a in kept), 0)
+    row, column = pairs.axes[which], pairs.axes[1 - which]
+    side, n = pairs.kept.sides[which], node.whole[row]
+    strides = {a: math.prod(node.whole[b] for b in node.axes if b > a) for a in node.axes}
+    apart = row in node.axes and node.row.places  # flat positions lie side by side in one row only
+    out = work.nothing(node, [node.whole[a] for a in kept])
+    for first, last, one, end in side.items(1 if apart else n).tolist():
+        state: State | None = None
+        for start, stop in side.columns[one:end].tolist():
+            at = [0] * len(node.whole)
+            at[row], at[column] = first, start
+            whole = list(node.whole)
+            whole[row], whole[column] = last - first, stop - start
+
+            def moved(box: Box, at: Sequence[int] = at) -> Box:
+                return tuple(slice(s.start + k, s.stop + k) for s, k in zip(box, at, strict=True))
+
+            def part(box: Box, _: int) -> State:
+                there = moved(box)
+                return tile(there, sum(there[a].start * strides[a] for a in node.axes))
+
+            found = tiles.reduced(
+                work,
+                node.row,
+                node.params,
+                whole,
+                node.axes,
+                lambda box: cost(moved(box)),
+                part,
+                tile_bytes,
+            )
+            state = found if state is None else node.row.merge(xp, state, found, node.params)
+        if state is None:
+            continue
+        state = work.padded(node, state)
+        if row in node.axes:
+            out = node.row.merge(xp, out, state, node.params)
+            continue
+        place = tuple(slice(first, last) if a == row else slice(None) for a in kept)
+        for every, s in zip(out, state, strict=True):
+            every[(*place, ...)] = s
+    return out
 
 
 def _values(work: _Work, args: Sequence[Node], whole: Sequence[int], limit: float) -> Any:
@@ -282,6 +348,23 @@ class _Work(Library):
             shape = (*node.shape[: node.axis], a.shape[node.axis], *node.shape[node.axis + 1 :])
             parts.append(self.xp.broadcast_to(self._array(node, v), shape))
         return self.xp.concat(parts, axis=node.axis)
+
+    def nothing(self, node: Reduce, shape: Sequence[int]) -> State:
+        """The state of a reduction over no entries, for rows of this shape."""
+        return tuple(
+            self.xp.full((*shape, *extra), worst, dtype=native(self.xp, dtype), **self.where)
+            for (_, dtype, extra), worst in zip(components(node), neutral(node), strict=True)
+        )
+
+    def padded(self, node: Reduce, state: State) -> State:
+        """The same; a list of fewer than k entries with places that nobody took."""
+        if node.row.name != "topk":
+            return state
+        k = parameter(node.params, "k") - state[0].shape[-1]
+        rest = self.nothing(node, state[0].shape[:-1])
+        return tuple(
+            self.xp.concat([s, r[..., :k]], axis=-1) for s, r in zip(state, rest, strict=True)
+        )
 
     def state(
         self, node: Reduce, values: Sequence[Any], ndim: int, columns: dict[int, int], first: int

@@ -27,7 +27,7 @@ def set_build_folder(path: str | os.PathLike[str] | None = None) -> None:
         _before.append(os.environ.get(VARIABLE))
     if path is None:
         path = _before.pop()
-    if path is None:
+    if not path:
         os.environ.pop(VARIABLE, None)
         return
     folder = Path(path).expanduser().absolute()

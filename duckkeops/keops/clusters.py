@@ -41,6 +41,10 @@ def _is_whole(x: Any) -> bool:
     return not (x.dtype.is_floating_point or x.dtype.is_complex or str(x.dtype) == "torch.bool")
 
 
+def _is_float(x: Any) -> bool:
+    return x.dtype.kind == "f" if isinstance(x, np.ndarray) else x.dtype.is_floating_point
+
+
 def _labels(lab: Any) -> Any:
     """The labels, int64 of shape (M,). Raises what the public functions raise for others."""
     if not _is_whole(lab):
@@ -58,6 +62,8 @@ def _points(x: Any, lab: Any = None, *others: Any) -> Any:
     _xp(x, lab, *others)
     if x.ndim != 2:
         raise ShapeError(f"points have the shape (M, D), and got {tuple(x.shape)}.")
+    if "complex" in str(x.dtype):
+        raise DtypeError(f"points are real, and have the dtype {x.dtype}: cut x.real and x.imag.")
     if lab is not None and lab.shape[0] != x.shape[0]:
         raise ShapeError(f"each point has a label, and got {lab.shape[0]} for {x.shape[0]} points.")
     return x
@@ -86,9 +92,10 @@ def _ranges(ranges: Any, name: str) -> Any:
 # -- labels ----------------------------------------------------------------------------------------
 
 
-def cells(x: Any, size: Any) -> Any:
+def cells(x: Any, size: Any, from_least: bool) -> Any:
     """The number of each point's cell among those that hold points, in the order of their
-    coordinates, int64: points of x, (M, D), in cubes of side `size`, or boxes of sides (D,).
+    coordinates, int64: points of x, (M, D), in cubes of side `size`, or boxes of sides (D,), from
+    the origin, or the least coordinates.
 
     Raises ValueError for sides that are not positive, and points that are not finite.
     """
@@ -97,7 +104,7 @@ def cells(x: Any, size: Any) -> Any:
     sides = np.asarray(size if xp is np or not hasattr(size, "cpu") else size.detach().cpu())
     if sides.shape not in ((), (1,), (x.shape[1],)) or not (sides > 0).all():
         raise ValueError(f"the side of a cell is a positive number, or D of them, and is {size}.")
-    places = xp.floor(x / size)
+    places = xp.floor((x - xp.amin(x, 0) if from_least and len(x) else x) / size)
     if not bool(xp.isfinite(places).all()):
         raise ValueError(
             "a point of x is not finite, or has no cell: its coordinates over the side overflow."
@@ -188,9 +195,11 @@ def _like(x: Any) -> dict[str, Any]:
     return {"dtype": x.dtype} if isinstance(x, np.ndarray) else dict(dtype=x.dtype, device=x.device)
 
 
-def _real(x: Any) -> Any:
-    """The dtype of means: float64 for integers."""
-    return _xp(x).float64 if _is_whole(x) else x.dtype
+def _real(x: Any, least_bytes: int = 2) -> Any:
+    """The dtype of means or sums of x: float64 of integers."""
+    if not _is_float(x):
+        return _xp(x).float64
+    return x.dtype if x.dtype.itemsize >= least_bytes else _xp(x).float32
 
 
 def _masses(x: Any, lab: Any, weights: Any, count: int) -> Any:
@@ -238,7 +247,7 @@ def cluster_ranges_centroids(x: Any, lab: Any, weights: Any, min_weight: float |
     ranges = cluster_ranges(lab)
     mass = _masses(x, lab, weights, len(ranges))
     centroids = cluster_centroids(x, lab, mass, weights, mass)
-    return ranges, centroids, _cast(mass[:, 0], _real(x if weights is None else weights))
+    return ranges, centroids, _cast(mass[:, 0], _real(x if weights is None else weights, 4))
 
 
 # -- pairs of clusters -----------------------------------------------------------------------------

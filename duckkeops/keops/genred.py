@@ -18,7 +18,7 @@ from duckkeops.keops.formulas import (
 from duckkeops.keops.lazytensor import Data, solution
 from duckkeops.keops.libraries import Library, library_of
 from duckkeops.keops.parsing import alias, parsed
-from duckkeops.keops.reducing import Sizes, answered, canonical, options, written
+from duckkeops.keops.reducing import Sizes, answered, canonical, options, pairs_of, written
 
 
 class _Call:
@@ -174,6 +174,8 @@ class KernelSolve:
             raise duckkeops.UnsupportedError("KernelSolve takes no batches: solve each by itself.")
         with options({**self._how, **how}, str(lib.dtype).rpartition(".")[2], on_device):
             kernel = value(lib, of_pairs(self._kernel), given)[..., 0]
+            kept = pairs_of({**self._how, **how}.get("ranges"), kernel.shape)
+            kernel = kernel if kept is None else kernel.restrict(kept)
             kernel = kernel if call.axis == 1 else kernel.T
             b = args[self._var.index]  # type: ignore[index]
             return solution(kernel, b, alpha, eps)

@@ -29,7 +29,7 @@ from duckkeops.keops.formulas import (
     variables,
 )
 from duckkeops.keops.libraries import Library
-from duckkeops.keops.reducing import Sizes, answered, canonical, options, written
+from duckkeops.keops.reducing import Sizes, answered, canonical, options, pairs_of, written
 
 FLOATS = (float, np.floating)
 COMPLEX = {  # the rows of complex numbers
@@ -794,6 +794,8 @@ def solved(tensor: GenericLazyTensor, args: Sequence[Any], how: dict[str, Any]) 
         other = args[v.index] if v.index is not None else v.data.array
     with options(how, str(lib.dtype).rpartition(".")[2], getattr(other, "is_cuda", False)):
         kernel = value(lib, tensor._formula, given)[..., 0]
+        kept = pairs_of(how.get("ranges"), kernel.shape)
+        kernel = kernel if kept is None else kernel.restrict(kept)
         return solution(kernel if tensor.axis == 1 else kernel.T, other, alpha, eps)
 
 

@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 import duckkeops
 from duckkeops import LazyArray
 from duckkeops.keops.counting import count_call
@@ -57,9 +59,12 @@ def reduced(
     given: Callable[[Variable], Any],
     weight: Formula | None = None,
     k: int | None = None,
+    kept: duckkeops.BlockPairs | None = None,
 ) -> Any:
-    """The reduction: (..., M, D) over j, (..., N, D) over i; a pair for those with places."""
-    whole = _Whole(lib, sizes, axis, formula.dim)
+    """The reduction: (..., M, D) over j, (..., N, D) over i; a pair for those with places. `kept`:
+    the pairs that it is over, where not all.
+    """
+    whole = _Whole(lib, sizes, axis, formula.dim, kept)
     x = whole(value(lib, formula, given))
     if op in ("KMin", "ArgKMin", "KMin_ArgKMin"):
         if k is None or k < 1:
@@ -97,8 +102,15 @@ def reduced(
 class _Whole:
     """Values over all pairs, and their reductions over one of the two axes."""
 
-    def __init__(self, lib: Library, sizes: Sizes, axis: int, dim: int):
-        self.lib, self.sizes, self.dim = lib, sizes, dim
+    def __init__(
+        self,
+        lib: Library,
+        sizes: Sizes,
+        axis: int,
+        dim: int,
+        pairs: duckkeops.BlockPairs | None,
+    ):
+        self.lib, self.sizes, self.dim, self.pairs = lib, sizes, dim, pairs
         self.batch = len(sizes.batch)
         self.axis = self.batch + axis
         lengths = [1 if n is None else n for n in (sizes.ni, sizes.nj)]
@@ -114,10 +126,14 @@ class _Whole:
                 x.reshape((1,) * (self.batch + 3 - x.ndim) + tuple(x.shape)), 1, self.batch
             )
         lead = (1,) * (self.batch + 3 - x.ndim) + tuple(x.shape[:-1])
-        if lead[self.axis] != self.count:
+        if self.pairs is not None:
+            lead = (*lead[: self.batch], *self.pairs.shape)
+        elif lead[self.axis] != self.count:
             lead = (*lead[: self.axis], self.count, *lead[self.axis + 1 :])
         if lead != tuple(x.shape[:-1]):
             x = lib.xp.broadcast_to(x, (*lead, x.shape[-1]))
+        if self.pairs is not None:
+            x = x.restrict(self.pairs, (self.batch, self.batch + 1))
         return x
 
     def finished(self, out: Any) -> Any:
@@ -144,6 +160,8 @@ class _Whole:
         lib, found = self.lib, min(k, self.count)
         out = []
         pairs = duckkeops.topk(x, found, axis=self.axis, largest=False)
+        if self.pairs is not None:
+            pairs = pairs[0], pairs[1].clip(0)
         for array, rest in zip(pairs, (float("inf"), 0), strict=True):
             if k > found:
                 array = lib.padded(array, k - found, self.axis, rest)
@@ -161,13 +179,53 @@ def answered(how: dict[str, Any], arrays: Sequence[Any], lib: Library, *what: An
     count_call(what[0])
     on_device = any(getattr(a, "is_cuda", False) for a in arrays)
     with options(how, str(lib.dtype).rpartition(".")[2], on_device):
-        out = reduced(lib, *what)
+        sizes = what[3]
+        kept = pairs_of(how.get("ranges"), (sizes.ni or 1, sizes.nj or 1))
+        out = reduced(lib, *what, kept=kept)
         wanted = [a for a in arrays if getattr(a, "requires_grad", False)]
         if wanted:
             formulas = [f for f in (what[1], what[5]) if f is not None]
             if len(set().union(*map(depends, formulas))) < len(arrays):
                 return lib.connected(out, wanted)
         return out
+
+
+_patterns: dict[tuple[int, ...], tuple[Any, ...]] = {}
+PATTERNS = 16  # kept, with the arrays they were made of
+
+
+def pairs_of(ranges: Any, shape: tuple[int, int]) -> duckkeops.BlockPairs | None:
+    """KeOps's ranges=, six arrays, as blocks of pairs: made once for arrays that do not change.
+
+    Raises ValueError for what is not six arrays, ShapeError where they do not fit.
+    """
+    if ranges is None:
+        return None
+    if not isinstance(ranges, tuple | list) or len(ranges) != 6:
+        raise ValueError(
+            "ranges= is (ranges_i, slices_i, redranges_j, ranges_j, slices_j, redranges_i).\n"
+            "  pykeops.torch.cluster.from_matrix makes them."
+        )
+    key = (*map(id, ranges), *shape)
+    state = tuple(_state(a) for a in ranges)
+    if key in _patterns:
+        _, then, kept = _patterns[key]
+        if all(_same(a, b) for a, b in zip(state, then, strict=True)):
+            return kept
+    kept = duckkeops.BlockPairs.from_ranges(*ranges, shape=shape)
+    if len(_patterns) >= PATTERNS:
+        _patterns.pop(next(iter(_patterns)), None)
+    _patterns[key] = tuple(ranges), state, kept
+    return kept
+
+
+def _state(array: Any) -> Any:
+    """What tells whether the entries were changed: a tensor's version, of others a copy."""
+    return array._version if hasattr(array, "_version") else np.array(array)
+
+
+def _same(a: Any, b: Any) -> bool:
+    return np.array_equal(a, b)
 
 
 @contextlib.contextmanager
@@ -182,11 +240,6 @@ def options(given: dict[str, Any], dtype: str, on_device: bool) -> Iterator[None
     if unknown:
         raise TypeError(
             f"{unknown[0]}= is no option of a KeOps reduction.\n  Use one of {', '.join(OPTIONS)}."
-        )
-    if given.get("ranges") is not None:
-        raise duckkeops.UnsupportedError(
-            "block-sparse reductions, ranges=, are not there yet.\n"
-            "  Where the ranges are a mask, put a bias of -inf or a factor of 0 into the formula."
         )
     if given.get("optional_flags"):
         raise duckkeops.UnsupportedError(

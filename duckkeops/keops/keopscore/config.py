@@ -8,6 +8,17 @@ from typing import Any
 from duckkeops.engines import cuda
 from duckkeops.keops import building
 
+__all__ = [
+    "config",
+    "cuda_config",
+    "get_config",
+    "get_cuda_config",
+    "get_openmp_config",
+    "get_platform_config",
+    "openmp_config",
+    "platform_detector",
+]
+
 
 class _Settings:
     """A part of KeOps's configuration."""

@@ -36,14 +36,14 @@ def grid_cluster(x: Any, size: Any) -> Any:
     >>> grid_cluster(np.array([[0.0], [0.1], [0.9], [0.05], [0.5]]), 0.2)
     array([0, 0, 2, 0, 1])
     """
-    return cells(x, size)
+    return cells(x, size, False)
 
 
 def cluster_ranges_centroids(x: Any, lab: Any, weights: Any = None) -> tuple[Any, Any, Any]:
     """Ranges (C, 2), centroids (C, D) and total weights (C,) of clusters.
 
     Shapes: x (M, D), lab (M,), weights (M,), 1 where there are none. Total weights have the dtype
-    of weights, or of x. Raises what cluster_centroids raises.
+    of weights, or of x, float32 at least. Raises what cluster_centroids raises.
 
     >>> import numpy as np
     >>> cluster_ranges_centroids(np.array([[0.0], [0.5], [2.0]]), np.array([0, 0, 1]))[1:]

@@ -39,8 +39,7 @@ def grid_cluster(x: Any, size: Any) -> Any:
     tensor([0, 0, 2, 0, 1], dtype=torch.int32)
     """
     with torch.no_grad():
-        corner = x.amin(0) if x.ndim == 2 and len(x) else 0
-        return cells(x - corner, size).int()
+        return cells(x, size, True).int()
 
 
 def cluster_ranges_centroids(
@@ -49,7 +48,8 @@ def cluster_ranges_centroids(
     """Ranges (C, 2), centroids (C, D) and total weights (C,) of clusters.
 
     Shapes: x (M, D), lab (M,), weights (M,), 1 where there are none, and at least min_weight. Total
-    weights have the dtype of weights, or of x. Raises what cluster_centroids raises.
+    weights have the dtype of weights, or of x, float32 at least. Raises what cluster_centroids
+    raises.
 
     >>> x, lab = torch.tensor([[0.0], [0.5], [2.0]]), torch.tensor([0, 0, 1])
     >>> cluster_ranges_centroids(x, lab)[1:]

@@ -1,0 +1,435 @@
+"""Block sparsity: reductions over some blocks of pairs, as if the other pairs were not there.
+
+`BlockPairs` says which blocks are kept. `LazyArray.restrict` records it as an `expr.Restricted`
+node, and `bound` makes a parameter of the reduction of it. A kernel takes a list of row blocks,
+each with the intervals of its columns, made once for a number of rows and a device, and kept here.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.lib.array_utils import normalize_axis_tuple
+
+from duckkeops import expr, rewrite, views
+from duckkeops.errors import ShapeError, UnsupportedError
+from duckkeops.expr import POINT, Concat, Node, Reduce, Restricted
+from duckkeops.operands import on_host
+
+# Reductions that have a value over any number of pairs. The others count them, and all rows have
+# the same number there.
+ROWS = (
+    *("sum", "prod", "min", "max", "argmin", "argmax", "topk", "logsumexp", "softmax_sum"),
+    *("any", "all", "count_nonzero"),
+)
+
+
+class _Side:
+    """For ranges of rows, the intervals of the columns that are kept: one direction of a pattern.
+
+    `rows`: (R, 2), in order and apart; `ends`: of the intervals of each range in `columns`, (C, 2).
+    """
+
+    def __init__(self, rows: np.ndarray, ends: np.ndarray, columns: np.ndarray, size: int):
+        self.rows, self.ends, self.columns, self.size = rows, ends, columns, size
+        self._lists: dict[Any, Any] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs are kept."""
+        lengths = np.concatenate([[0], np.cumsum(np.diff(self.columns).ravel())])
+        starts = np.concatenate([[0], self.ends[:-1]])
+        return int(((lengths[self.ends] - lengths[starts]) * np.diff(self.rows).ravel()).sum())
+
+    def items(self, block: int) -> np.ndarray:
+        """Row blocks of at most `block` rows, (T, 4): first row, last row + 1, and the same of
+        their intervals. Rows that keep no column are in blocks without intervals.
+        """
+        starts = np.concatenate([[0], self.ends[:-1]])
+        gaps = np.concatenate([[0], self.rows.ravel(), [self.size]]).reshape(-1, 2)
+        none = np.zeros_like(gaps)
+        kept = np.stack([*self.rows.T, starts, self.ends], 1)
+        whole = np.concatenate([kept, np.concatenate([gaps, none], 1)])
+        whole = whole[whole[:, 0] < whole[:, 1]]
+        whole = whole[np.argsort(whole[:, 0], kind="stable")]
+        counts = -(-(whole[:, 1] - whole[:, 0]) // block)
+        each = np.repeat(np.arange(len(whole)), counts)
+        number = np.arange(len(each)) - np.repeat(np.cumsum(counts) - counts, counts)
+        first = whole[each, 0] + number * block
+        last = np.minimum(first + block, whole[each, 1])
+        return np.ascontiguousarray(np.stack([first, last, *whole[each, 2:].T], 1))
+
+    def lists(self, block: int, library: Any = None) -> tuple[Any, Any]:
+        """`items` and the intervals, on the device of `library`, made once."""
+        key = (block, None if library is None else (type(library), library.number))
+        with self._lock:
+            if key not in self._lists:
+                found = self.items(block), np.ascontiguousarray(self.columns)
+                if library is not None:
+                    found = tuple(map(library.from_host, found))  # type: ignore[assignment]
+                self._lists[key] = found
+            return self._lists[key]
+
+
+class BlockPairs:
+    """Which blocks of pairs (i, j) of M rows and N columns take part in reductions.
+
+    mask      (R, C) booleans: is block (r, c) kept?
+    rows      (R, 2) integers, first row and last row + 1 of each block; or R + 1 edges of blocks
+              that lie side by side, of which the last is M
+    columns   (C, 2) or C + 1 integers, the same of the columns
+    shape     (M, N); where it is not given, the largest ends of the blocks
+
+    Blocks of rows must not overlap, nor blocks of columns; what is in no block is not kept. The
+    masks and ranges of KeOps's `from_matrix` are those of `from_ranges`. Raises ShapeError for
+    shapes that do not fit each other, and for blocks that overlap or leave the array.
+
+    >>> import numpy as np
+    >>> from duckkeops import BlockPairs, LazyArray
+    >>> kept = BlockPairs([[True, False], [True, True]], rows=[0, 2, 3], columns=[0, 1, 4])
+    >>> x, y = np.arange(3.0), np.arange(4.0)
+    >>> d = (LazyArray(x)[:, None] - LazyArray(y)[None]) ** 2
+    >>> d.restrict(kept).sum(axis=1), d.restrict(kept).sum(axis=0)
+    (array([0., 1., 6.]), array([5., 1., 0., 1.]))
+    >>> kept.density
+    0.5
+    """
+
+    def __init__(
+        self,
+        mask: Any,
+        rows: Any,
+        columns: Any,
+        shape: tuple[int, int] | None = None,
+    ):
+        kept = np.asarray(on_host(mask))
+        if kept.ndim != 2 or kept.dtype.kind not in "biu":
+            raise ShapeError(
+                f"mask has shape {kept.shape} and dtype {kept.dtype}.\n"
+                "  It holds one boolean for each block of rows and block of columns, (R, C)."
+            )
+        at = [_ranges(name, r) for name, r in (("rows", rows), ("columns", columns))]
+        if kept.shape != (len(at[0]), len(at[1])):
+            raise ShapeError(
+                f"mask has shape {kept.shape}, and there are {len(at[0])} blocks of rows and "
+                f"{len(at[1])} of columns.\n  It holds one boolean for each pair of them."
+            )
+        kept = kept.astype(bool)
+        self._finish(shape, (at[0], *_intervals(kept, at[1])), (at[1], *_intervals(kept.T, at[0])))
+
+    @classmethod
+    def from_ranges(
+        cls,
+        ranges_i: Any,
+        slices_i: Any,
+        redranges_j: Any,
+        ranges_j: Any,
+        slices_j: Any,
+        redranges_i: Any,
+        shape: tuple[int, int] | None = None,
+    ) -> BlockPairs:
+        """The same from KeOps's six arrays: rows `ranges_i[k]` are paired with the columns of
+        `redranges_j[slices_i[k - 1]:slices_i[k]]`, and columns `ranges_j[k]` with the rows of
+        `redranges_i[slices_j[k - 1]:slices_j[k]]`. The first three are for reductions over the
+        columns, the last three for those over the rows.
+        """
+        out = object.__new__(cls)
+        sides = []
+        for name, (rows, ends, columns) in (
+            ("i", (ranges_i, slices_i, redranges_j)),
+            ("j", (ranges_j, slices_j, redranges_i)),
+        ):
+            rows = _ranges(f"ranges_{name}", rows)
+            columns = _ranges("redranges", columns, apart=False)
+            ends = np.asarray(on_host(ends)).astype(np.int64).reshape(-1)
+            if len(ends) != len(rows):
+                raise ShapeError(
+                    f"slices_{name} has {len(ends)} entries, and there are {len(rows)} ranges_"
+                    f"{name}.\n  It says where the intervals of each range end."
+                )
+            if (np.diff(ends, prepend=0) < 0).any() or (len(ends) and ends[-1] > len(columns)):
+                raise ShapeError(
+                    f"slices_{name} = {ends} does not count up to the {len(columns)} intervals."
+                )
+            sides.append((rows, *_united(ends, columns)))
+        out._finish(shape, *sides)
+        return out
+
+    def _finish(self, shape: Any, forward: Any, backward: Any) -> None:
+        least = [
+            max([0, *s[0][:, 1].tolist(), *o[2][:, 1].tolist()])
+            for s, o in ((forward, backward), (backward, forward))
+        ]
+        self.shape = tuple(least) if shape is None else tuple(int(n) for n in shape)
+        if any(a > b for a, b in zip(least, self.shape, strict=True)):
+            raise ShapeError(f"blocks end at {tuple(least)}, beyond the shape {self.shape}.")
+        sides = []
+        for (rows, ends, columns), size in zip((forward, backward), self.shape, strict=True):
+            order = np.argsort(rows[:, 0], kind="stable")
+            starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
+            counts = (ends - starts)[order]
+            take = np.repeat(starts[order] - np.cumsum(counts) + counts, counts)
+            columns = columns[take + np.arange(len(take))]
+            sides.append(_Side(rows[order], np.cumsum(counts), columns, size))
+        self.sides = tuple(sides)
+
+    @functools.cached_property
+    def density(self) -> float:
+        """The share of the pairs that is kept."""
+        return self.sides[0].pairs / max(self.shape[0] * self.shape[1], 1)
+
+    def resized(self, shape: tuple[int, int]) -> BlockPairs:
+        """The same in an array of this shape, which has further rows and columns."""
+        if shape == self.shape:
+            return self
+        return _rebuilt(shape, *((s.rows, s.ends, s.columns) for s in self.sides))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (self.shape, *((s.rows, s.ends, s.columns) for s in self.sides))
+
+    def __repr__(self) -> str:
+        return f"BlockPairs({self.shape}, {self.density:.3g} of the pairs)"
+
+
+def _rebuilt(shape: tuple[int, int], *sides: tuple[np.ndarray, ...]) -> BlockPairs:
+    out = object.__new__(BlockPairs)
+    out._finish(shape, *sides)
+    return out
+
+
+def _ranges(name: str, given: Any, apart: bool = True) -> np.ndarray:
+    """First entries and ends, (R, 2)."""
+    out = np.asarray(on_host(given))
+    if out.size and out.dtype.kind not in "iu":
+        raise ShapeError(f"{name} has dtype {out.dtype}: it holds integers.")
+    out = out.astype(np.int64)
+    if out.ndim == 1 and apart and len(out):
+        out = np.stack([out[:-1], out[1:]], 1)
+    out = out.reshape(-1, 2) if not out.size else out
+    if out.ndim != 2 or out.shape[1] != 2:
+        raise ShapeError(
+            f"{name} has shape {out.shape}.\n"
+            "  It holds the first entry and the end of each block, (R, 2), or R + 1 edges."
+        )
+    if (out[:, 0] > out[:, 1]).any() or (out < 0).any():
+        wrong = out[(out[:, 0] > out[:, 1]) | (out < 0).any(1)][0]
+        raise ShapeError(f"{name} has a block from {wrong[0]} to {wrong[1]}.")
+    if apart:
+        filled = out[out[:, 0] < out[:, 1]]
+        filled = filled[np.argsort(filled[:, 0])]
+        if (filled[1:, 0] < filled[:-1, 1]).any():
+            k = int(np.argmax(filled[1:, 0] < filled[:-1, 1]))
+            raise ShapeError(
+                f"{name}: block {tuple(filled[k].tolist())} and block "
+                f"{tuple(filled[k + 1].tolist())} overlap."
+            )
+    return out
+
+
+def _intervals(kept: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each row of a mask, where its intervals end, and the intervals."""
+    _, c = np.nonzero(kept)
+    return _united(np.cumsum(kept.sum(1)), columns[c])
+
+
+def _united(ends: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The intervals of each range in order, those that meet as one, without empty ones."""
+    owner = np.repeat(np.arange(len(ends)), np.diff(ends, prepend=0))
+    columns = columns[: len(owner)]
+    some = columns[:, 0] < columns[:, 1]
+    owner, columns = owner[some], columns[some]
+    order = np.lexsort((columns[:, 0], owner))
+    owner, columns = owner[order], columns[order]
+    if not len(owner):
+        return np.zeros(len(ends), np.int64), np.zeros((0, 2), np.int64)
+    # the furthest end so far within each range: ends grow by more than all columns between them
+    far = np.int64(columns.max()) + 1
+    reach = np.maximum.accumulate(columns[:, 1] + owner * far) - owner * far
+    new = np.ones(len(owner), bool)
+    new[1:] = (owner[1:] != owner[:-1]) | (columns[1:, 0] > reach[:-1])
+    first = np.flatnonzero(new)
+    last = np.append(first[1:], len(owner)) - 1
+    united = np.stack([columns[first, 0], reach[last]], 1)
+    return np.cumsum(np.bincount(owner[first], minlength=len(ends))), united
+
+
+class Pairs:
+    """The parameter of a reduction over some pairs: the pattern, and its axes of the whole.
+
+    Two of them are equal, as part of a key, if kernels and launches are the same: those read the
+    pattern anew each time.
+    """
+
+    __slots__ = ("axes", "kept")
+
+    def __init__(self, kept: BlockPairs, axes: tuple[int, int]):
+        self.kept, self.axes = kept, axes
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Pairs) and self.axes == other.axes
+
+    def __hash__(self) -> int:
+        return hash((Pairs, self.axes))
+
+    def __repr__(self) -> str:
+        return f"Pairs{self.axes}"
+
+    def side(self, rows: int | None, columns: Sequence[int]) -> _Side:
+        """The direction of these loops. Raises UnsupportedError for others."""
+        for k, side in enumerate(self.kept.sides):
+            own, other = self.axes[k], self.axes[1 - k]
+            short, narrow = (self.kept.shape[a] == 1 for a in (k, 1 - k))
+            if (rows == own or (rows is None and short)) and (
+                tuple(columns[-1:]) == (other,) or (narrow and len(columns) < 2)
+            ):
+                return side
+        raise UnsupportedError(
+            f"a restricted array is reduced with rows along axis {rows} and columns along "
+            f"{tuple(columns)}, and blocks are kept of axes {self.axes}.\n"
+            "  Reduce one of these two axes, or both, and no other point axis."
+        )
+
+
+def of(node: Reduce) -> Pairs | None:
+    """What a reduction is restricted to."""
+    for name, value in node.params:
+        if name == "pairs":
+            return value
+    return None
+
+
+def with_pairs(node: Reduce, pairs: Pairs | None) -> Reduce:
+    """The reduction over these pairs; its whole begins with the axes that they are of."""
+    if pairs is None:
+        return node
+    return Reduce(node.row, node.args, node.axes, node.dtype, (*node.params, ("pairs", pairs)))
+
+
+def unrestricted(node: Reduce) -> tuple[Reduce, float]:
+    """The reduction over all pairs, and the share of them that this one keeps."""
+    pairs = of(node)
+    if pairs is None:
+        return node, 1.0
+    params = tuple(p for p in node.params if p[0] != "pairs")
+    return Reduce(node.row, node.args, node.axes, node.dtype, params), pairs.kept.density
+
+
+def shifted(params: tuple, count: int) -> tuple:
+    """The parameters of a reduction whose whole has this many new axes in front."""
+    return tuple(
+        (k, Pairs(v.kept, (v.axes[0] + count, v.axes[1] + count))) if k == "pairs" else (k, v)
+        for k, v in params
+    )
+
+
+def restricted(node: Node, kept: BlockPairs, axes: Sequence[int] | None = None) -> Restricted:
+    """The node over some of its pairs. Raises ShapeError if these are pairs of another shape."""
+    if axes is None:
+        points = tuple(a for a, r in enumerate(node.roles) if r == POINT)[-2:]
+    else:
+        points = normalize_axis_tuple(tuple(axes), node.ndim)
+    shape = tuple(node.shape[a] for a in points)
+    if len(points) != 2 or any(a > b for a, b in zip(kept.shape, shape, strict=True)):
+        raise ShapeError(
+            f"d: {node.shape} {node.dtype} has no {kept.shape[0]} x {kept.shape[1]} pairs.\n"
+            "  Blocks are kept of the last two point axes, or of those in axes=."
+        )
+    return Restricted(node, kept.resized(shape), points)  # type: ignore[arg-type]
+
+
+def is_restricted(*roots: Node) -> bool:
+    return any(type(n) is Restricted for n in expr.walk(*roots))
+
+
+def bound(node: Reduce) -> Reduce:
+    """A reduction as engines take it: what restricts its arguments has become its parameter.
+
+    Raises UnsupportedError where arguments are restricted to different pairs, and for reductions
+    that count all pairs.
+    """
+    if not is_restricted(*node.args):
+        return node
+    done: dict[int, tuple[Node, Pairs | None]] = {}
+    for one in expr.walk(*node.args):
+        parts = [done[id(a)] for a in one.args]
+        args = [a for a, _ in parts]
+        pairs = _common(p for _, p in parts)  # whose axes are counted from the right, below 0
+        if type(one) is Restricted:
+            own = Pairs(one.kept, (one.axes[0] - one.ndim, one.axes[1] - one.ndim))
+            done[id(one)] = args[0], _common((pairs, own))
+            continue
+        if pairs is not None and isinstance(one, Reduce):
+            pairs = _left(one, pairs)
+        if pairs is not None and isinstance(one, Concat):
+            raise UnsupportedError(
+                "joined arrays, of which a part is restricted, have no common blocks.\n"
+                "  Restrict the joined array, or reduce each part by itself."
+            )
+        done[id(one)] = rewrite.rebuild(one, args) if one.args else one, pairs
+    pairs = _common(done[id(a)][1] for a in node.args)
+    assert pairs is not None
+    if node.row.name not in ROWS:
+        raise UnsupportedError(
+            f"{node.row.name} of a restricted array is not there: its rows have different numbers "
+            "of pairs.\n  Take sums, and divide them by the numbers of pairs kept."
+        )
+    n = len(node.whole)
+    axes = (pairs.axes[0] + n, pairs.axes[1] + n)
+    if any(node.whole[a] != s for a, s in zip(axes, pairs.kept.shape, strict=True)):
+        raise ShapeError(f"blocks of {pairs.kept.shape} pairs, and arrays of shape {node.whole}.")
+    plain = rewrite.rebuild(node, [done[id(a)][0] for a in node.args])
+    return with_pairs(plain, Pairs(pairs.kept, axes))  # type: ignore[arg-type]
+
+
+def _common(found: Any) -> Pairs | None:
+    """What several arguments are restricted to. Raises UnsupportedError if they differ."""
+    out: Pairs | None = None
+    for one in found:
+        if one is None:
+            continue
+        if out is not None and (one.kept is not out.kept or one.axes != out.axes):
+            raise UnsupportedError(
+                f"arrays restricted to {out.kept} and to {one.kept} meet in one expression.\n"
+                "  Restrict the whole expression once: (k1 * k2).restrict(kept)."
+            )
+        out = one
+    return out
+
+
+def _left(node: Reduce, pairs: Pairs) -> Pairs:
+    """The same axes counted from the right, behind a reduction inside the expression."""
+    n = len(node.whole)
+    kept = [a for a in range(n) if a not in node.axes]
+    axes = [a + n for a in pairs.axes]
+    if any(a not in kept for a in axes):
+        raise UnsupportedError(
+            f"{node.row.name} over axis {node.axes} of a restricted array stands inside another "
+            "expression.\n  Compute it first, and pass the array."
+        )
+    row, column = (kept.index(a) - len(kept) for a in axes)
+    return Pairs(pairs.kept, (row, column))
+
+
+def _view(node: Restricted, how: views.View, memo: dict) -> Node:
+    """A view that keeps both axes whole, in any order, leaves the pairs as they are."""
+    places = {e[0][0]: k for k, e in enumerate(how.entries) if e is not None and _is_whole(e)}
+    if not all(a in places for a in node.axes):
+        raise UnsupportedError(
+            f"d: {node.shape} {node.dtype} is restricted to blocks of axes {node.axes}, "
+            "and cannot be indexed or reshaped there.\n  Index first, then restrict."
+        )
+    row, column = (places[a] for a in node.axes)
+    return Restricted(views.view(node.args[0], how), node.kept, (row, column))
+
+
+def _is_whole(entry: views.Entry) -> bool:
+    axes, (select, *_) = entry
+    return len(axes) == 1 and isinstance(select, slice) and select == views.ALL
+
+
+views.set_view(Restricted, _view)
