@@ -137,9 +137,10 @@ def compared(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[float, dict[
             if share > DIFFERENT:
                 other[name] = f"{share:.1%} of the integers differ"
         elif two.size:
-            scale = np.nanmax(np.abs(two)) or 1
-            same_nan = np.array_equal(np.isnan(one), np.isnan(two))
-            gap = float(np.nanmax(np.abs(one - two)) / scale) if same_nan else np.inf
+            finite = np.isfinite(two)
+            same = np.array_equal(one[~finite], two[~finite], equal_nan=True)
+            scale = np.abs(two[finite]).max(initial=0) or 1
+            gap = float(np.abs(one - two)[finite].max(initial=0) / scale) if same else np.inf
             worst = max(worst, gap)
             if not gap <= TOLERANCE[two.dtype.name]:
                 other[name] = f"differs by {gap:.1e} of the greatest"
