@@ -518,3 +518,15 @@ def test_settings_do_not_leak_from_calls():
         got = lazy.sum(1, **how)
         torch.testing.assert_close(got.double(), d.sum(1, keepdim=True), rtol=1e-6, atol=0)
     assert current() == before
+
+
+def test_long_series_are_refused():
+    with pytest.raises(ValueError, match="at most 12 pairs of entries"):
+        Vi(cloud(M, 4)).softdtw_sqdist(Vj(cloud(N, 4)), Pm(cloud(1)))
+
+
+def test_calls_of_reduced_tensors_are_themselves():
+    x, y, d = clouds()
+    later = Vi(x).sqdist(Vj(y)).sum(1, call=False)
+    torch.testing.assert_close(later.callfun(), d.sum(1, keepdim=True))
+    assert not hasattr(Vi(x), "callfun")

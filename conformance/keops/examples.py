@@ -140,7 +140,8 @@ def compared(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[float, dict[
             finite = np.isfinite(two)
             same = np.array_equal(one[~finite], two[~finite], equal_nan=True)
             scale = np.abs(two[finite]).max(initial=0) or 1
-            gap = float(np.abs(one - two)[finite].max(initial=0) / scale) if same else np.inf
+            gaps = np.abs(one[finite] - two[finite])
+            gap = float(gaps.max(initial=0) / scale) if same else np.inf
             worst = max(worst, gap)
             if not gap <= TOLERANCE[two.dtype.name]:
                 other[name] = f"differs by {gap:.1e} of the greatest"
