@@ -46,7 +46,14 @@ LEFT_OUT = {
 }
 TOLERANCE = {"float64": 1e-6, "float32": 1e-3, "complex64": 1e-3, "complex128": 1e-6}
 DIFFERENT = 1e-3  # the share of integers that may differ: labels and neighbours that are tied
-DIFFERENCES: dict[str, str] = {}
+UNSTABLE = "points keep their order within a cluster, and KeOps's do not"
+DIFFERENCES = {
+    **{
+        f"numpy/plot_grid_cluster_numpy.py: {name}": UNSTABLE
+        for name in ("x", "y", "x_", "y_", "a", "a_full", "a_sparse")
+    },
+    "numpy/plot_test_invkernel_numpy_helper.py: c_sp": "SciPy's method stops at 1e-5",
+}
 
 
 def scripts(sources: str | None, words: list[str]) -> list[Path]:
