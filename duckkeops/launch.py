@@ -287,12 +287,13 @@ class Launch:
         """The same over some pairs only: the number of row blocks is that of their pattern."""
         pairs = restriction.of(nodes[0])
         assert pairs is not None
-        items, intervals = pairs.side(self.axes.lane, self.axes.columns).lists(self.block_rows)
+        side = pairs.side(self.axes.lane, self.axes.columns)
+        items, intervals = side.lists(self.block_rows)
         parts = [np.empty(shape, dtype) for shape, dtype in self.written]
         lists = len(items), _address(items), _address(intervals)
         keep: list[Any] = [nodes, parts, items, intervals]
         arguments = self.arguments.filled(nodes, [_address(p) for p in parts], keep, lists)
-        seconds = self.seconds * pairs.kept.density
+        seconds = self.seconds * side.density
         blocks = self.blocks * len(items)
         threads.run(self.compiled, arguments, blocks, self.fixed_columns, seconds, count, keep)
         state = self._finished(nodes, tuple(parts))

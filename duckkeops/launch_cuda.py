@@ -19,7 +19,7 @@ from duckkeops import launch, plan, reductions, restriction
 from duckkeops.engines import cuda
 from duckkeops.expr import FEATURE, Input, Joint, Node, Reduce, together, walk
 from duckkeops.launch import Arguments
-from duckkeops.operands import leading_input, library, units
+from duckkeops.operands import leading_input, library, on_host, units
 from duckkeops.tensors import torch_dtype
 
 SLICE_SECONDS = 0.05  # a launch of longer work is cut into slices, between which Ctrl-C is seen
@@ -90,8 +90,11 @@ class Torch:
     def is_captured(self) -> bool:
         return self.torch.cuda.is_current_stream_capturing()
 
-    def from_host(self, array: np.ndarray) -> Any:
-        return self.torch.from_numpy(array).to(self.device)
+    def taken(self, array: Any) -> Any:
+        """An array of any library, on the device."""
+        if not isinstance(array, self.torch.Tensor):
+            array = self.torch.from_numpy(on_host(array))
+        return array.to(self.device).contiguous()
 
     @staticmethod
     def permuted(array: Any, order: Sequence[int]) -> Any:
@@ -137,9 +140,11 @@ class Cupy:
     def is_captured(self) -> bool:
         return self.cupy.cuda.get_current_stream(self.number).is_capturing()
 
-    def from_host(self, array: np.ndarray) -> Any:
+    def taken(self, array: Any) -> Any:
+        """An array of any library, on the device."""
         with self.cupy.cuda.Device(self.number):
-            return self.cupy.asarray(array)
+            own = array if isinstance(array, self.cupy.ndarray) else on_host(array)
+            return self.cupy.ascontiguousarray(self.cupy.asarray(own))
 
     @staticmethod
     def permuted(array: Any, order: Sequence[int]) -> Any:

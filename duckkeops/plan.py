@@ -169,13 +169,15 @@ RARE = ("min", "max", "argmin", "argmax", "topk", "logsumexp", "softmax_sum")  #
 # accumulator, at most. One branch serves a tile of values that rarely change the state, so that its
 # tiles are large. Tiles of sums are small: exponentials then take turns with what they are made of.
 SUMS = (
-    (1, Tile(4, 2, 2, 256, 4, 8)),
-    (2, Tile(4, 1, 2, 256, 3, 4)),
+    (1, Tile(4, 2, 2, 256, 3, 8)),
+    (2, Tile(4, 1, 2, 256, 3, 8)),
     (6, Tile(2, 1, 2, 256, 3, 2)),
     (12, Tile(4, 1, 2, 256, 2, 2)),
     (24, Tile(4, 1, 1, 256, 1, 1)),
     (48, Tile(2, 1, 1, 256, 1, 1)),
 )
+ROOTS = Tile(4, 1, 1, 256, 3, 2)  # of two special functions or more, each of a quarter's pace
+MODULI = Tile(2, 1, 4, 256, 2, 1)  # of sums of |x - y|
 OUTPUTS = ((4, Tile(2, 1, 4, 256, 2, 2)), (16, Tile(4, 1, 1, 128, 4, 2)))  # of sums: this many
 WIDE = Tile(2, 1, 2, 128)  # in float64
 EXTREMES = (
@@ -187,6 +189,7 @@ EXPONENTIALS = ((6, Tile(2, 8, 4, 256, 2)), (16, Tile(4, 4, 1, 256)), (40, Tile(
 LONGEST_LIST = 64  # of a top-k: longer ones take several passes, each for what the last one left
 LISTS = ((16, Tile(1, 4, 1, 128)),)  # of a top-k: for this many places
 FEW = Tile(1, 1, 1, 128)
+SPECIALS = ("exp", "exp2", "sqrt", "rsqrt")
 
 
 def cuda_tile(node: Reduce, nodes: Sequence[Node], few: int) -> Callable[..., Tile]:
@@ -195,6 +198,8 @@ def cuda_tile(node: Reduce, nodes: Sequence[Node], few: int) -> Callable[..., Ti
     """
     name = node.row.name
     k = dict(node.params).get("k", 0)
+    names = [n.op.name for n in nodes if isinstance(n, Apply) and _is_pairwise(n)]
+    special = sum(map(names.count, SPECIALS))
     costly = any(isinstance(n, Apply) and _is_pairwise(n) and _cost(n) >= LOGARITHM for n in nodes)
 
     def choose(depth: int, outputs: int, arrays: int, size: int) -> Tile:
@@ -211,6 +216,8 @@ def cuda_tile(node: Reduce, nodes: Sequence[Node], few: int) -> Callable[..., Ti
         elif name in RARE:
             table = EXTREMES
         tile = next((tile for most, tile in table if need <= most), FEW)
+        if table is SUMS and 2 < need <= 6 and not costly:
+            tile = MODULI if names.count("abs") else ROOTS if special > 1 else tile
         if words > 1 and table is SUMS and need <= 12:
             tile = WIDE
         elif words > 1 or costly:  # wide types and long functions take registers of their own

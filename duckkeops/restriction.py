@@ -13,12 +13,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from array_api_compat import device
 from numpy.lib.array_utils import normalize_axis_tuple
 
 from duckkeops import expr, rewrite, views
 from duckkeops.errors import ShapeError, UnsupportedError
 from duckkeops.expr import POINT, Concat, Node, Reduce, Restricted
-from duckkeops.operands import on_host
+from duckkeops.operands import namespace_of, on_host
 
 # Reductions that have a value over any number of pairs. The others count them, and all rows have
 # the same number there.
@@ -31,20 +32,33 @@ ROWS = (
 class _Side:
     """For ranges of rows, the intervals of the columns that are kept: one direction of a pattern.
 
-    `rows`: (R, 2), in order and apart; `ends`: of the intervals of each range in `columns`, (C, 2).
+    `rows`: (R, 2), in order and apart; `ends`: of the intervals of each range in `columns`, (C, 2),
+    which may lie on a device.
     """
 
-    def __init__(self, rows: np.ndarray, ends: np.ndarray, columns: np.ndarray, size: int):
-        self.rows, self.ends, self.columns, self.size = rows, ends, columns, size
+    def __init__(self, rows: np.ndarray, ends: np.ndarray, columns: Any, shape: tuple[int, int]):
+        self.rows, self.ends, self.columns, (self.size, self.width) = rows, ends, columns, shape
         self._lists: dict[Any, Any] = {}
         self._lock = threading.Lock()
 
-    @property
+    @functools.cached_property
     def pairs(self) -> int:
         """How many pairs are kept."""
-        lengths = np.concatenate([[0], np.cumsum(np.diff(self.columns).ravel())])
-        starts = np.concatenate([[0], self.ends[:-1]])
-        return int(((lengths[self.ends] - lengths[starts]) * np.diff(self.rows).ravel()).sum())
+        xp = namespace_of(self.columns)
+        lengths = xp.cumulative_sum(self.columns[:, 1] - self.columns[:, 0], include_initial=True)
+        ends = xp.asarray(self.ends, device=device(self.columns))
+        upto = on_host(lengths[ends])
+        return int((np.diff(upto, prepend=0) * np.diff(self.rows).ravel()).sum())
+
+    @property
+    def density(self) -> float:
+        """The share of the pairs that is kept."""
+        return self.pairs / max(self.size * self.width, 1)
+
+    @functools.cached_property
+    def intervals(self) -> np.ndarray:
+        """The columns on the host."""
+        return np.ascontiguousarray(on_host(self.columns))
 
     def items(self, block: int) -> np.ndarray:
         """Row blocks of at most `block` rows, (T, 4): first row, last row + 1, and the same of
@@ -69,10 +83,11 @@ class _Side:
         key = (block, None if library is None else (type(library), library.number))
         with self._lock:
             if key not in self._lists:
-                found = self.items(block), np.ascontiguousarray(self.columns)
-                if library is not None:
-                    found = tuple(map(library.from_host, found))  # type: ignore[assignment]
-                self._lists[key] = found
+                if library is None:
+                    self._lists[key] = self.items(block), self.intervals
+                else:
+                    items = library.taken(self.items(block))
+                    self._lists[key] = items, library.taken(self.columns)
             return self._lists[key]
 
 
@@ -120,7 +135,7 @@ class BlockPairs:
                 f"{len(at[1])} of columns.\n  It holds one boolean for each pair of them."
             )
         kept = kept.astype(bool)
-        self._finish(shape, (at[0], *_intervals(kept, at[1])), (at[1], *_intervals(kept.T, at[0])))
+        self._begin(shape, (at[0], *_intervals(kept, at[1])), (at[1], *_intervals(kept.T, at[0])))
 
     @classmethod
     def from_ranges(
@@ -145,52 +160,68 @@ class BlockPairs:
             ("j", (ranges_j, slices_j, redranges_i)),
         ):
             rows = _ranges(f"ranges_{name}", rows)
-            columns = _ranges("redranges", columns, apart=False)
+            columns = _whole(f"redranges_{'ji'[name == 'j']}", columns)
             ends = np.asarray(on_host(ends)).astype(np.int64).reshape(-1)
             if len(ends) != len(rows):
                 raise ShapeError(
                     f"slices_{name} has {len(ends)} entries, and there are {len(rows)} ranges_"
                     f"{name}.\n  It says where the intervals of each range end."
                 )
-            if (np.diff(ends, prepend=0) < 0).any() or (len(ends) and ends[-1] > len(columns)):
+            count = columns.shape[0]
+            if (np.diff(ends, prepend=0) < 0).any() or (len(ends) and ends[-1] > count):
                 raise ShapeError(
-                    f"slices_{name} = {ends} does not count up to the {len(columns)} intervals."
+                    f"slices_{name} = {ends} does not count up to the {count} intervals."
                 )
-            sides.append((rows, *_united(ends, columns)))
-        out._finish(shape, *sides)
+            sides.append((rows, ends, columns))
+        out._begin(shape, *sides)
         return out
 
-    def _finish(self, shape: Any, forward: Any, backward: Any) -> None:
-        least = [
-            max([0, *s[0][:, 1].tolist(), *o[2][:, 1].tolist()])
-            for s, o in ((forward, backward), (backward, forward))
-        ]
-        self.shape = tuple(least) if shape is None else tuple(int(n) for n in shape)
-        if any(a > b for a, b in zip(least, self.shape, strict=True)):
-            raise ShapeError(f"blocks end at {tuple(least)}, beyond the shape {self.shape}.")
-        sides = []
-        for (rows, ends, columns), size in zip((forward, backward), self.shape, strict=True):
-            order = np.argsort(rows[:, 0], kind="stable")
-            starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
-            counts = (ends - starts)[order]
-            take = np.repeat(starts[order] - np.cumsum(counts) + counts, counts)
-            columns = columns[take + np.arange(len(take))]
-            sides.append(_Side(rows[order], np.cumsum(counts), columns, size))
-        self.sides = tuple(sides)
+    def _begin(self, shape: Any, *sides: tuple[np.ndarray, np.ndarray, Any]) -> None:
+        """`sides`: for each direction the rows, where the intervals of each range end, and these,
+        in any order. They are made ready when first needed.
+        """
+        self._given, self._sides, self._lock = sides, {}, threading.Lock()
+        if shape is None:
+            shape = [
+                max([0, *one[0][:, 1].tolist(), *on_host(other[2])[:, 1].tolist()])
+                for one, other in (sides, sides[::-1])
+            ]
+        self.shape = tuple(int(n) for n in shape)
+        ends = tuple(max([0, *rows[:, 1].tolist()]) for rows, _, _ in sides)
+        if any(a > b for a, b in zip(ends, self.shape, strict=True)):
+            raise ShapeError(f"blocks end at {ends}, beyond the shape {self.shape}.")
+
+    def side(self, which: int) -> _Side:
+        """The columns of each row (0), or the rows of each column (1)."""
+        with self._lock:
+            if which not in self._sides:
+                rows, ends, columns = self._given[which]
+                ends, columns = _united(ends, columns, self.shape[1 - which])
+                order = np.argsort(rows[:, 0], kind="stable")
+                if (order[1:] < order[:-1]).any():
+                    starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
+                    counts = (ends - starts)[order]
+                    take = np.repeat(starts[order] - np.cumsum(counts) + counts, counts)
+                    columns = on_host(columns)[take + np.arange(len(take))]
+                    rows, ends = rows[order], np.cumsum(counts)
+                self._sides[which] = _Side(
+                    rows, ends, columns, (self.shape[which], self.shape[1 - which])
+                )
+            return self._sides[which]
 
     @functools.cached_property
     def density(self) -> float:
         """The share of the pairs that is kept."""
-        return self.sides[0].pairs / max(self.shape[0] * self.shape[1], 1)
+        return self.side(0).density
 
     def resized(self, shape: tuple[int, int]) -> BlockPairs:
         """The same in an array of this shape, which has further rows and columns."""
         if shape == self.shape:
             return self
-        return _rebuilt(shape, *((s.rows, s.ends, s.columns) for s in self.sides))
+        return _rebuilt(shape, *self._given)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuilt, (self.shape, *((s.rows, s.ends, s.columns) for s in self.sides))
+        return _rebuilt, (self.shape, *((r, e, on_host(c)) for r, e, c in self._given))
 
     def __repr__(self) -> str:
         return f"BlockPairs({self.shape}, {self.density:.3g} of the pairs)"
@@ -198,17 +229,32 @@ class BlockPairs:
 
 def _rebuilt(shape: tuple[int, int], *sides: tuple[np.ndarray, ...]) -> BlockPairs:
     out = object.__new__(BlockPairs)
-    out._finish(shape, *sides)
+    out._begin(shape, *sides)
     return out
 
 
-def _ranges(name: str, given: Any, apart: bool = True) -> np.ndarray:
+def _whole(name: str, given: Any) -> Any:
+    """Intervals (L, 2) as integers of 64 bits, wherever they lie."""
+    if type(given) is np.ndarray or not hasattr(given, "shape"):
+        given = np.asarray(given)
+    xp = namespace_of(given)
+    if given.ndim != 2 or given.shape[1] != 2 or not xp.isdtype(given.dtype, "integral"):
+        if 0 not in given.shape:
+            raise ShapeError(
+                f"{name} has shape {tuple(given.shape)} and dtype {given.dtype}.\n"
+                "  It holds the first entry and the end of each interval, (L, 2) integers."
+            )
+        return np.zeros((0, 2), np.int64)
+    return xp.astype(given, xp.int64)
+
+
+def _ranges(name: str, given: Any) -> np.ndarray:
     """First entries and ends, (R, 2)."""
     out = np.asarray(on_host(given))
     if out.size and out.dtype.kind not in "iu":
         raise ShapeError(f"{name} has dtype {out.dtype}: it holds integers.")
     out = out.astype(np.int64)
-    if out.ndim == 1 and apart and len(out):
+    if out.ndim == 1 and len(out):
         out = np.stack([out[:-1], out[1:]], 1)
     out = out.reshape(-1, 2) if not out.size else out
     if out.ndim != 2 or out.shape[1] != 2:
@@ -219,28 +265,54 @@ def _ranges(name: str, given: Any, apart: bool = True) -> np.ndarray:
     if (out[:, 0] > out[:, 1]).any() or (out < 0).any():
         wrong = out[(out[:, 0] > out[:, 1]) | (out < 0).any(1)][0]
         raise ShapeError(f"{name} has a block from {wrong[0]} to {wrong[1]}.")
-    if apart:
-        filled = out[out[:, 0] < out[:, 1]]
-        filled = filled[np.argsort(filled[:, 0])]
-        if (filled[1:, 0] < filled[:-1, 1]).any():
-            k = int(np.argmax(filled[1:, 0] < filled[:-1, 1]))
-            raise ShapeError(
-                f"{name}: block {tuple(filled[k].tolist())} and block "
-                f"{tuple(filled[k + 1].tolist())} overlap."
-            )
+    filled = out[out[:, 0] < out[:, 1]]
+    filled = filled[np.argsort(filled[:, 0])]
+    if (filled[1:, 0] < filled[:-1, 1]).any():
+        k = int(np.argmax(filled[1:, 0] < filled[:-1, 1]))
+        raise ShapeError(
+            f"{name}: block {tuple(filled[k].tolist())} and block "
+            f"{tuple(filled[k + 1].tolist())} overlap."
+        )
     return out
 
 
 def _intervals(kept: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """For each row of a mask, where its intervals end, and the intervals."""
     _, c = np.nonzero(kept)
-    return _united(np.cumsum(kept.sum(1)), columns[c])
+    return np.cumsum(kept.sum(1)), columns[c]
 
 
-def _united(ends: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The intervals of each range in order, those that meet as one, without empty ones."""
+def _united(ends: np.ndarray, columns: Any, size: int) -> tuple[np.ndarray, Any]:
+    """The intervals of each range in order, those that meet as one, without empty ones. Raises
+    ShapeError for what is no interval of 0 ... size - 1.
+    """
+    xp, count = namespace_of(columns), int(ends[-1]) if len(ends) else 0
+    columns = columns[:count]
+    if not count:
+        return np.zeros(len(ends), np.int64), np.zeros((0, 2), np.int64)
+    first, end = columns[:, 0], columns[:, 1]
+    wrong = (first < 0) | (first > end) | (end > size)
+    begins = np.zeros(count + 1, bool)
+    begins[0] = True
+    begins[ends] = True  # where the intervals of a range begin
+    other = xp.asarray(begins[1:count], device=device(columns))
+    apart = other | (first[1:] >= end[:-1])
+    if bool(xp.any(wrong)):
+        bad = on_host(columns)[on_host(wrong)][0]
+        raise ShapeError(f"columns {bad[0]} to {bad[1]} are no interval of {size} columns.")
+    if not bool(xp.all(apart) & xp.all(first < end)):
+        return _sorted(ends, on_host(columns))
+    true = xp.ones(1, dtype=xp.bool, device=device(columns))
+    (at,) = xp.nonzero(xp.concat([true, other | (first[1:] != end[:-1])]))
+    (last,) = xp.nonzero(xp.concat([other | (first[1:] != end[:-1]), true]))
+    until = xp.searchsorted(at, xp.asarray(ends, device=device(columns)))
+    united = xp.stack([xp.take(first, at), xp.take(end, last)], axis=1)
+    return on_host(until).astype(np.int64), united
+
+
+def _sorted(ends: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same for intervals in any order, which may overlap."""
     owner = np.repeat(np.arange(len(ends)), np.diff(ends, prepend=0))
-    columns = columns[: len(owner)]
     some = columns[:, 0] < columns[:, 1]
     owner, columns = owner[some], columns[some]
     order = np.lexsort((columns[:, 0], owner))
@@ -281,13 +353,13 @@ class Pairs:
 
     def side(self, rows: int | None, columns: Sequence[int]) -> _Side:
         """The direction of these loops. Raises UnsupportedError for others."""
-        for k, side in enumerate(self.kept.sides):
+        for k in (0, 1):
             own, other = self.axes[k], self.axes[1 - k]
             short, narrow = (self.kept.shape[a] == 1 for a in (k, 1 - k))
             if (rows == own or (rows is None and short)) and (
                 tuple(columns[-1:]) == (other,) or (narrow and len(columns) < 2)
             ):
-                return side
+                return self.kept.side(k)
         raise UnsupportedError(
             f"a restricted array is reduced with rows along axis {rows} and columns along "
             f"{tuple(columns)}, and blocks are kept of axes {self.axes}.\n"

@@ -101,7 +101,7 @@ class Memory:
         return np.concatenate(tuple(arrays), -1)
 
     @staticmethod
-    def from_host(array: np.ndarray) -> np.ndarray:
+    def taken(array: np.ndarray) -> np.ndarray:
         return array.copy()
 
     @staticmethod

@@ -13,7 +13,7 @@ import pytest
 import duckkeops
 from duckkeops import BlockPairs, LazyArray, config
 from duckkeops.errors import ShapeError, UnsupportedError
-from duckkeops.restriction import _united
+from duckkeops.restriction import _sorted, _united
 
 ENGINES = ["cpu", "blocks", "cuda"]
 
@@ -149,7 +149,7 @@ def test_batches(anywhere):
 
 def test_ranges_of_keops():
     kept, mask = pattern(7, 80, 60, 5, 4)
-    sides = [(s.rows, s.ends, s.columns) for s in kept.sides]
+    sides = [(s.rows, s.ends, s.columns) for s in map(kept.side, (0, 1))]
     again = BlockPairs.from_ranges(*sides[0], *sides[1])
     x, y = clouds(80, 60)
     d = distances(x, y).restrict(again)
@@ -157,12 +157,16 @@ def test_ranges_of_keops():
     np.testing.assert_allclose(d.sum(axis=0), (mask * dense_distances(x, y)).sum(0))
 
 
-def test_intervals_that_meet_are_one():
-    ends, found = _united(
-        np.array([4, 4, 6]), np.array([[5, 7], [0, 2], [1, 3], [3, 3], [4, 5], [5, 9]])
-    )
-    np.testing.assert_array_equal(ends, [2, 2, 3])
-    np.testing.assert_array_equal(found, [[0, 3], [5, 7], [4, 9]])
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_intervals_that_meet_are_one(library):
+    array = pytest.importorskip("torch").from_numpy if library == "torch" else np.asarray
+    ends = np.array([4, 4, 6])
+    crossed = np.array([[5, 7], [0, 2], [1, 3], [3, 3], [4, 5], [5, 9]])
+    ordered = np.array([[0, 2], [2, 3], [5, 6], [6, 7], [4, 5], [5, 9]])
+    for given in (crossed, ordered):
+        for found_ends, found in (_united(ends, array(given), 9), _sorted(ends, given)):
+            np.testing.assert_array_equal(found_ends, [2, 2, 3])
+            np.testing.assert_array_equal(found, [[0, 3], [5, 7], [4, 9]])
 
 
 @pytest.mark.parametrize("axis", [0, 1])

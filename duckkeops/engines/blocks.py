@@ -119,13 +119,13 @@ def _over_pairs(
     xp, kept = work.xp, [a for a in range(len(node.whole)) if a not in node.axes]
     which = next((k for k, a in enumerate(pairs.axes) if a in kept), 0)
     row, column = pairs.axes[which], pairs.axes[1 - which]
-    side, n = pairs.kept.sides[which], node.whole[row]
+    side, n = pairs.kept.side(which), node.whole[row]
     strides = {a: math.prod(node.whole[b] for b in node.axes if b > a) for a in node.axes}
     apart = row in node.axes and node.row.places  # flat positions lie side by side in one row only
     out = work.nothing(node, [node.whole[a] for a in kept])
     for first, last, one, end in side.items(1 if apart else n).tolist():
         state: State | None = None
-        for start, stop in side.columns[one:end].tolist():
+        for start, stop in side.intervals[one:end].tolist():
             at = [0] * len(node.whole)
             at[row], at[column] = first, start
             whole = list(node.whole)
