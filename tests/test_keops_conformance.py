@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import torch
 
@@ -22,7 +23,7 @@ def load(name):
     return module
 
 
-tutorial, run = load("tutorial"), load("run")
+tutorial, run, examples = load("tutorial"), load("run"), load("examples")
 
 
 @pytest.mark.parametrize("spelling", tutorial.SPELLINGS)
@@ -84,3 +85,76 @@ def test_comparisons_of_operations_are_asserted(monkeypatch):
     assert strict(lambda name: None)("Elem") is None
     with pytest.raises(AssertionError, match="agree"):
         strict(lambda name: [True, False])("Exp")
+
+
+OF_KEOPS = """
+import numpy as np
+from pykeops.numpy import Vi, Vj
+def test_sum():
+    D = Vi(np.ones((4, 3))).sqdist(Vj(np.zeros((5, 3))))
+    assert D.sum(1).tolist() == [[15.0]] * 4
+def test_wrong():
+    assert Vi(np.ones((4, 3))).sum(0).tolist() == 2
+"""
+
+
+def test_a_suite_is_run_with_ours_as_pykeops(tmp_path):
+    folder = tmp_path / "pykeops" / "pykeops" / "test"
+    folder.mkdir(parents=True)
+    for package in (folder, folder.parent):  # as in KeOps: they must not be imported
+        (package / "__init__.py").write_text("raise ImportError('of KeOps')")
+    (folder / "test_few.py").write_text(OF_KEOPS)
+    outcome = run.outcome_of("keops", str(tmp_path), False, [])
+    assert outcome.tests == {
+        "keops/test_few.py::test_sum": "passed",
+        "keops/test_few.py::test_wrong": "failed",
+    }
+    assert outcome.calls == 2 and outcome.seconds > 0
+    assert run.outcome_of("keops", str(tmp_path), False, ["-k", "wrong"]).calls == 1
+
+
+SCRIPT = """
+import numpy as np
+import matplotlib.pyplot as plt
+from pykeops.numpy import Vi, Vj
+x = np.random.rand(4, 3)
+{end}
+nearest = Vi(x).sqdist(Vj(x[::-1].copy())).argmin(1)
+plt.plot(x[:, 0])
+plt.show()
+"""
+
+
+def test_an_example_leaves_its_arrays(tmp_path):
+    pytest.importorskip("matplotlib")
+    folder = tmp_path / "pykeops" / "pykeops" / "examples" / "numpy"
+    folder.mkdir(parents=True)
+    (folder / "plot_good.py").write_text(SCRIPT.format(end=""))
+    (folder / "plot_bad.py").write_text(SCRIPT.format(end="raise ValueError('too late')"))
+    (folder / "plot_gpytorch.py").write_text("of a text")
+    bad, good = examples.scripts(str(tmp_path), ["examples"])
+    seconds, count, arrays, error = examples.ran(good, False, tmp_path)
+    assert (count, error) == (1, "") and seconds > 0
+    assert arrays["nearest"].ravel().tolist() == [3, 2, 1, 0] and arrays["x"].shape == (4, 3)
+    assert examples.ran(bad, False, tmp_path)[1:] == (0, {}, "ValueError: too late")
+    assert examples.scripts(str(tmp_path), ["good"]) == [good]
+    with pytest.raises(SystemExit, match="no such"):
+        examples.scripts(str(tmp_path), ["other"])
+
+
+def test_arrays_are_compared():
+    ones = np.ones(4, np.float32)
+    assert examples.compared({"a": ones}, {"a": ones}) == (0.0, {})
+    holes = np.array([1, np.nan, np.inf, 2], np.float32)
+    assert examples.compared({"a": holes}, {"a": holes}) == (0.0, {})
+    places = np.arange(4)
+    for one, two, told in (
+        (ones, ones * 1.01, "differs by"),
+        (ones, ones[:3], r"(4,), and (3,) by pykeops"),
+        (holes, ones, "differs by"),
+        (ones, holes, "differs by inf"),
+        (places, places[::-1], "100.0% of the integers differ"),
+    ):
+        [text] = examples.compared({"a": one}, {"a": two})[1].values()
+        assert told in text
+    assert examples.compared({}, {"a": ones})[1] == {"a": "None, and (4,) by pykeops"}

@@ -1,8 +1,8 @@
 """Where KeOps 2.3 is wrong, silent or refuses, and what is right here, against dense float64.
 
 The first part follows what its documentation and code say it cannot do, in twenty points; the
-second the numbers that it gets wrong. Of the points, 8 (fast mathematics), 10 (GPU_2D), 18
-(streams) and 19 (more than 12 devices) are about CUDA and tested where devices are; block-sparse
+second the numbers that it gets wrong. Of the points, 8 (fast mathematics) and 10 (GPU_2D) need a
+device, 18 (streams) is in test_gpu.py, and 19 is about more than 12 devices. Block-sparse
 reductions, `cluster` and what is imported have files of their own.
 """
 
@@ -27,6 +27,12 @@ from duckkeops.keops import numpy as of_numpy
 from duckkeops.keops.torch import Genred, LazyTensor, Pm, Vi, Vj
 
 needs_compiler = pytest.mark.skipif(not cpu.is_available(), reason="no C compiler on this machine")
+
+
+def on_device(test):
+    missing = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+    return pytest.mark.gpu(missing(test))
+
 
 ROOT = Path(__file__).parent.parent
 M, N, D = 7, 11, 3
@@ -195,6 +201,20 @@ def test_7_splines_take_float64():
     torch.testing.assert_close(got, hats, rtol=1e-14, atol=1e-15)
 
 
+@on_device
+def test_8_no_function_is_of_fast_mathematics():
+    angles, near_1 = (
+        torch.linspace(-60, 60, 2001)[:, None],
+        torch.linspace(1.001, 1.1, 100)[:, None],
+    )
+    for name, x in (("sin", angles), ("cos", angles), ("log", near_1)):
+        want = getattr(x.double(), name)()
+        pairs = Vi(x.cuda()) + Vj(torch.zeros(300, 1, device="cuda"))
+        got = getattr(pairs, name)().max(1).cpu().double()
+        scale = want if name == "log" else 1.0
+        assert ((got - want).abs() / scale).max() < 1e-6, name  # __sinf, __logf: 1e-5 and more
+
+
 @pytest.mark.parametrize("axis", [0, 1])
 def test_9_the_values_of_kmin_are_differentiable(axis):
     x, y, _ = clouds()
@@ -208,6 +228,17 @@ def test_9_the_values_of_kmin_are_differentiable(axis):
     [one], [other] = (torch.autograd.grad((v * weights).sum(), x) for v in (got, want))
     torch.testing.assert_close(one, other)
     assert Vi(x).sqdist(Vj(y)).Kmin(N + 2, 1)[:, N:].isinf().all()  # as in KeOps
+
+
+@on_device
+@pytest.mark.parametrize("scheme", ["auto", "kahan_scheme"])
+def test_10_the_backend_of_two_axes_takes_batches_and_all_schemes(scheme):
+    x, y = cloud(2, 5, 1, D), cloud(2, 1, 9000, D)
+    want = ((x - y) ** 2).sum(-1).sum(2)[..., None]
+    lazy = LazyTensor(x.cuda()).sqdist(LazyTensor(y.cuda()))
+    for backend in ("GPU_1D", "GPU_2D"):
+        got = lazy.sum(3, backend=backend, sum_scheme=scheme)
+        torch.testing.assert_close(got.cpu(), want)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -518,3 +549,15 @@ def test_settings_do_not_leak_from_calls():
         got = lazy.sum(1, **how)
         torch.testing.assert_close(got.double(), d.sum(1, keepdim=True), rtol=1e-6, atol=0)
     assert current() == before
+
+
+def test_long_series_are_refused():
+    with pytest.raises(ValueError, match="at most 12 pairs of entries"):
+        Vi(cloud(M, 4)).softdtw_sqdist(Vj(cloud(N, 4)), Pm(cloud(1)))
+
+
+def test_calls_of_reduced_tensors_are_themselves():
+    x, y, d = clouds()
+    later = Vi(x).sqdist(Vj(y)).sum(1, call=False)
+    torch.testing.assert_close(later.callfun(), d.sum(1, keepdim=True))
+    assert not hasattr(Vi(x), "callfun")

@@ -191,7 +191,7 @@ def test_solve():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_solutions_later_and_of_symbolic_variables(dtype):
     x, b = cloud(M, D, dtype=dtype), cloud(M, 2, dtype=dtype)
-    dense = torch.exp(-4 * torch.cdist(x.double(), x.double()) ** 2) + 0.1 * torch.eye(M)
+    dense = torch.exp(-4 * torch.cdist(x.double(), x.double()) ** 2) + torch.eye(M).double() / 10
     want = torch.linalg.solve(dense, b.double()).to(dtype)
     K = (-4 * Vi(x).sqdist(Vj(x))).exp()
     how = {"alpha": 0.1, "eps": 1e-13}
@@ -228,7 +228,7 @@ def test_solutions_in_float32_are_rounded():
     x.requires_grad_()
     K = (-50 * Vi(x).sqdist(Vj(x))).exp()
     wide = x.detach().double()
-    dense = torch.exp(-50 * ((wide[:, None] - wide) ** 2).sum(-1)) + 0.01 * torch.eye(500)
+    dense = torch.exp(-50 * ((wide[:, None] - wide) ** 2).sum(-1)) + torch.eye(500).double() / 100
     got = K.solve(b, alpha=0.01)
     want = torch.linalg.solve(dense, b.double())
     assert (got - want).abs().max() < 1e-4 * want.abs().max()
@@ -340,7 +340,7 @@ def test_options_that_do_nothing_else_and_those_that_are_not_there():
     same = {"backend": "CPU", "device_id": -1, "enable_chunks": False, "use_fast_math": False}
     for more in (same, {"use_double_acc": True}, {"sum_scheme": "kahan_scheme"}):
         torch.testing.assert_close(K.sum(1, **more), K.sum(1))
-    with pytest.raises(UnsupportedError, match="ranges="):
+    with pytest.raises(ValueError, match="ranges_i has dtype object"):
         K.sum(1, ranges=(None,) * 6)
     with pytest.raises(UnsupportedError, match="optional_flags="):
         K.sum(1, optional_flags=["-O3"])

@@ -46,7 +46,14 @@ LEFT_OUT = {
 }
 TOLERANCE = {"float64": 1e-6, "float32": 1e-3, "complex64": 1e-3, "complex128": 1e-6}
 DIFFERENT = 1e-3  # the share of integers that may differ: labels and neighbours that are tied
-DIFFERENCES: dict[str, str] = {}
+UNSTABLE = "points keep their order within a cluster, and KeOps's do not"
+DIFFERENCES = {
+    **{
+        f"numpy/plot_grid_cluster_numpy.py: {name}": UNSTABLE
+        for name in ("x", "y", "x_", "y_", "a", "a_full", "a_sparse")
+    },
+    "numpy/plot_test_invkernel_numpy_helper.py: c_sp": "SciPy's method stops at 1e-5",
+}
 
 
 def scripts(sources: str | None, words: list[str]) -> list[Path]:
@@ -71,9 +78,9 @@ def scripts(sources: str | None, words: list[str]) -> list[Path]:
 
 def child(path: str, theirs: bool, out: str) -> None:
     """Run a script, and keep the arrays that it leaves, and how many reductions there were."""
-    if not theirs:
-        import duckkeops.keops
+    import duckkeops.keops
 
+    if not theirs:
         duckkeops.keops.install()
     import matplotlib
     import torch
@@ -137,9 +144,11 @@ def compared(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[float, dict[
             if share > DIFFERENT:
                 other[name] = f"{share:.1%} of the integers differ"
         elif two.size:
-            scale = np.nanmax(np.abs(two)) or 1
-            same_nan = np.array_equal(np.isnan(one), np.isnan(two))
-            gap = float(np.nanmax(np.abs(one - two)) / scale) if same_nan else np.inf
+            finite = np.isfinite(two)
+            same = np.array_equal(one[~finite], two[~finite], equal_nan=True)
+            scale = np.abs(two[finite]).max(initial=0) or 1
+            gaps = np.abs(one[finite] - two[finite])
+            gap = float(gaps.max(initial=0) / scale) if same else np.inf
             worst = max(worst, gap)
             if not gap <= TOLERANCE[two.dtype.name]:
                 other[name] = f"differs by {gap:.1e} of the greatest"

@@ -658,6 +658,13 @@ class GenericLazyTensor:
             how.setdefault("backend", self.backend)
         return (solved if self.reduction_op == "Solve" else computed)(self, args, how)
 
+    @property
+    def callfun(self) -> Any:
+        """What is called: KeOps's users look at it. Of a reduced LazyTensor, that one."""
+        if self.reduction_op is None:
+            raise AttributeError("only a reduced LazyTensor has a callfun.")
+        return self
+
     def sum(self, axis: int = -1, dim: int | None = None, **kwargs: Any) -> Any:
         axis = axis if dim is None else dim
         if self._is_last(axis):
@@ -769,7 +776,7 @@ class GenericLazyTensor:
             out._nodes = tuple(v for v in out._nodes if v.key != var._formula.key)
         if right is not None and right.symbolic_variables:
             out._nodes = (*out._nodes, *right._nodes)
-        out.reduction_op, out.axis = "Solve", 1 if right is None else 1 - right.axis
+        out.reduction_op, out.axis = "Solve", 0 if right is not None and right.axis == 1 else 1
         out._solving = (other, alpha, eps)
         out.kwargs = kwargs
         ready = call and not out.symbolic_variables and out._dtype is not None
