@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from array_api_compat import device
 from numpy.lib.array_utils import normalize_axis_tuple
 
 from duckkeops import expr, rewrite, views
@@ -46,7 +45,7 @@ class _Side:
         """How many pairs are kept."""
         xp = namespace_of(self.columns)
         lengths = xp.cumulative_sum(self.columns[:, 1] - self.columns[:, 0], include_initial=True)
-        ends = xp.asarray(self.ends, device=device(self.columns))
+        ends = _beside(self.columns, self.ends)
         upto = on_host(lengths[ends])
         return int((np.diff(upto, prepend=0) * np.diff(self.rows).ravel()).sum())
 
@@ -295,19 +294,26 @@ def _united(ends: np.ndarray, columns: Any, size: int) -> tuple[np.ndarray, Any]
     begins = np.zeros(count + 1, bool)
     begins[0] = True
     begins[ends] = True  # where the intervals of a range begin
-    other = xp.asarray(begins[1:count], device=device(columns))
+    other = _beside(columns, begins[1:count])
     apart = other | (first[1:] >= end[:-1])
     if bool(xp.any(wrong)):
         bad = on_host(columns)[on_host(wrong)][0]
         raise ShapeError(f"columns {bad[0]} to {bad[1]} are no interval of {size} columns.")
     if not bool(xp.all(apart) & xp.all(first < end)):
         return _sorted(ends, on_host(columns))
-    true = xp.ones(1, dtype=xp.bool, device=device(columns))
+    true = _beside(columns, np.ones(1, bool))
     (at,) = xp.nonzero(xp.concat([true, other | (first[1:] != end[:-1])]))
     (last,) = xp.nonzero(xp.concat([other | (first[1:] != end[:-1]), true]))
-    until = xp.searchsorted(at, xp.asarray(ends, device=device(columns)))
+    until = xp.searchsorted(at, _beside(columns, ends))
     united = xp.stack([xp.take(first, at), xp.take(end, last)], axis=1)
     return on_host(until).astype(np.int64), united
+
+
+def _beside(array: Any, values: np.ndarray) -> Any:
+    """A small NumPy array in the library of another one, and on its device."""
+    if isinstance(array, np.ndarray):
+        return values
+    return namespace_of(array).asarray(values, device=array.device)
 
 
 def _sorted(ends: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import duckkeops
+from duckkeops.keops import reducing
 
 
 @pytest.fixture(params=["numpy", "torch"])
@@ -127,3 +128,15 @@ def test_what_are_no_ranges_is_refused(sparse):
         kernel(keops, x, y, (ranges[0], ranges[1][:-1], *ranges[2:])).sum(1)
     with pytest.raises(duckkeops.ShapeError, match="beyond"):
         kernel(keops, x[:50], y, ranges).sum(1)
+
+
+def test_patterns_are_kept_as_long_as_their_ranges(sparse):
+    keops, array, x, y, ranges, _ = sparse
+    before = len(reducing._patterns)
+    for _ in range(3):
+        own = tuple(array(np.array(r)) for r in ranges)
+        for _ in range(2):
+            kernel(keops, x, y, own).sum(1)
+        assert len(reducing._patterns) <= before + 2
+    del own
+    assert len(reducing._patterns) <= before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -190,8 +191,7 @@ def answered(how: dict[str, Any], arrays: Sequence[Any], lib: Library, *what: An
         return out
 
 
-_patterns: dict[tuple[int, ...], tuple[Any, ...]] = {}
-PATTERNS = 16  # kept, with the arrays they were made of
+_patterns: dict[tuple[int, ...], tuple[Any, ...]] = {}  # kept as long as the first of six arrays
 
 
 def pairs_of(ranges: Any, shape: tuple[int, int]) -> duckkeops.BlockPairs | None:
@@ -206,26 +206,27 @@ def pairs_of(ranges: Any, shape: tuple[int, int]) -> duckkeops.BlockPairs | None
             "ranges= is (ranges_i, slices_i, redranges_j, ranges_j, slices_j, redranges_i).\n"
             "  pykeops.torch.cluster.from_matrix makes them."
         )
+    try:
+        refs = [weakref.ref(a) for a in ranges]
+    except TypeError:  # lists
+        return duckkeops.BlockPairs.from_ranges(*ranges, shape=shape)
     key = (*map(id, ranges), *shape)
-    state = tuple(_state(a) for a in ranges)
+    state = [_state(a) for a in ranges]
     if key in _patterns:
-        _, then, kept = _patterns[key]
-        if all(_same(a, b) for a, b in zip(state, then, strict=True)):
+        then, before, kept = _patterns[key]
+        same = all(ref() is a for ref, a in zip(then, ranges, strict=True))
+        if same and all(np.array_equal(a, b) for a, b in zip(state, before, strict=True)):
             return kept
+    else:
+        weakref.finalize(ranges[0], _patterns.pop, key, None)
     kept = duckkeops.BlockPairs.from_ranges(*ranges, shape=shape)
-    if len(_patterns) >= PATTERNS:
-        _patterns.pop(next(iter(_patterns)), None)
-    _patterns[key] = tuple(ranges), state, kept
+    _patterns[key] = refs, state, kept
     return kept
 
 
 def _state(array: Any) -> Any:
     """What tells whether the entries were changed: a tensor's version, of others a copy."""
     return array._version if hasattr(array, "_version") else np.array(array)
-
-
-def _same(a: Any, b: Any) -> bool:
-    return np.array_equal(a, b)
 
 
 @contextlib.contextmanager
