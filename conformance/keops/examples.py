@@ -52,6 +52,13 @@ DIFFERENCES = {
         f"numpy/plot_grid_cluster_numpy.py: {name}": UNSTABLE
         for name in ("x", "y", "x_", "y_", "a", "a_full", "a_sparse")
     },
+    **{
+        f"backends/plot_scipy.py: {name}": f"{UNSTABLE}, and signs of eigenvectors are free"
+        for name in ("x", "x_", "D", "eigenvectors", "coordinates")
+    },
+    "gaussian_mixture/plot_gaussian_mixture.py: loss": (
+        "500 steps in float32 are chaotic: 100 agree to 1e-6, then either loss has jumps of 0.05"
+    ),
     "numpy/plot_test_invkernel_numpy_helper.py: c_sp": "SciPy's method stops at 1e-5",
 }
 
