@@ -227,7 +227,7 @@ class BlockPairs:
         return f"BlockPairs({self.shape}, {self.density:.3g} of the pairs)"
 
 
-def _rebuilt(shape: tuple[int, int], *sides: tuple[np.ndarray, ...]) -> BlockPairs:
+def _rebuilt(shape: tuple[int, int], *sides: tuple[np.ndarray, np.ndarray, Any]) -> BlockPairs:
     out = object.__new__(BlockPairs)
     out._begin(shape, *sides)
     return out
