@@ -60,6 +60,12 @@ DIFFERENCES = {
     "gaussian_mixture/plot_gaussian_mixture.py: loss": (
         "500 steps in float32 are chaotic: 100 agree to 1e-6, then either loss has jumps of 0.05"
     ),
+    **{
+        f"surface_registration/plot_LDDMM_Surface.py: {name}": (
+            "losses agree to their rounding in float32 at each step, which leaves momenta free"
+        )
+        for name in ("p0", "qnp")
+    },
     "numpy/plot_test_invkernel_numpy_helper.py: c_sp": "SciPy's method stops at 1e-5",
 }
 
