@@ -49,8 +49,22 @@ DIFFERENT = 1e-3  # the share of integers that may differ: labels and neighbours
 UNSTABLE = "points keep their order within a cluster, and KeOps's do not"
 DIFFERENCES = {
     **{
-        f"numpy/plot_grid_cluster_numpy.py: {name}": UNSTABLE
+        f"{library}/plot_grid_cluster_{library}.py: {name}": UNSTABLE
+        for library in ("numpy", "pytorch")
         for name in ("x", "y", "x_", "y_", "a", "a_full", "a_sparse")
+    },
+    **{
+        f"backends/plot_scipy.py: {name}": f"{UNSTABLE}, and signs of eigenvectors are free"
+        for name in ("x", "x_", "D", "eigenvectors", "coordinates")
+    },
+    "gaussian_mixture/plot_gaussian_mixture.py: loss": (
+        "500 steps in float32 are chaotic: 100 agree to 1e-6, then either loss has jumps of 0.05"
+    ),
+    **{
+        f"surface_registration/plot_LDDMM_Surface.py: {name}": (
+            "losses agree to their rounding in float32 at each step, which leaves momenta free"
+        )
+        for name in ("p0", "qnp")
     },
     "numpy/plot_test_invkernel_numpy_helper.py: c_sp": "SciPy's method stops at 1e-5",
 }

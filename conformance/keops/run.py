@@ -12,8 +12,8 @@ Suites:
                 shipped it asserts that a list is not empty); needs keopscore's classes, which are
                 those of the sources
     geomloss    the tests of geomloss 0.3.1; needs it, pytest-check and hypothesis
-    gpytorch    the tests of gpytorch's KeOps kernels, with LazyTensors where it puts a mock that
-                is the tensor itself; needs gpytorch
+    gpytorch    the tests of gpytorch's KeOps kernels and of a Gaussian process with one, with
+                LazyTensors where it puts a mock that is the tensor itself; needs gpytorch
     gudhi       the tests of GUDHI's nearest neighbours and distances to measures; needs gudhi,
                 eagerpy, hnswlib and POT
 
@@ -82,9 +82,10 @@ SUITES = {
     "geomloss": Suite("geomloss", ("tests",), ("geomloss", "pytest_check", "hypothesis")),
     "gpytorch": Suite(
         "gpytorch",
-        ("test/kernels/keops",),
+        ("test",),
         ("gpytorch",),
         ("-k", "KeOps and not BaseKernel"),
+        ("kernels/keops", "examples/test_keops_gp_regression.py"),
     ),
     "gudhi": Suite(
         "gudhi-devel",
@@ -95,7 +96,7 @@ SUITES = {
 }
 BY_GIT = {  # where, at which tag, and which of its folders
     "geomloss": ("https://github.com/jeanfeydy/geomloss", "v0.3.1", "tests"),
-    "gpytorch": ("https://github.com/cornellius-gp/gpytorch", "v1.15.2", "test/kernels/keops"),
+    "gpytorch": ("https://github.com/cornellius-gp/gpytorch", "v1.15.2", "test"),
     "gudhi-devel": (
         "https://github.com/GUDHI/gudhi-devel",
         "tags/gudhi-release-3.12.0",
