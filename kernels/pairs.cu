@@ -46,9 +46,16 @@ enum { TILE_COLUMNS = fitting(LONGEST_TILE), OWN_ROWS = RUNS * NI, GROUPS = THRE
 // The place of a block: its rows, its index of the outer axes, its columns of the first axis.
 struct Place {
     i64 rows, first, last, split, outer, begin, end;
-    const i64 *intervals;  // of the last column axis: `count` of them
-    i64 count, all[2];
+    const i64 *intervals;  // of a restriction: `count` of them
+    i64 count;
 };
+// The columns of the last axis, from `from` to `to`, for what follows; of a restriction one interval after the other.
+#if RESTRICTED
+#define FOR_COLUMNS(place, from, to) \
+    for (i64 m = 0; m < place.count && (from = place.intervals[2 * m], to = place.intervals[2 * m + 1], true); ++m)
+#else
+#define FOR_COLUMNS(place, from, to)
+#endif
 
 // The columns of a block for its rows. `coarse`: coordinates are too large to be scaled (scaling.py).
 template <int coarse>
@@ -83,18 +90,18 @@ INL void sweep(const i64 *a, const struct At &at, const struct Par &par, const P
 
     i64 c[COLUMN_AXES] = {COLUMN_AXES > 1 ? place.begin : 0}, index = COLUMN_AXES > 1 ? place.begin * behind : 0;
     struct Cols cols;
-    int turn_of = 0;
+    int turns = 0;
     for (int axis = place.begin == place.end ? -1 : 0; axis >= 0;) {
         if (COLUMN_AXES > 1) {
             __syncthreads();  // nobody reads the records of the last index
             if (thread == 0) fill_others(a, &at, &par, c, &others);
         }
-        for (i64 m = 0; m < (RESTRICTED ? place.count : 1); ++m)
-        for (i64 j = RESTRICTED ? place.intervals[2 * m] : place.all[0], to = RESTRICTED ? place.intervals[2 * m + 1] : place.all[1]; j < to; j += TILE_COLUMNS) {
+        i64 from = COLUMN_AXES > 1 ? 0 : place.begin, to = COLUMN_AXES > 1 ? sizes[COLUMN_AXES - 1] : place.end;
+        FOR_COLUMNS(place, from, to)
+        for (i64 j = from; j < to; j += TILE_COLUMNS) {
             const int count = to - j < TILE_COLUMNS ? (int)(to - j) : TILE_COLUMNS;
             // While some warps fill this tile others may still read the last one, but not the one before it: the barrier.
-            INNER *const tile = tiles[turn_of];
-            turn_of ^= 1;
+            INNER *const tile = tiles[(RESTRICTED ? turns++ : (j - from) / TILE_COLUMNS) & 1];
             for (int q = thread; q < count; q += THREADS) fill_inner(a, &at, &par, j + q, tile + q);
             __syncthreads();
             if (APART) UNROLL for (int r = 0; r < RUNS; ++r) UNROLL for (int e = 0; e < OUTPUTS; ++e) start(part[r] + e);
@@ -116,7 +123,7 @@ INL void sweep(const i64 *a, const struct At &at, const struct Par &par, const P
                 turn(head + r);
             }
         }
-        index += place.all[1];
+        index += COLUMN_AXES > 1 ? sizes[COLUMN_AXES - 1] : 0;
         for (axis = COLUMN_AXES - 2; axis >= 0 && ++c[axis] == (axis ? sizes[axis] : place.end); --axis) c[axis] = 0;
     }
 
@@ -142,13 +149,14 @@ INL int is_coarse(const i64 *a, const struct At &at, const struct Par &par, cons
         fill_row(a, &at, &par, own < place.last ? own : place.last - 1, 1, &row);
         far |= far_row(&row);
     }
-    for (i64 m = 0; m < (RESTRICTED ? place.count : 1); ++m) {
-        const i64 from = RESTRICTED ? place.intervals[2 * m] : place.all[0], to = RESTRICTED ? place.intervals[2 * m + 1] : place.all[1];
-        for (i64 j = from + threadIdx.x; j < to; j += THREADS) {
-            INNER column;
-            fill_inner(a, &at, &par, j, &column);
-            far |= far_inner(&column);
-        }
+    i64 sizes[COLUMN_AXES];
+    column_sizes(a, sizes);
+    i64 from = COLUMN_AXES > 1 ? 0 : place.begin, to = COLUMN_AXES > 1 ? sizes[COLUMN_AXES - 1] : place.end;
+    FOR_COLUMNS(place, from, to)
+    for (i64 j = from + threadIdx.x; j < to; j += THREADS) {
+        INNER column;
+        fill_inner(a, &at, &par, j, &column);
+        far |= far_inner(&column);
     }
     return __syncthreads_or(far);
 }
@@ -168,8 +176,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) reduce(const __g
     const i64 top = number % blocks * block_rows, begin = sizes[0] * split / a[SPLITS], end = sizes[0] * (split + 1) / a[SPLITS];
     const Place place = {
         rows, RESTRICTED ? item[0] : top, RESTRICTED ? item[1] : rows, split, above % outers, begin, end,
-        RESTRICTED ? (const i64 *)a[INTERVALS] + 2 * item[2] : 0, RESTRICTED ? item[3] - item[2] : 1,
-        {COLUMN_AXES > 1 ? 0 : begin, COLUMN_AXES > 1 ? sizes[COLUMN_AXES - 1] : end}};
+        RESTRICTED ? (const i64 *)a[INTERVALS] + 2 * item[2] : 0, RESTRICTED ? item[3] - item[2] : 1};
     struct At at;
     locate(a, place.outer, &at);
     if (threadIdx.x == 0) fill_par(a, &at, &par);
