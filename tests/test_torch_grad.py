@@ -161,16 +161,24 @@ OF_COSINES = {
 
 @pytest.mark.parametrize("name", OF_COSINES)
 def test_third_derivatives_through_a_waist_in_float32(name):
-    """As precise as torch's, where the derivatives by dot products and by lengths cancel."""
-    found = []
-    for wrap, dtype in ((LazyArray, "float32"), (plain, "float32"), (plain, "float64")):
-        leaves = [t.to(getattr(torch, dtype)).requires_grad_() for t in sample(("x", "y")).values()]
-        with config(engine="blocks"):
-            value = OF_COSINES[name](*map(wrap, leaves)).sum(1)
-            found.append(orders(value, leaves, 3, (None, None, None)))
-    for lazy, dense, exact in zip(*found, strict=True):
-        errors = [(t.double() - exact).abs().max() / exact.abs().max() for t in (lazy, dense)]
-        assert errors[0] < 3 * errors[1] + 1e-6
+    """As precise as torch's, where the derivatives by dot products and by lengths cancel.
+
+    The errors of one sample are luck: those of six have geometric means that are not.
+    """
+    ratios = []
+    for seed in range(6):
+        found = []
+        for wrap, dtype in ((LazyArray, "float32"), (plain, "float32"), (plain, "float64")):
+            leaves = sample(("x", "y"), seed=seed, dtype=torch.float32).values()
+            leaves = [t.to(getattr(torch, dtype)).requires_grad_() for t in leaves]
+            with config(engine="blocks"):
+                value = OF_COSINES[name](*map(wrap, leaves)).sum(1)
+                found.append(orders(value, leaves, 3, (None, None, None)))
+        for lazy, dense, exact in zip(*found, strict=True):
+            errors = [(t.double() - exact).abs().max() / exact.abs().max() for t in (lazy, dense)]
+            ratios.append((errors[0] + 1e-7) / (errors[1] + 1e-7))
+    means = torch.stack(ratios).reshape(6, -1).log().mean(0).exp()
+    assert means.max() < 2.5, means
 
 
 @pytest.mark.parametrize("how", REDUCTIONS)
