@@ -416,6 +416,8 @@ class Lower:
             else:
                 x = a if a.is_number else self._factor(a, dtype)
                 groups.setdefault(self.idx(x), []).append(x)
+        if op is sympy.Mul and self.fast and dtype.kind == "f":
+            groups = self._numbers_outside(groups, dtype)
         if op is sympy.Mul and not (self.fast and dtype == np.float32):
             groups = self._divisions_last(groups)
         return self._join(groups, op, dtype)
@@ -433,6 +435,26 @@ class Lower:
         if a.is_Pow and a.exp == -1 and (dtype.kind != "c" or fn.is_complex(a)):
             return self._inverse(self._operand(a.base, dtype))
         return self._operand(a, dtype)
+
+    def _numbers_outside(
+        self, groups: dict[frozenset[str], list[Any]], dtype: np.dtype
+    ) -> dict[frozenset[str], list[Any]]:
+        """p*(d/2) is (p/2)*d, where p is of an outer scope: one product a pair less.
+
+        Only with numbers from 1/16 to 1: they make no p infinite, and 0 only the least ones.
+        """
+        whole = frozenset().union(*groups)
+        if len(groups) == 1 or whole not in groups:
+            return groups
+        numbers, inner = [], []
+        for a in groups[whole]:
+            made = self.by_sym.get(a)
+            c, core = made.expr.as_coeff_Mul() if made and made.expr.is_Mul else (sympy.S.One, a)
+            taken = made and sympy.Rational(1, 16) <= abs(c) < 1 and made.dtype == dtype
+            numbers += [c] if taken else []
+            inner += sympy.Mul.make_args(core) if taken else [a]
+        outer = next(s for s in groups if s != whole)
+        return groups | {whole: inner, outer: [*numbers, *groups[outer]]} if numbers else groups
 
     @staticmethod
     def _divisions_last(groups: dict[frozenset[str], list[Any]]) -> dict[frozenset[str], list[Any]]:

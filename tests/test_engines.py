@@ -515,6 +515,23 @@ def test_divided_by_a_square() -> None:
         np.testing.assert_allclose(value.max(1), want.max(1), rtol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_half_a_distance_times_a_parameter(dtype: str) -> None:
+    """p * (d / 2) is (p / 2) * d, one product a pair; numbers above 1 stay where they are."""
+    x, y = rng.random((9, 1)).astype(dtype), rng.random((1, 70)).astype(dtype)
+    p = np.array(1.7, dtype)
+    lazy = np.sin(LazyArray(x, feature_ndim=0) * LazyArray(y, feature_ndim=0))
+    value = LazyArray(y, feature_ndim=0) - LazyArray(p) * (lazy / 2)
+    loop = value.source(generated=True).split("void pairs(")[1]
+    assert "0.5" not in loop and "/" not in loop
+    want = y - p * (np.sin(x * y) / 2)
+    tolerance = {"float32": 2e-6, "float64": 1e-12}[dtype]
+    with config(engine="cpu"):
+        np.testing.assert_allclose(value.sum(1), want.sum(1), rtol=tolerance)
+        large = LazyArray(np.array(np.finfo(dtype).max)) * (8 * (lazy * 0))
+        np.testing.assert_array_equal(large.sum(1), np.zeros(9, dtype))
+
+
 def test_weighted_by_one_number() -> None:
     """Weights and values without features, where the weights use a value of a pair twice."""
     x, y = rng.random((6, 1)), rng.random((1, 70))

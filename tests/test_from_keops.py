@@ -1,4 +1,4 @@
-"""The first table of docs/from_keops.md: its right column runs, on arrays and on lazy arrays alike."""
+"""The first table of docs/from_keops.md: its right column runs on arrays and lazy arrays alike."""
 
 import re
 from pathlib import Path
