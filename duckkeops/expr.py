@@ -461,6 +461,22 @@ def record_reduction(outline: Reduced, args: tuple[Node, ...], params: tuple) ->
     return node
 
 
+def with_args(node: Node, args: tuple[Node, ...]) -> Any:
+    """The same operation on arguments with the outlines of its own."""
+    made = object.__new__(type(node))
+    made.outline, made._args = node.outline, args
+    for name in type(node).__slots__:
+        setattr(made, name, getattr(node, name))
+    return made
+
+
+def seen_as(outline: Given, source: Any) -> Input:
+    """The input that an array is under an outline that fits it."""
+    made = object.__new__(Input)
+    made.outline, made._args, made.source = outline, (), source
+    return made
+
+
 @functools.lru_cache(maxsize=TABLE_SIZE)
 def reduced(row: Any, args: tuple[Outline, ...], axes: tuple[int, ...], dtype: np.dtype) -> Reduced:
     """The outline of a reduction of such arguments. Raises ShapeError if they do not broadcast."""

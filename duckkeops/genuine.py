@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import contextvars
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,10 +22,37 @@ def evaluated(node: Reduce, order: Sequence[int] | None = None) -> Any:
 
     Over all axes of a NumPy array it is a NumPy scalar.
     """
-    value = evaluate.evaluate(settled_reduction(node), order)
+    node = settled_reduction(node)
+    out = computed(node, order)
+    seen = _seen.get()
+    if seen is not None:
+        seen.append((node, order, out))
+    return out
+
+
+def computed(node: Reduce, order: Sequence[int] | None = None) -> Any:
+    """`evaluated`, of a reduction as engines take it."""
+    value = evaluate.evaluate(node, order)
     if type(value) is np.ndarray and value.flags.writeable and value.ndim:  # mostly
         return value
     return tuple(map(_own, value)) if isinstance(value, tuple) else plain(_own(value))
+
+
+# (reduction, order of axes, value) of what is evaluated here, where somebody watches
+_seen: contextvars.ContextVar[list[tuple[Reduce, Any, Any]] | None] = contextvars.ContextVar(
+    "duckkeops_seen", default=None
+)
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[list[tuple[Reduce, Any, Any]]]:
+    """Lists what `evaluated` computes inside: the reduction, the order of its axes, the value."""
+    seen: list[tuple[Reduce, Any, Any]] = []
+    token = _seen.set(seen)
+    try:
+        yield seen
+    finally:
+        _seen.reset(token)
 
 
 def settled_reduction(node: Reduce) -> Reduce:

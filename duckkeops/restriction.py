@@ -388,6 +388,17 @@ def with_pairs(node: Reduce, pairs: Pairs | None) -> Reduce:
     return Reduce(node.row, node.args, node.axes, node.dtype, (*node.params, ("pairs", pairs)))
 
 
+def with_pattern(node: Reduce, kept: BlockPairs | None) -> Reduce:
+    """A restricted reduction over other pairs, or, for what keeps no pattern alive, None; others
+    as they are.
+    """
+    pairs = of(node)
+    if pairs is None:
+        return node
+    params = tuple((k, Pairs(kept, v.axes) if k == "pairs" else v) for k, v in node.params)  # type: ignore[arg-type]
+    return expr.record_reduction(node.outline, node.args, params)
+
+
 def unrestricted(node: Reduce) -> tuple[Reduce, float]:
     """The reduction over all pairs, and the share of them that this one keeps."""
     pairs = of(node)

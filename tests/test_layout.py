@@ -86,6 +86,7 @@ ORDER = (
     "statistics",
     "shapes",
     "indexing",
+    "recording",
     "genuine",
     "explain",
     "joint",

@@ -227,6 +227,27 @@ def variables(*formulas: Formula) -> list[Variable]:
     return list(found.values())
 
 
+def structure(places: dict[Any, int], *formulas: Formula | None) -> tuple[Any, ...]:
+    """What two formulas have in common if they differ in their arrays alone. `places` numbers the
+    variables, by their keys; numbers in their place are part of the formula.
+    """
+    out: list[Any] = []
+    number: dict[int, int] = {}
+    for f in formulas:
+        if f is None:
+            continue
+        for node in walk(f):
+            number[id(node)] = len(out)
+            if isinstance(node, Variable):
+                own = None if node.data is None else node.data.kind
+                out.append((places[node.key], node.cat, node.dim, own))
+            else:
+                args = tuple([number[id(a)] for a in node.args])
+                out.append((node.row.name, args, repr(node.params) if node.params else None))
+        out.append(None)
+    return tuple(out)
+
+
 def replaced(f: Formula, new: Callable[[Variable], Formula]) -> Formula:
     """The same formula of other variables."""
     done: dict[int, Formula] = {}

@@ -32,6 +32,8 @@ class _Call:
         names = {name: v for name, v in named if name is not None}
         self.tree = parsed(formula, names)
         self.weight = parsed(formula2, names) if formula2 else None
+        self.of_pairs = of_pairs(self.tree)
+        self.weight_of_pairs = None if self.weight is None else of_pairs(self.weight)
         self.names = names
         self.wanted: dict[int, Variable] = {}
         met = variables(self.tree, *([] if self.weight is None else [self.weight]))
@@ -69,24 +71,28 @@ class _Call:
                     f"{rows[v.cat]}."
                 )
         used = [args[k] for k in self.wanted]
-        if len({str(x.dtype) for x in used}) > 1:
+        if len({x.dtype for x in used}) > 1:
             raise ValueError(
                 f"the arguments of {self.formula!r} have several dtypes: "
                 f"{', '.join(sorted({str(x.dtype) for x in used}))}."
             )
-        lib = library_of(used[0])
-        given: dict[int, Any] = {}
-        for k, v in self.wanted.items():
-            x, axes = args[k], 1 if v.cat == 2 else 2
-            lead = tuple(x.shape[: x.ndim - axes])
-            if v.cat == 2 and lead:  # parameters of a batch
-                x = x.reshape((*x.shape[:-1], 1, 1, x.shape[-1]))
-                given[k] = Data(x, 2, True, lead).lazy(lib, 2)
-            else:
-                given[k] = Data(x, v.cat, False, lead).lazy(lib, v.cat)
+        lib, found = library_of(used[0]), {}
+
+        def given(v: Variable) -> Any:
+            k = v.index
+            assert k is not None
+            if k not in found:
+                v = self.wanted[k]
+                x, axes = args[k], 1 if v.cat == 2 else 2
+                lead = tuple(x.shape[: x.ndim - axes])
+                whole = v.cat == 2 and bool(lead)  # parameters of a batch
+                if whole:
+                    x = x.reshape((*x.shape[:-1], 1, 1, x.shape[-1]))
+                found[k] = Data(x, v.cat, whole, lead).lazy(lib, v.cat)
+            return found[k]
+
         on_device = any(getattr(x, "is_cuda", False) for x in used)
-        sizes = Sizes(batch, rows.get(0), rows.get(1))
-        return lib, sizes, lambda v: given[v.index], on_device
+        return lib, Sizes(batch, rows.get(0), rows.get(1)), given, on_device
 
 
 class Genred:
@@ -130,17 +136,16 @@ class Genred:
         how = {**self._how, **how}
         call = self._call
         lib, sizes, given, _ = call.bound(args)
-        weight = None if call.weight is None else of_pairs(call.weight)
         what = (
             self.reduction_op,
-            of_pairs(call.tree),
+            call.of_pairs,
             call.axis,
             sizes,
             given,
-            weight,
+            call.weight_of_pairs,
             self.opt_arg,
         )
-        out = answered(how, args, lib, *what)
+        out = answered(how, args, lib, call, *what)
         if not isinstance(out, tuple) and lib.is_complex(out):
             out = lib.as_pairs(out)
         return written(how.get("out"), out)

@@ -23,6 +23,7 @@ from duckkeops.keops.formulas import (
     constant,
     factor,
     replaced,
+    structure,
     text,
     unfolded,
     value,
@@ -58,6 +59,12 @@ class Data:
 
     def __init__(self, array: Any, cat: int, whole: bool, batch: tuple[int, ...]):
         self.array, self.cat, self.whole, self.batch = array, cat, whole, batch
+
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """All but the array; numbers are what they are."""
+        numbers = repr(self.array) if type(self.array) is list else None
+        return self.cat, self.whole, self.batch, numbers
 
     def lazy(self, lib: Library, cat: int) -> Any:
         """The value of a variable of this category."""
@@ -817,10 +824,14 @@ def computed(tensor: GenericLazyTensor, args: Sequence[Any], how: dict[str, Any]
     """The reduction of a reduced LazyTensor."""
     assert tensor.reduction_op is not None and tensor.axis is not None
     lib, given = bound(tensor, args)
+    data = [v for v in tensor._nodes if v.data is not None]
+    places: dict[Any, Any] = {v.key: len(args) + k for k, v in enumerate(data)}
+    places |= {v.key: v.index for v in tensor._nodes if v.data is None}
     out = answered(
         how,
-        (*args, *tensor.variables),
+        (*args, *[v.data.array for v in data]),
         lib,
+        structure(places, tensor._formula, tensor._weight),
         tensor.reduction_op,
         tensor._formula,
         tensor.axis,
@@ -840,19 +851,26 @@ def bound(tensor: GenericLazyTensor, args: Sequence[Any]) -> tuple[Library, Any]
     arrays = [v.data.array for v in tensor._nodes if v.data is not None]
     first = next((a for a in (*args, *arrays) if hasattr(a, "shape")), None)
     lib = tensor._library(first)
-    found: dict[Any, Any] = {}
-    for v in tensor._nodes:
-        if v.index is None:
-            found[v.key] = v.data.lazy(lib, v.cat)
-        else:
-            x = args[v.index]
-            if x.shape[-1] != v.dim:
-                raise ValueError(
-                    f"variable {v.index} has dimension {v.dim}, and got an array {tuple(x.shape)}."
-                )
-            batch = tuple(x.shape[: x.ndim - (1 if v.cat == 2 else 2)])
-            found[v.key] = Data(x, v.cat, False, batch).lazy(lib, v.cat)
-    return lib, lambda v: found[v.key]
+    own, found = {v.key: v for v in tensor._nodes}, {}
+    for v in own.values():
+        if v.index is not None and args[v.index].shape[-1] != v.dim:
+            raise ValueError(
+                f"variable {v.index} has dimension {v.dim}, and got an array "
+                f"{tuple(args[v.index].shape)}."
+            )
+
+    def given(v: Variable) -> Any:
+        if v.key not in found:
+            v = own[v.key]
+            data = v.data
+            if data is None:
+                x = args[v.index]  # type: ignore[index]
+                batch = tuple(x.shape[: x.ndim - (1 if v.cat == 2 else 2)])
+                data = Data(x, v.cat, False, batch)
+            found[v.key] = data.lazy(lib, v.cat)
+        return found[v.key]
+
+    return lib, given
 
 
 def _sizes(tensor: GenericLazyTensor, args: Sequence[Any]) -> Sizes:

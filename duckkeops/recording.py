@@ -1,0 +1,156 @@
+"""A computation that was one reduction of its arrays, again, of other arrays of the same kind.
+
+To record an expression takes longer than a small problem. Where the same function is called over
+and over, what it recorded the first time is enough: its nodes, with other arrays for inputs.
+
+>>> import numpy as np
+>>> from duckkeops import LazyArray
+>>> from duckkeops.recording import kind, record
+>>> def nearest(x, y):
+...     return ((LazyArray(x)[:, None] - LazyArray(y)[None]) ** 2).sum(-1).min(axis=1)
+>>> x, y = np.zeros((2, 3)), np.ones((4, 3))
+>>> value, again = record(lambda: nearest(x, y), (x, y))
+>>> others = np.zeros((2, 3)), np.full((4, 3), 2.0)
+>>> kind(others) == kind((x, y))
+True
+>>> again(others)
+array([12., 12.])
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from duckkeops import expr, genuine, restriction
+from duckkeops.config import current
+from duckkeops.expr import Apply, Broadcast, Concat, Input, Node, Reduce, Scalar
+from duckkeops.restriction import BlockPairs
+
+KINDS = (Apply, Reduce, Concat, Broadcast, Scalar)
+
+
+def kind(arrays: Sequence[Any]) -> tuple | None:
+    """What a recording takes for granted of its arrays: shapes, dtypes, places, whether they lie
+    side by side and have gradients, and which are the same. None where nothing is recorded: of
+    arrays that are not NumPy's or torch's own, and of tensors that are transformed or compiled.
+    """
+    out: list[Any] = [_first_of_each(arrays)]
+    for a in arrays:
+        if type(a) is np.ndarray:
+            out.append((a.shape, a.dtype, a.flags.c_contiguous))
+        elif expr.is_plain_tensor(a):
+            own = type(a), a.shape, a.dtype, a.device, a.is_contiguous(), a.requires_grad
+            out.append(own)
+        else:
+            return None
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        if torch.compiler.is_compiling():
+            return None
+        out.append(torch.is_grad_enabled())
+    out.append(current().kernels)
+    return tuple(out)
+
+
+def _first_of_each(arrays: Sequence[Any]) -> tuple[int, ...] | None:
+    """The place of the first array that is the same; None if all are others."""
+    ids = [id(a) for a in arrays]
+    return None if len(set(ids)) == len(ids) else tuple(map(ids.index, ids))
+
+
+def record(call: Callable[[], Any], arrays: Sequence[Any]) -> tuple[Any, Recording | None]:
+    """What `call` gives, and what gives it of other arrays of the same kind, as far as that was one
+    reduction of these, with the shape of its result changed at most.
+
+    `call` must look at no entries, write none, and depend on nothing that may change but `arrays`.
+    """
+    with genuine.watched() as seen:
+        value = call()
+    if len(seen) != 1:
+        return value, None
+    node, order, result = seen[0]
+    if not _is_same(value, result):
+        return value, None
+    nodes = expr.walk(node)
+    origins = {id(n): _origin(n.source, arrays) for n in nodes if type(n) is Input}
+    if not all(type(n) in KINDS or origins.get(id(n)) for n in nodes):
+        return value, None
+    shape = None if value is result else tuple(value.shape)
+    return value, Recording(nodes, origins, order, shape)
+
+
+def _origin(source: Any, arrays: Sequence[Any]) -> tuple[int, tuple[int, ...] | None] | None:
+    """Which of the arrays an input is, and in which shape, where not its own."""
+    for k, array in enumerate(arrays):
+        if source is array:
+            return k, None
+        if type(source) is np.ndarray and type(array) is np.ndarray:
+            both = source.flags.c_contiguous and array.flags.c_contiguous
+            same = both and source.dtype == array.dtype and source.size == array.size
+            if same and source.size and source.ctypes.data == array.ctypes.data:
+                return k, source.shape
+    return None
+
+
+def _is_same(value: Any, result: Any) -> bool:
+    """Has the value the entries of this result, in their order?"""
+    if isinstance(value, tuple) or not getattr(value, "shape", ()):
+        return False
+    if value is result:
+        return True
+    if type(value) is not type(result) or value.dtype != result.dtype:
+        return False
+    if isinstance(value, np.ndarray):
+        both = value.flags.c_contiguous and result.flags.c_contiguous
+        return both and value.size == result.size and value.ctypes.data == result.ctypes.data
+    if not hasattr(value, "data_ptr"):
+        return False
+    both = value.is_contiguous() and result.is_contiguous()
+    return both and value.numel() == result.numel() and value.data_ptr() == result.data_ptr()
+
+
+class Recording:
+    """See `record`. It keeps no arrays."""
+
+    __slots__ = ("_order", "_shape", "_steps")
+
+    def __init__(
+        self,
+        nodes: Sequence[Node],
+        origins: dict[int, Any],
+        order: Sequence[int] | None,
+        shape: tuple[int, ...] | None,
+    ):
+        numbers = {id(n): k for k, n in enumerate(nodes)}
+        self._order, self._shape = order, shape
+        self._steps: list[tuple[Any, Any]] = []  # arguments before what is made of them
+        for n in nodes:
+            if isinstance(n, Input):
+                self._steps.append((n.outline, origins[id(n)]))
+            elif isinstance(n, Scalar):
+                self._steps.append((n, None))
+            else:
+                own = restriction.with_pattern(n, None) if type(n) is Reduce else n
+                self._steps.append((expr.with_args(own, ()), [numbers[id(a)] for a in n.args]))
+
+    def __call__(self, arrays: Sequence[Any], kept: BlockPairs | None = None) -> Any:
+        """The result, of arrays of the kind that was recorded; over these pairs, where that was
+        restricted to some.
+        """
+        made: list[Any] = []
+        for what, args in self._steps:
+            if args is None:
+                made.append(what)
+            elif type(args) is tuple:
+                k, shape = args
+                array = arrays[k] if shape is None else arrays[k].reshape(shape)
+                made.append(expr.seen_as(what, array))
+            else:
+                made.append(expr.with_args(what, tuple([made[k] for k in args])))
+        root = made[-1] if kept is None else restriction.with_pattern(made[-1], kept)
+        out = genuine.computed(root, self._order)
+        return out if self._shape is None else out.reshape(self._shape)
