@@ -19,6 +19,7 @@ array([12., 12.])
 
 from __future__ import annotations
 
+import operator
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -83,8 +84,8 @@ def record(call: Callable[[], Any], arrays: Sequence[Any]) -> tuple[Any, Recordi
     return value, Recording(nodes, origins, order, shape)
 
 
-def _origin(source: Any, arrays: Sequence[Any]) -> tuple[int, tuple[int, ...] | None] | None:
-    """Which of the arrays an input is, and in which shape, where not its own."""
+def _origin(source: Any, arrays: Sequence[Any]) -> tuple[int, Callable[[Any], Any] | None] | None:
+    """Which of the arrays an input is, and what makes it of that where it is not the same."""
     for k, array in enumerate(arrays):
         if source is array:
             return k, None
@@ -92,7 +93,11 @@ def _origin(source: Any, arrays: Sequence[Any]) -> tuple[int, tuple[int, ...] | 
             both = source.flags.c_contiguous and array.flags.c_contiguous
             same = both and source.dtype == array.dtype and source.size == array.size
             if same and source.size and source.ctypes.data == array.ctypes.data:
-                return k, source.shape
+                return k, operator.methodcaller("reshape", source.shape)
+        elif getattr(array, "requires_grad", False) and not source.requires_grad:
+            same = source.shape == array.shape and source.stride() == array.stride()
+            if same and source.numel() and source.data_ptr() == array.data_ptr():
+                return k, operator.methodcaller("detach")  # recorded where no gradients are wanted
     return None
 
 
@@ -146,9 +151,8 @@ class Recording:
             if args is None:
                 made.append(what)
             elif type(args) is tuple:
-                k, shape = args
-                array = arrays[k] if shape is None else arrays[k].reshape(shape)
-                made.append(expr.seen_as(what, array))
+                k, change = args
+                made.append(expr.seen_as(what, change(arrays[k]) if change else arrays[k]))
             else:
                 made.append(expr.with_args(what, tuple([made[k] for k in args])))
         root = made[-1] if kept is None else restriction.with_pattern(made[-1], kept)

@@ -12,6 +12,7 @@ from duckkeops.keops.formulas import (
     Variable,
     factor,
     of_pairs,
+    structure,
     value,
     variables,
 )
@@ -35,6 +36,8 @@ class _Call:
         self.of_pairs = of_pairs(self.tree)
         self.weight_of_pairs = None if self.weight is None else of_pairs(self.weight)
         self.names = names
+        used = [f for f in (self.of_pairs, self.weight_of_pairs) if f is not None]
+        self.name = structure({v.key: v.index for v in variables(*used)}, *used)
         self.wanted: dict[int, Variable] = {}
         met = variables(self.tree, *([] if self.weight is None else [self.weight]))
         for v in (*[v for _, v in named], *met):
@@ -145,7 +148,7 @@ class Genred:
             call.weight_of_pairs,
             self.opt_arg,
         )
-        out = answered(how, args, lib, call, *what)
+        out = answered(how, args, lib, call.name, *what)
         if not isinstance(out, tuple) and lib.is_complex(out):
             out = lib.as_pairs(out)
         return written(how.get("out"), out)
