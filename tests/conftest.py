@@ -45,6 +45,14 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason=f"{why}, not of devices"))
 
 
+@pytest.fixture
+def quick_compiler(monkeypatch):
+    """C that is compiled in half the time, and runs slowly: for tests with hundreds of formulas,
+    which are about the formulas. Other tests compile as users do.
+    """
+    monkeypatch.setenv("DUCKKEOPS_CFLAGS", "-O0")
+
+
 @pytest.fixture(autouse=True)
 def engine():
     """The settings that a run of the whole suite asks for."""

@@ -18,6 +18,7 @@ from torch_gallery import FORMULAS, sample
 
 from duckkeops import LazyArray, config
 
+pytestmark = pytest.mark.usefixtures("quick_compiler")
 REDUCTIONS = {
     "sum": lambda d: d.sum(1),
     "mean": lambda d: d.mean(0),

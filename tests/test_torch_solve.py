@@ -9,6 +9,7 @@ from torch.func import grad
 from duckkeops import ConvergenceError, LazyArray, UnsupportedError
 from duckkeops.linalg import eye, solve
 
+pytestmark = pytest.mark.usefixtures("quick_compiler")
 N = 7
 
 
