@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import statistics
 import subprocess
 import sys
@@ -278,7 +279,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as cache:
         workers = [Worker(name, options.device, cache) for name in LIBRARIES]
         device, _ = [worker.line() for worker in workers]
-        command = " ".join(["python benchmarks/keops.py", *sys.argv[1:]])
+        command = shlex.join(["python", "benchmarks/keops.py", *sys.argv[1:]])
         about = f"`{command}`\n\n{device}, {SIZES[options.device]} points in each cloud, float32\n"
         print(about, HEAD, sep="\n", flush=True)
         for name in options.rows:

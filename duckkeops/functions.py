@@ -276,6 +276,7 @@ sign = along(  # z/|z|; constant along the reals
     ),
 )
 relu = function("relu", lambda x: step(x), nonnegative=True)
+at_most_zero = function("at_most_zero", lambda x: ONE)  # what is above 0 are errors of rounding
 maximum = function("maximum", lambda x, y: share(x, y), lambda x, y: share(y, x))
 minimum = function("minimum", lambda x, y: share(y, x), lambda x, y: share(x, y))
 fmax = function(

@@ -630,6 +630,7 @@ TABLE: tuple[Op, ...] = (
     Op("log_sigmoid", lambda S, x: S.log_sigmoid(x), None, "nn.functional.logsigmoid", types=real_floating, scipy="log_expit",
        aliases=("logsigmoid",), compose=lambda xp, x: -xp.logaddexp(-x, xp.zeros_like(x))),
     Op("relu", lambda S, x: S.relu(x), None, "relu", types=real_same, compose=lambda xp, x: xp.maximum(x, xp.zeros_like(x))),
+    Op("at_most_zero", lambda S, x: S.at_most_zero(x), None, types=real_floating, domain=(-2, -0.1), compose=lambda xp, x: xp.minimum(x, xp.zeros_like(x))),
     Op("gelu_erf", lambda S, x: x * S.ndtr(x), None, "nn.functional.gelu", types=real_floating, compose=lambda xp, x: x * _ndtr(xp, x)),
     Op("gelu_tanh", lambda S, x, c: x / 2 * (1 + S.tanh(S.sqrt(2 / S.pi) * (x + c * x**3))), None, types=real_floating,
        compose=lambda xp, x, c: x / 2 * (1 + xp.tanh(math.sqrt(2 / math.pi) * (x + c * x**3)))),

@@ -534,9 +534,12 @@ def _is_complex(node: Node) -> bool:
 
 
 def _softmax(scores: Node, total: Node) -> Node:
-    """exp(scores - total); of a row whose scores are all -inf it is 0, as in torch.logsumexp."""
+    """exp(scores - total), and 1 at most: scores are computed once more, and may be rounded in other
+    ways. Of a row whose scores are all -inf it is 0, as in torch.logsumexp.
+    """
     finite = ops.call("where", ops.call("equal", total, -np.inf), 0.0, total)
-    return ops.call("exp", ops.call("subtract", scores, finite))
+    gap = ops.call("subtract", scores, finite)
+    return ops.call("exp", gap if _is_complex(gap) else ops.call("at_most_zero", gap))
 
 
 def _deviations(node: Reduce, v: Node, outs: Sequence[Node]) -> list[Weighed]:

@@ -65,6 +65,7 @@ EACH(COMPARE, )
   INL v##T clip_##T(v##T x, v##T a, v##T b) { return minimum_##T(maximum_##T(x, a), b); } \
   INL v##T hardtanh_##T(v##T x, v##T a, v##T b) { return minimum_##T(maximum_##T(x, a), b); } \
   INL v##T relu_##T(v##T x) { return choose_##T((v##I)(x < zero_##T()), zero_##T(), x); } \
+  INL v##T at_most_zero_##T(v##T x) { return choose_##T((v##I)(x > zero_##T()), zero_##T(), x); } \
   INL v##T step_##T(v##T x) { return choose_##T((v##I)(x <= zero_##T()), zero_##T(), splat_##T(1)); } \
   INL v##T real_##T(v##T x) { return x; } \
   INL v##T conj_##T(v##T x) { return x; } \

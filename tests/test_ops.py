@@ -265,6 +265,7 @@ NUMERIC = {  # our SymPy functions in NumPy and SciPy
     "step": lambda x: np.where(x <= 0, 0, 1),
     "share": lambda x, y: np.where(x < y, 0, np.where(x == y, 0.5, 1)),
     "relu": lambda x: np.maximum(x, 0),
+    "at_most_zero": lambda x: np.minimum(x, 0),
     "clip": lambda x, a, b: np.minimum(np.maximum(x, a), b),
     "hardtanh": lambda x, a, b: np.minimum(np.maximum(x, a), b),
     "clamp_min": np.maximum,

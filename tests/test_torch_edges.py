@@ -363,3 +363,24 @@ def test_extremes_along_an_axis_keep_half_precision(dtype):
         assert got.values.dtype == dtype
         torch.testing.assert_close(got.values, want.values)
         torch.testing.assert_close(got.indices, want.indices)
+
+
+@pytest.mark.parametrize("how", ["logsumexp", "softmax"])
+def test_weights_of_huge_scores_are_one_at_most(how):
+    """The backward pass may round scores in another way than the forward one did: those of 1e15 by
+    more than exp can take. Of such scores weights are 0 or 1, or between; slopes are finite.
+    """
+    g = torch.Generator().manual_seed(0)
+    x, y = (torch.rand(n, 3, generator=g) * 0.1 for n in (40, 50))
+    values = torch.ones(50, 1, requires_grad=True)
+    x.requires_grad_()
+    gap = LazyArray(x)[:, None] - LazyArray(y)[None]
+    s = (0.37 / (gap * gap).sum(-1)) ** 6
+    assert s.max() > 1e15
+    if how == "logsumexp":
+        slopes = torch.autograd.grad(torch.logsumexp(s, 1).sum(), x)
+    else:
+        slopes = torch.autograd.grad((torch.softmax(s, 1) @ values).sum(), (x, values))
+        assert (slopes[1] >= 0).all()
+        assert (slopes[1] <= 40).all()
+    assert all(torch.isfinite(t).all() for t in slopes)
