@@ -534,7 +534,7 @@ def _is_complex(node: Node) -> bool:
 
 
 def _softmax(scores: Node, total: Node) -> Node:
-    """exp(scores - total), and 1 at most: scores are computed once more, and may be rounded in other
+    """exp(scores - total), and 1 at most: scores are computed once more, maybe rounded in other
     ways. Of a row whose scores are all -inf it is 0, as in torch.logsumexp.
     """
     finite = ops.call("where", ops.call("equal", total, -np.inf), 0.0, total)
