@@ -44,6 +44,7 @@ ROWS = reductions.BY_NAME
 PICKS = ("min", "max", "argmin", "argmax", "topk")  # rows whose values are entries
 WEIGHED = ("logsumexp", "softmax_sum", "var", "std")  # whose outputs weigh their arguments
 PROXY = torch._C._TorchDispatchModeKey.PROXY
+POLES = ("divide", "reciprocal", "pow", "rsqrt")
 TIES = 64  # equal least entries of one row that are differentiated one by one
 
 
@@ -508,12 +509,14 @@ def _weights(node: Reduce, outs: Sequence[Node]) -> list[Weighed]:
     if name == "mean":
         return [[(v, Scalar(1 / max(node.outline.count, 1)))]]
     if name == "logsumexp":
-        return [[(v, _softmax(v, outs[0]))]]
+        return [[_where_it_weighs(v, _softmax(v, outs[0]))]]
     if name == "softmax_sum":
         weight = _softmax(v, outs[1])
         none = ops.call("equal", outs[1], -np.inf)  # the quotient is 0 / 0
         gap = ops.call("where", none, 0.0, ops.call("subtract", more[0], outs[0]))
-        return [[(v, ops.call("multiply", weight, _conj(gap))), (more[0], weight)], [(v, weight)]]
+        of_scores = ops.call("multiply", weight, _conj(gap))
+        first = [_where_it_weighs(v, of_scores), _where_it_weighs(more[0], weight)]
+        return [first, [_where_it_weighs(v, weight)]]
     if name in ("var", "std"):
         return _deviations(node, v, outs)
     if name == "prod":
@@ -540,6 +543,26 @@ def _softmax(scores: Node, total: Node) -> Node:
     finite = ops.call("where", ops.call("equal", total, -np.inf), 0.0, total)
     gap = ops.call("subtract", scores, finite)
     return ops.call("exp", gap if _is_complex(gap) else ops.call("at_most_zero", gap))
+
+
+def _where_it_weighs(v: Node, weight: Node) -> tuple[Node, Node]:
+    """The same pair, with a value that does not change where its weight is 0, if its slope may
+    have overflowed there.
+    """
+    if any(map(_has_poles, expr.walk(v))):
+        v = ops.call("where", ops.call("equal", weight, 0), 0, v)
+    return v, weight
+
+
+def _has_poles(node: Node) -> bool:
+    """Is it a division by something pairwise?"""
+    if not isinstance(node, expr.Apply) or node.op.name not in POLES:
+        return False
+    base = node.args[node.op.name == "divide"]
+    if sum(n != 1 for n in base.shape) < 2:
+        return False
+    power = node.args[-1]
+    return node.op.name != "pow" or not (isinstance(power, Scalar) and complex(power.value).real >= 0)
 
 
 def _deviations(node: Reduce, v: Node, outs: Sequence[Node]) -> list[Weighed]:
