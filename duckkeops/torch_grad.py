@@ -545,7 +545,7 @@ def _softmax(scores: Node, total: Node) -> Node:
     return ops.call("exp", gap if _is_complex(gap) else ops.call("at_most_zero", gap))
 
 
-def _where_it_weighs(v: Node, weight: Node) -> tuple[Node, Node]:
+def _where_it_weighs(v: Node, weight: Node) -> tuple[Node, Node | None]:
     """The same pair, with a value that does not change where its weight is 0, if its slope may
     have overflowed there.
     """
