@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
 
-from duckkeops import expr, reductions, statistics
+from duckkeops import expr, reductions, rewrite, statistics
 from duckkeops.errors import ShapeError, UnsupportedError, VirtualArrayError
-from duckkeops.expr import FEATURE, NEUTRAL, Node
+from duckkeops.expr import FEATURE, NEUTRAL, POINT, Node
 from duckkeops.genuine import dense, evaluated, permuted
 from duckkeops.indexing import getitem
 from duckkeops.operands import describe, namespace_of, node_of, units, unsupported
@@ -39,6 +39,8 @@ def _topk(what: str, a: Any, k: int, axis: int, largest: bool) -> tuple[Any, Any
     k = how_many(what, k)
     k = min(k, node.shape[axis])
     _check_size(node, axis, k)
+    if node.roles[axis] == NEUTRAL:  # one entry, which counts as a point
+        node = rewrite.retag(node, node.roles[:axis] + POINT + node.roles[axis + 1 :])
     reduce = reductions.reduce(
         statistics.ROWS["topk"], (node,), (axis,), k=k, largest=bool(largest)
     )

@@ -131,6 +131,16 @@ def test_the_least_of_vectors_and_of_few_rows():
     assert torch.isinf(values[:, 3]).all() and (places[:, 3] == 0).all()
 
 
+@pytest.mark.parametrize("m", [0, 1, 5])
+def test_products_of_tensors_of_any_number_of_rows(m):
+    x, y = cloud(m, 2), cloud(m, D)
+    outer = Vi(x).tensorprod(Vi(y))  # which has no rows j but one
+    dense = (x[:, :, None] * y[:, None]).reshape(m, 2 * D)
+    torch.testing.assert_close(outer.Kmin(1, 1)[:, 0], dense)
+    torch.testing.assert_close(outer.min(1), dense)
+    torch.testing.assert_close(outer.sum(0)[0], dense.sum(0))
+
+
 def test_symbolic_variables_are_given_later():
     x, y = cloud(M, D), cloud(N, D)
     K = (-(Vi(0, D) - Vj(1, D)).sqnorm2() * Pm(2, 1)).exp()
