@@ -63,7 +63,7 @@ class _Side:
         """Row blocks of at most `block` rows, (T, 4): first row, last row + 1, and the same of
         their intervals. Rows that keep no column are in blocks without intervals.
         """
-        starts = np.concatenate([[0], self.ends[:-1]])
+        starts = np.concatenate([[0], self.ends])[:-1]
         gaps = np.concatenate([[0], self.rows.ravel(), [self.size]]).reshape(-1, 2)
         none = np.zeros_like(gaps)
         kept = np.stack([*self.rows.T, starts, self.ends], 1)

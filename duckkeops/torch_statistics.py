@@ -16,6 +16,7 @@ from duckkeops import (
     genuine,
     ops,
     reductions,
+    restriction,
     shapes,
     sorting,
     statistics,
@@ -189,7 +190,7 @@ def _extreme(name: str, arg: str, pair: str, input: Any, dim: Any, keepdim: bool
 
 def with_places(node: Any) -> tuple[Any, Any]:
     """The least (or greatest) entries of an argmin, and where they are."""
-    if torch_grad.is_native(node):
+    if torch_grad.is_native(node) and restriction.of(node) is None:
         (a,), (axis,) = node.args, node.axes
         pair = torch.min if node.row.name == "argmin" else torch.max
         return tuple(pair(genuine.dense(a), axis))  # type: ignore[return-value]

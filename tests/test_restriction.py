@@ -157,6 +157,36 @@ def test_ranges_of_keops():
     np.testing.assert_allclose(d.sum(axis=0), (mask * dense_distances(x, y)).sum(0))
 
 
+def test_nothing_is_kept(anywhere):
+    x, y = clouds(8, 6)
+    none = np.zeros((0, 2), int), [], np.zeros((0, 2), int)
+    for kept in (
+        BlockPairs(np.zeros((0, 0), bool), [], [], (8, 6)),
+        BlockPairs.from_ranges(*none, *none, shape=(8, 6)),
+    ):
+        d = distances(x, y).restrict(kept)
+        assert kept.density == 0 and d.sum() == 0
+        for axis, n in ((1, 8), (0, 6)):
+            np.testing.assert_array_equal(d.sum(axis=axis), np.zeros(n))
+            np.testing.assert_array_equal(d.min(axis=axis), np.full(n, np.inf))
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+def test_one_column(columns):
+    torch = pytest.importorskip("torch")
+    x, y = clouds(5, columns)
+    kept = BlockPairs([[True]], [[1, 3]], [[0, 1]], (5, columns))
+    dense = dense_distances(x, y)
+    inside = dense[1:3, 0]
+    for array in (np.asarray, torch.from_numpy):
+        d = distances(array(x), array(y)).restrict(kept)
+        for name, rest in (("min", np.inf), ("max", -np.inf)):
+            got = [getattr(d, name)(axis) for axis in (1, 0)]
+            rows, best = got if array is np.asarray else (pair.values for pair in got)
+            np.testing.assert_array_equal(rows, [rest, *inside, rest, rest])
+            np.testing.assert_array_equal(best, [getattr(inside, name)(), *[rest] * (columns - 1)])
+
+
 @pytest.mark.parametrize("library", ["numpy", "torch"])
 def test_intervals_that_meet_are_one(library):
     array = pytest.importorskip("torch").from_numpy if library == "torch" else np.asarray
