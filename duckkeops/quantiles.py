@@ -16,6 +16,7 @@ from duckkeops.expr import FEATURE, Input, Node
 from duckkeops.genuine import dense, plain
 from duckkeops.indexing import written
 from duckkeops.operands import constant, node_of, on_host, unsupported
+from duckkeops.restriction import is_restricted
 from duckkeops.statistics import Axis, axes_of
 
 CUTS = 16  # a pass over the pairs leaves one of so many parts of the range of t
@@ -197,6 +198,10 @@ def _function(
         function = getattr(np, what)
         return function(dense(node), *arguments, axis=axis, out=out, keepdims=keep, **given)
     axes = axes_of(node, axis)
+    if is_restricted(node):
+        raise unsupported(
+            f"numpy.{what} of a restricted array, whose rows have different numbers of pairs,", node
+        )
     if weights is not None or node.dtype.kind == "c":
         kind = "with weights=" if weights is not None else f"of {node.dtype.name}"
         raise unsupported(

@@ -296,6 +296,8 @@ def test_what_has_no_value_is_refused():
     for call, error, says in (
         (lambda: r.mean(axis=1), UnsupportedError, "different numbers of pairs"),
         (lambda: np.var(r, axis=1), UnsupportedError, "different numbers of pairs"),
+        (lambda: np.median(r, axis=1), UnsupportedError, "different numbers of pairs"),
+        (lambda: np.nanquantile(r, 0.9, axis=0), UnsupportedError, "different numbers of pairs"),
         (lambda: r[:10].sum(axis=1), UnsupportedError, "Index first"),
         (lambda: r.to_dense(), UnsupportedError, "dropped pairs"),
         (lambda: (r * d.restrict(other)).sum(axis=1), UnsupportedError, "Restrict the whole"),
