@@ -17,7 +17,7 @@ from numpy.lib.array_utils import normalize_axis_tuple
 
 from duckkeops import expr, rewrite, views
 from duckkeops.errors import ShapeError, UnsupportedError
-from duckkeops.expr import POINT, Concat, Node, Reduce, Restricted
+from duckkeops.expr import NEUTRAL, POINT, Concat, Node, Reduce, Restricted
 from duckkeops.operands import namespace_of, on_host
 
 # Reductions that have a value over any number of pairs. The others count them, and all rows have
@@ -428,6 +428,8 @@ def restricted(node: Node, kept: BlockPairs, axes: Sequence[int] | None = None) 
             f"d: {node.shape} {node.dtype} has no {kept.shape[0]} x {kept.shape[1]} pairs.\n"
             "  Blocks are kept of the last two point axes, or of those in axes=."
         )
+    roles = "".join(POINT if a in points and r == NEUTRAL else r for a, r in enumerate(node.roles))
+    node = node if roles == node.roles else rewrite.retag(node, roles)
     return Restricted(node, kept.resized(shape), points)  # type: ignore[arg-type]
 
 

@@ -187,6 +187,16 @@ def test_one_column(columns):
             np.testing.assert_array_equal(best, [getattr(inside, name)(), *[rest] * (columns - 1)])
 
 
+def test_axes_of_length_1_without_a_role(anywhere):
+    x, _ = clouds(5, 1)
+    kept = BlockPairs([[True]], [[1, 3]], [[0, 1]], (5, 1))
+    d = (LazyArray(x) ** 2).sum(-1)[:, None]
+    assert d.roles[1] == "neutral"
+    want = (x**2).sum(-1) * [0, 1, 1, 0, 0]
+    np.testing.assert_allclose(d.restrict(kept, (0, 1)).sum(axis=1), want)
+    np.testing.assert_allclose(d.restrict(kept, (0, 1)).sum(axis=0), [want.sum()])
+
+
 @pytest.mark.parametrize("library", ["numpy", "torch"])
 def test_intervals_that_meet_are_one(library):
     array = pytest.importorskip("torch").from_numpy if library == "torch" else np.asarray
