@@ -335,6 +335,10 @@ def test_gradients_are_0_where_distances_are():
 def test_few_rows_and_none(m, n):
     x, y = cloud(m, D), cloud(n, D)
     S, s = Vi(x) | Vj(y), x @ y.T
+    whole = LazyTensor(x[:, None]) | LazyTensor(y[None])
+    assert whole.shape == S.shape == (m, n)
+    torch.testing.assert_close(whole.sum(1), s.sum(1, keepdim=True))
+    torch.testing.assert_close(whole.sum(0), s.sum(0)[:, None])
     torch.testing.assert_close(S.sum(1), s.sum(1, keepdim=True))
     torch.testing.assert_close(S.logsumexp(0), s.logsumexp(0)[:, None])
     if n:

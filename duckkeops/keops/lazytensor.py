@@ -167,7 +167,7 @@ class GenericLazyTensor:
         cat = 2 if m == n else 0 if n == 1 else 1
         batch = tuple(x.shape[:-3])
         self.batchdims = batch or None
-        self._variable(Data(x, cat, True, batch), d, cat, max(m, n))
+        self._variable(Data(x, cat, True, batch), d, cat, m if cat == 0 else n)
 
     def _of_rows(self, x: Any, axis: int | None) -> None:
         if x.ndim == 0:
