@@ -119,6 +119,17 @@ def test_ranges_that_were_changed_are_read_again(sparse):
     np.testing.assert_array_equal(again[int(ranges[0][1, 0]) :], first[int(ranges[0][1, 0]) :])
 
 
+def test_ranges_of_inference_mode():
+    torch = pytest.importorskip("torch")
+    x, y = (torch.rand(n, 2, generator=torch.Generator().manual_seed(n)) for n in (6, 5))
+    with torch.inference_mode():
+        own = [torch.tensor(a) for a in ([[0, 6]], [1], [[0, 3]], [[0, 3]], [1], [[0, 6]])]
+        d = kernel(importlib.import_module("duckkeops.keops.torch"), x, y, tuple(own))
+        torch.testing.assert_close(d.sum(1)[:, 0], torch.cdist(x, y[:3]).square().sum(1))
+        own[2][0, 1] = 2
+    torch.testing.assert_close(d.sum(1)[:, 0], torch.cdist(x, y[:2]).square().sum(1))
+
+
 def test_what_are_no_ranges_is_refused(sparse):
     keops, _, x, y, ranges, _ = sparse
     d = kernel(keops, x, y, ranges[:3])

@@ -267,8 +267,12 @@ def pairs_of(ranges: Any, shape: tuple[int, int]) -> duckkeops.BlockPairs | None
 
 
 def _state(array: Any) -> Any:
-    """What tells whether the entries were changed: a tensor's version, of others a copy."""
-    return array._version if hasattr(array, "_version") else np.array(array)
+    """What tells whether the entries were changed: a tensor's version, of others, and of tensors
+    of torch.inference_mode, which have none, a copy.
+    """
+    if hasattr(array, "is_inference"):
+        return array.cpu().numpy().copy() if array.is_inference() else array._version
+    return np.array(array)
 
 
 @contextlib.contextmanager
