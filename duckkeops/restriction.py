@@ -160,7 +160,10 @@ class BlockPairs:
         ):
             rows = _ranges(f"ranges_{name}", rows)
             columns = _whole(f"redranges_{'ji'[name == 'j']}", columns)
-            ends = np.asarray(on_host(ends)).astype(np.int64).reshape(-1)
+            ends = np.asarray(on_host(ends)).reshape(-1)
+            if ends.size and ends.dtype.kind not in "iu":
+                raise ShapeError(f"slices_{name} has dtype {ends.dtype}: it holds integers.")
+            ends = ends.astype(np.int64)
             if len(ends) != len(rows):
                 raise ShapeError(
                     f"slices_{name} has {len(ends)} entries, and there are {len(rows)} ranges_"

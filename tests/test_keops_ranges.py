@@ -137,6 +137,8 @@ def test_what_are_no_ranges_is_refused(sparse):
         d.sum(1)
     with pytest.raises(duckkeops.ShapeError, match="slices_i"):
         kernel(keops, x, y, (ranges[0], ranges[1][:-1], *ranges[2:])).sum(1)
+    with pytest.raises(duckkeops.ShapeError, match="slices_i has dtype float"):
+        kernel(keops, x, y, (ranges[0], ranges[1] / 2.0, *ranges[2:])).sum(1)
     with pytest.raises(duckkeops.ShapeError, match="beyond"):
         kernel(keops, x[:50], y, ranges).sum(1)
 
