@@ -141,6 +141,12 @@ def test_products_of_tensors_of_any_number_of_rows(m):
     torch.testing.assert_close(outer.sum(0)[0], dense.sum(0))
 
 
+@pytest.mark.parametrize("axis", [np.int64(1), np.int32(-2), torch.tensor(1)])
+def test_axes_are_integers_of_any_kind(axis):
+    D_ij = Vi(cloud(5, D)).sqdist(Vj(cloud(3, D)))
+    torch.testing.assert_close(D_ij.sum(axis), D_ij.sum(1))
+
+
 def test_symbolic_variables_are_given_later():
     x, y = cloud(M, D), cloud(N, D)
     K = (-(Vi(0, D) - Vj(1, D)).sqnorm2() * Pm(2, 1)).exp()

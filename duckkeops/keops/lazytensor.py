@@ -7,6 +7,7 @@ and `|` is the scalar product.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -633,8 +634,10 @@ class GenericLazyTensor:
         **kwargs: Any,
     ) -> Any:
         axis = dim if axis is None else axis
-        place = axis + len(self._shape) if isinstance(axis, int) and axis < 0 else axis
-        if not isinstance(place, int) or place - self.nbatchdims not in (0, 1):
+        place = operator.index(axis) if hasattr(axis, "__index__") else None
+        if place is not None and place < 0:
+            place += len(self._shape)
+        if place is None or place - self.nbatchdims not in (0, 1):
             raise ValueError(
                 f"{op} is over axis {self.nbatchdims} (i) or {self.nbatchdims + 1} (j), and got "
                 f"{axis}."
