@@ -64,6 +64,21 @@ def test_arguments_that_the_formula_lacks_count_rows():
     np.testing.assert_allclose(f(X, Y[:, :1]), N * X)
 
 
+def test_parameters_of_rows_and_of_batches():
+    formula, lines = "Exp(-p * SqDist(x, y))", ["x = Vi(3)", "y = Vj(3)", "p = Pm(1)"]
+    of_x, of_y = of_numpy.Vi(0, 3), of_numpy.Vj(1, 3)
+    K = (-(of_numpy.Pm(2, 1) * of_x.sqdist(of_y))).exp()
+    p = np.array([0.5])
+    for f in (of_numpy.Genred(formula, lines, axis=1), K.sum(1)):
+        want = np.exp(-GAPS / 2).sum(1)[:, None]
+        for own in (p, p[None], p[None, None]):  # KeOps does not look at further axes
+            np.testing.assert_allclose(f(X, Y, own), want, strict=True)
+            np.testing.assert_allclose(f(X[None], Y[None], own), want[None], strict=True)
+        twice, own = (np.stack([a, a]) for a in (X, Y)), np.array([[0.5], [2.0]])
+        want = np.exp(-own[:, :, None] * GAPS).sum(2)[..., None]
+        np.testing.assert_allclose(f(*twice, own), want, strict=True)
+
+
 def test_generic_reductions():
     lines = LINES[:2]
     total = of_numpy.generic_sum("SqDist(x, y)", "a = Vj(1)", *lines)

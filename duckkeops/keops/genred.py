@@ -16,7 +16,7 @@ from duckkeops.keops.formulas import (
     value,
     variables,
 )
-from duckkeops.keops.lazytensor import Data, solution
+from duckkeops.keops.lazytensor import Data, solution, without_ones
 from duckkeops.keops.libraries import Library, library_of
 from duckkeops.keops.parsing import alias, parsed
 from duckkeops.keops.reducing import Sizes, answered, canonical, options, pairs_of, written
@@ -49,14 +49,18 @@ class _Call:
                     f"Var{(v.index, v.dim, v.cat)} in {formula!r}."
                 )
 
+    def fitted(self, args: Sequence[Any]) -> Sequence[Any]:
+        """The arguments, parameters without needless axes. Raises ValueError for another number."""
+        count = 1 + max(self.wanted, default=-1)
+        if len(args) != count:
+            raise ValueError(f"{self.formula!r} takes {count} arguments, and got {len(args)}.")
+        return without_ones(args, {k: v.cat for k, v in self.wanted.items()})
+
     def bound(self, args: Sequence[Any]) -> tuple[Library, Sizes, Any, bool]:
         """The library, the sizes, the values of the variables, and whether they are on a GPU.
 
         Raises ValueError where the arguments do not fit the formula.
         """
-        count = 1 + max(self.wanted, default=-1)
-        if len(args) != count:
-            raise ValueError(f"{self.formula!r} takes {count} arguments, and got {len(args)}.")
         rows: dict[int, int] = {}
         batch: tuple[int, ...] = ()
         for k, v in self.wanted.items():
@@ -86,12 +90,8 @@ class _Call:
             assert k is not None
             if k not in found:
                 v = self.wanted[k]
-                x, axes = args[k], 1 if v.cat == 2 else 2
-                lead = tuple(x.shape[: x.ndim - axes])
-                whole = v.cat == 2 and bool(lead)  # parameters of a batch
-                if whole:
-                    x = x.reshape((*x.shape[:-1], 1, 1, x.shape[-1]))
-                found[k] = Data(x, v.cat, whole, lead).lazy(lib, v.cat)
+                lead = tuple(args[k].shape[: args[k].ndim - (1 if v.cat == 2 else 2)])
+                found[k] = Data(args[k], v.cat, False, lead).lazy(lib, v.cat)
             return found[k]
 
         on_device = any(getattr(x, "is_cuda", False) for x in used)
@@ -138,6 +138,7 @@ class Genred:
     def __call__(self, *args: Any, **how: Any) -> Any:
         how = {**self._how, **how}
         call = self._call
+        args = call.fitted(args)  # type: ignore[assignment]
         lib, sizes, given, _ = call.bound(args)
         what = (
             self.reduction_op,
@@ -177,6 +178,7 @@ class KernelSolve:
 
     def __call__(self, *args: Any, alpha: float = 1e-10, eps: float = 1e-6, **how: Any) -> Any:
         call = self._call
+        args = call.fitted(args)  # type: ignore[assignment]
         lib, sizes, given, on_device = call.bound(args)
         if sizes.batch:
             raise duckkeops.UnsupportedError("KernelSolve takes no batches: solve each by itself.")

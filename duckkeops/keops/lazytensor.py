@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,9 +72,9 @@ class Data:
         x = self.array
         if isinstance(x, list):
             return x[0] if len(x) == 1 else lib.numbers_of(x)
-        if cat == 2 and not self.whole:
-            return x
         n = len(self.batch)
+        if cat == 2 and not self.whole:
+            return LazyArray(x[..., None, None, :], 1, n) if n else x
         if self.whole:
             return LazyArray(x if cat == self.cat else x.swapaxes(-3, -2), 1, n)
         lazy = LazyArray(x, 1, n)
@@ -796,6 +796,7 @@ class GenericLazyTensor:
 def solved(tensor: GenericLazyTensor, args: Sequence[Any], how: dict[str, Any]) -> Any:
     """The solution that a LazyTensor of `solve` stands for."""
     other, alpha, eps = tensor._solving
+    args = _fitted(tensor, args)
     lib, given = bound(tensor, args)
     if _sizes(tensor, args).batch:
         raise duckkeops.UnsupportedError("solve takes no batches yet: solve each by itself.")
@@ -826,6 +827,7 @@ def solution(kernel: Any, b: Any, alpha: Any, eps: float) -> Any:
 def computed(tensor: GenericLazyTensor, args: Sequence[Any], how: dict[str, Any]) -> Any:
     """The reduction of a reduced LazyTensor."""
     assert tensor.reduction_op is not None and tensor.axis is not None
+    args = _fitted(tensor, args)
     lib, given = bound(tensor, args)
     data = [v for v in tensor._nodes if v.data is not None]
     places: dict[Any, Any] = {v.key: len(args) + k for k, v in enumerate(data)}
@@ -846,11 +848,33 @@ def computed(tensor: GenericLazyTensor, args: Sequence[Any], how: dict[str, Any]
     return written(how.get("out"), out)
 
 
-def bound(tensor: GenericLazyTensor, args: Sequence[Any]) -> tuple[Library, Any]:
-    """The library, and the values of the variables, those of symbolic ones being `args`."""
+def _fitted(tensor: GenericLazyTensor, args: Sequence[Any]) -> Sequence[Any]:
+    """The arrays of the symbolic variables, parameters without needless axes.
+
+    Raises ValueError for another number of arrays.
+    """
     count = tensor.new_variable_index()
     if len(args) != count:
         raise ValueError(f"the formula has {count} symbolic variables, and got {len(args)}.")
+    cats = {v.index: v.cat for v in tensor._nodes if v.index is not None}
+    return without_ones(args, cats, tensor.nbatchdims)
+
+
+def without_ones(args: Sequence[Any], cats: Mapping[int, int], batch: int = 0) -> Sequence[Any]:
+    """Arrays of which parameters have no leading axes of length 1 beyond the batch axes of rows, or
+    the number given: KeOps's users give (1, D) for (D,).
+    """
+    batch = max([batch, *[args[k].ndim - 2 for k, cat in cats.items() if cat < 2]])
+    out = list(args)
+    for k, cat in cats.items():
+        more = args[k].ndim - 1 - batch
+        if cat == 2 and more > 0 and all(n == 1 for n in args[k].shape[:more]):
+            out[k] = args[k].reshape(args[k].shape[more:])
+    return out
+
+
+def bound(tensor: GenericLazyTensor, args: Sequence[Any]) -> tuple[Library, Any]:
+    """The library, and the values of the variables, those of symbolic ones being `args`."""
     arrays = [v.data.array for v in tensor._nodes if v.data is not None]
     first = next((a for a in (*args, *arrays) if hasattr(a, "shape")), None)
     lib = tensor._library(first)
