@@ -30,6 +30,20 @@ PARAMETERS = {  # how many numbers or lists follow the formulas
     "Kron": 2,
 }
 CONSTANTS = ("IntCst", "IntInv", "RatCst", "Zero")
+FORMULAS = {  # how many formulas come first, where it is not one
+    **dict.fromkeys(CONSTANTS, 0),
+    **dict.fromkeys(("Add", "Subtract", "Mult", "Divide", "Scalprod", "Powf", "Atan2"), 2),
+    **dict.fromkeys(("Equal", "NotEqual", "LessThan", "LessOrEqual"), 2),
+    **dict.fromkeys(("GreaterThan", "GreaterOrEqual", "SqDist", "Concat", "BSpline"), 2),
+    **dict.fromkeys(("WeightedSqNorm", "SqNormIso", "SqNormDiag", "SymSqNorm"), 2),
+    **dict.fromkeys(("TensorProd", "MatVecMult", "VecMatMult", "Kron", "DifferenceMatrix"), 2),
+    **dict.fromkeys(("Factorize", "Divergence", "Laplacian", "GradMatrix", "TraceOperator"), 2),
+    **dict.fromkeys(("ComplexMult", "ComplexAdd", "ComplexSubtract", "ComplexDivide"), 2),
+    "ComplexRealScal": 2,
+    **dict.fromkeys(("Clamp", "Mod", "IfElse", "WeightedSqDist", "SoftMin", "SoftDTW_SqDist"), 3),
+    **dict.fromkeys(("Grad", "Diff", "AdjointOperator"), 3),
+}
+ANY_NUMBER = ("Pow", "ClampInt", "DiffClampInt", "IntCst")  # what follows may be no integer
 ALIAS = re.compile(r"\s*(?:(\w+)\s*=\s*)?(\w+)\(([^()]*)\)\s*")
 
 
@@ -117,14 +131,31 @@ class _Reader:
         if name not in TABLE:
             raise ValueError(f"there is no operation {name}, as in the formula {self.whole!r}.")
         if name == "TensorDot":
-            lists = [tuple(self._value(a)) for a in args[2:]]
-            params: tuple[Any, ...] = (*lists[:4], lists[4] if len(lists) > 4 else None)
-            return apply(name, *map(self.formula, args[:2]), params=params)
-        n = len(args) - PARAMETERS.get(name, 0)
+            return self._tensordot(args)
+        n = FORMULAS.get(name, 1)
+        if len(args) != n + PARAMETERS.get(name, 0):
+            raise ValueError(
+                f"{name} takes {n + PARAMETERS.get(name, 0)} arguments, and got {len(args)} in the "
+                f"formula {self.whole!r}."
+            )
         params = tuple(map(self._value, args[n:]))
+        if name not in ANY_NUMBER and not all(isinstance(p, int | tuple) for p in params):
+            raise ValueError(
+                f"{name} takes integers, and got {params} in the formula {self.whole!r}."
+            )
         if name in CONSTANTS:
             return Formula(TABLE[name], (), params, params[0] if name == "Zero" else 1)
         return apply(name, *map(self.formula, args[:n]), params=params)
+
+    def _tensordot(self, args: Sequence[ast.expr]) -> Formula:
+        lists = tuple(map(self._value, args[2:]))
+        if len(lists) not in (4, 5) or not all(isinstance(p, tuple) for p in lists):
+            raise ValueError(
+                f"TensorDot takes two formulas and four or five lists in the formula "
+                f"{self.whole!r}."
+            )
+        params = lists if len(lists) == 5 else (*lists, None)
+        return apply("TensorDot", *map(self.formula, args[:2]), params=params)
 
     def _value(self, node: ast.expr) -> Any:
         try:
