@@ -36,30 +36,34 @@ KINDS = (Apply, Reduce, Concat, Broadcast, Scalar)
 
 def kind(arrays: Sequence[Any]) -> tuple | None:
     """What a recording takes for granted of its arrays: shapes, dtypes, places, whether they lie
-    side by side and have gradients, and which are the same. None where nothing is recorded: of
-    arrays that are not NumPy's or torch's own, and of tensors that are transformed or compiled.
+    side by side and have gradients, which are the same, and which begin at the same address. None
+    where nothing is recorded: of arrays that are not NumPy's or torch's own, and of tensors that
+    are transformed or compiled.
     """
-    out: list[Any] = [_first_of_each(arrays)]
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.compiler.is_compiling():
+        return None
+    out: list[Any] = [_first_of_each(list(map(id, arrays)))]
+    addresses = []
     for a in arrays:
         if type(a) is np.ndarray:
+            addresses.append(a.__array_interface__["data"][0])
             out.append((a.shape, a.dtype, a.flags.c_contiguous))
         elif expr.is_plain_tensor(a):
+            addresses.append(a.data_ptr())
             own = type(a), a.shape, a.dtype, a.device, a.is_contiguous(), a.requires_grad
             out.append(own)
         else:
             return None
-    torch = sys.modules.get("torch")
+    out.append(_first_of_each(addresses))
     if torch is not None:
-        if torch.compiler.is_compiling():
-            return None
         out.append(torch.is_grad_enabled())
     out.append(current().kernels)
     return tuple(out)
 
 
-def _first_of_each(arrays: Sequence[Any]) -> tuple[int, ...] | None:
-    """The place of the first array that is the same; None if all are others."""
-    ids = [id(a) for a in arrays]
+def _first_of_each(ids: Sequence[int]) -> tuple[int, ...] | None:
+    """The place of the first that is the same; None if all are others."""
     return None if len(set(ids)) == len(ids) else tuple(map(ids.index, ids))
 
 
@@ -89,13 +93,15 @@ def _origin(source: Any, arrays: Sequence[Any]) -> tuple[int, Callable[[Any], An
     for k, array in enumerate(arrays):
         if source is array:
             return k, None
+    for k, array in enumerate(arrays):  # those at one address are at one in arrays of this kind
         if type(source) is np.ndarray and type(array) is np.ndarray:
             both = source.flags.c_contiguous and array.flags.c_contiguous
             same = both and source.dtype == array.dtype and source.size == array.size
             if same and source.size and source.ctypes.data == array.ctypes.data:
                 return k, operator.methodcaller("reshape", source.shape)
         elif getattr(array, "requires_grad", False) and not source.requires_grad:
-            same = source.shape == array.shape and source.stride() == array.stride()
+            both = source.is_contiguous() and array.is_contiguous()
+            same = both and source.dtype == array.dtype and source.shape == array.shape
             if same and source.numel() and source.data_ptr() == array.data_ptr():
                 return k, operator.methodcaller("detach")  # recorded where no gradients are wanted
     return None

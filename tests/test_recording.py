@@ -70,6 +70,23 @@ def test_the_same_array_twice_is_another_kind():
         torch.testing.assert_close(call(first, second), want)
 
 
+@pytest.mark.parametrize("tracked", [None, False, True])
+def test_views_of_one_array_are_another_kind(tracked):
+    library = in_numpy if tracked is None else in_torch
+    call = library.Genred("SqDist(x, y)", ["x = Vi(3)", "y = Vj(3)"], axis=1)
+    clouds = [rng.random((5, 3)) for _ in range(3)]
+    if tracked is not None:
+        clouds = [torch.tensor(c, requires_grad=tracked) for c in clouds]
+    x, y, z = clouds
+    for first, second in ((x, x[:]), (x, y), (z[:], z), (y, z), (x, x[:])):
+        with torch.no_grad():
+            got = call(first, second), library.Vi(first).sqdist(library.Vj(second)).sum(1)
+        first, second = (np.asarray(a if tracked is None else a.detach()) for a in (first, second))
+        want = ((first[:, None] - second) ** 2).sum((1, 2))[:, None]
+        for one in got:
+            np.testing.assert_allclose(np.asarray(one), want)
+
+
 def test_gradients_of_each_call():
     call = in_torch.Genred(GAUSSIAN, NAMES, axis=1)
     for tracked in (False, True, False, True, True):
