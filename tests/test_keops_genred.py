@@ -115,3 +115,34 @@ def test_solutions_that_are_not_there_are_refused():
         solve(Y, Y, W[:, :1])
     with pytest.raises(UnsupportedError, match="one number for each pair"):
         of_numpy.KernelSolve("(x - y) * b", ["x = Vi(2)", "y = Vj(2)", "b = Vj(2)"], "b", axis=1)
+
+
+@pytest.mark.parametrize(
+    ("formula", "unknown", "error", "told"),
+    [
+        ("Exp(-SqDist(x, y)) * b + 1", "Vj(1)", UnsupportedError, "one number for each pair"),
+        ("Exp(-SqDist(x, y)) * b * b", "Vj(1)", UnsupportedError, "one number for each pair"),
+        ("(b | b) * b", "Vj(2)", UnsupportedError, "one number for each pair"),
+        ("Exp(-SqDist(x, y)) * b", "Vi(1)", ValueError, "rows j"),
+        ("Exp(-SqDist(x, y)) * b", "Pm(1)", ValueError, "rows j"),
+    ],
+)
+def test_what_is_not_linear_in_the_unknown_is_refused(formula, unknown, error, told):
+    lines = ["x = Vi(3)", "y = Vj(3)", f"b = {unknown}"]
+    with pytest.raises(error, match=told):
+        of_numpy.KernelSolve(formula, lines, "b", axis=1)
+
+
+@pytest.mark.parametrize("dtype", [int, complex, bool])
+def test_right_hand_sides_are_real_numbers(dtype):
+    K = (-of_numpy.Vi(Y).sqdist(of_numpy.Vj(Y))).exp()
+    with pytest.raises(ValueError, match="right-hand side has dtype"):
+        K.solve(np.ones((N, 1), dtype), alpha=0.1)
+
+
+def test_sums_and_quotients_are_linear_in_the_unknown():
+    lines = ["x = Vi(3)", "y = Vj(3)", "b = Vj(1)"]
+    solve = of_numpy.KernelSolve("(Exp(-SqDist(x, y)) * b - b / 4) / 2", lines, "b", axis=1)
+    gaps = ((Y[:, None] - Y) ** 2).sum(-1)
+    want = np.linalg.solve((np.exp(-gaps) - 0.25) / 2 + np.eye(N), W[:, :1])
+    np.testing.assert_allclose(solve(Y, Y, W[:, :1], alpha=1.0, eps=1e-12), want, rtol=1e-9)

@@ -473,17 +473,49 @@ def _spread(e: Formula, dim: int) -> Formula:
     return apply("SumT", e, params=(dim,))
 
 
-def factor(f: Formula, v: Variable) -> Formula:
-    """The factor of v in a formula that is linear in it: one number for each pair."""
-    if v.dim == f.dim == 1:
+def factor(f: Formula, v: Variable, axis: int) -> Formula:
+    """The factor of v, which has the rows that are summed over, in a formula that is linear in it:
+    one number for each pair.
+    """
+    if v.cat != axis:
+        raise ValueError(
+            f"the unknown, Var({v.index},{v.dim},{v.cat}), must be a variable of rows "
+            f"{'ij'[axis]}, Var({v.index},{v.dim},{axis}), as sums are over {'ij'[axis]}."
+        )
+    if v.dim == f.dim == 1 and _is_linear(f, v):
         return gradient(f, v, constant(1))
     if f.row.name == "Mult":
         for one, other in (f.args, f.args[::-1]):
-            if isinstance(one, Variable) and one.key == v.key and other.dim == 1:
+            free = all(w.key != v.key for w in variables(other))
+            if isinstance(one, Variable) and one.key == v.key and other.dim == 1 and free:
                 return other
     raise duckkeops.UnsupportedError(
         "KernelSolve and solve take formulas k(x, y) * b, k being one number for each pair."
     )
+
+
+LINEAR = ("Add", "Subtract", "Minus", "Sum", "SumT", "Extract", "ExtractT", "Concat", "Pairs")
+
+
+def _is_linear(f: Formula, v: Variable) -> bool:
+    """Is it surely linear in v?"""
+    root = unfolded(f)
+    found: dict[int, bool | None] = {}  # None for what does not depend on v
+    for node in walk(root):
+        given, name = [found[id(a)] for a in node.args], node.row.name
+        rest = [k for k in given if k is not None]
+        if isinstance(node, Variable):
+            out = True if node.key == v.key else None
+        elif not rest:
+            out = None
+        elif name in ("Mult", "Scalprod", "TensorDot"):
+            out = rest == [True]
+        elif name == "Divide":
+            out = given == [True, None]
+        else:
+            out = name in LINEAR and all(given)
+        found[id(node)] = out
+    return found[id(root)] is True
 
 
 def tangent(f: Formula, v: Formula, u: Formula) -> Formula:

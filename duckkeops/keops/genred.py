@@ -174,7 +174,7 @@ class KernelSolve:
         names = self._call.names
         var = names[varinvalias] if varinvalias in names else alias(varinvalias, 0)[1]
         self._var = var
-        self._kernel = factor(self._call.tree, var)
+        self._kernel = factor(self._call.tree, var, axis)
 
     def __call__(self, *args: Any, alpha: float = 1e-10, eps: float = 1e-6, **how: Any) -> Any:
         call = self._call

@@ -781,12 +781,14 @@ class GenericLazyTensor:
                 f"solve takes kernels of one number for each pair, and K.shape is {self.shape}.\n"
                 "  With var=, the symbolic variable that is sought, K may be a formula k * var."
             )
-        out = self._with(self._formula if var is None else factor(self._formula, var._formula))
+        axis = 0 if right is not None and right.axis == 1 else 1
+        f = self._formula
+        out = self._with(f if var is None else factor(f, var._formula, axis))
         if var is not None:
             out._nodes = tuple(v for v in out._nodes if v.key != var._formula.key)
         if right is not None and right.symbolic_variables:
             out._nodes = (*out._nodes, *right._nodes)
-        out.reduction_op, out.axis = "Solve", 0 if right is not None and right.axis == 1 else 1
+        out.reduction_op, out.axis = "Solve", axis
         out._solving = (other, alpha, eps)
         out.kwargs = kwargs
         ready = call and not out.symbolic_variables and out._dtype is not None
@@ -817,6 +819,8 @@ def solution(kernel: Any, b: Any, alpha: Any, eps: float) -> Any:
     count_call("Solve")
     if tuple(getattr(alpha, "shape", ())) == (1,):  # KeOps's users give numbers of one row
         alpha = alpha[0]
+    if "float" not in str(b.dtype):
+        raise ValueError(f"the right-hand side has dtype {b.dtype}: it holds real numbers.")
     wide = b.astype(np.float64) if isinstance(b, np.ndarray) else b.double()
     rtol = 1e-12 if wide.dtype == b.dtype else 1e-7
     limit = eps * math.sqrt(b.shape[0])
