@@ -147,6 +147,12 @@ def test_axes_are_integers_of_any_kind(axis):
     torch.testing.assert_close(D_ij.sum(axis), D_ij.sum(1))
 
 
+def test_derivatives_by_what_does_not_occur_are_0():
+    x, y, z = Vi(cloud(5, D)), Vj(cloud(3, D)), Vi(cloud(5, 2))
+    assert torch.equal(x.sqdist(y).grad(z, Vj(cloud(3, 1))).sum(1), torch.zeros(5, 2).double())
+    assert torch.equal(x.sqdist(y).diff(z, Vi(cloud(5, 2))).sum(1), torch.zeros(5, 1).double())
+
+
 def test_symbolic_variables_are_given_later():
     x, y = cloud(M, D), cloud(N, D)
     K = (-(Vi(0, D) - Vj(1, D)).sqnorm2() * Pm(2, 1)).exp()

@@ -578,12 +578,12 @@ class GenericLazyTensor:
     def grad(self, other: Any, gradin: Any) -> Any:
         gradin = self._of(gradin)
         formula = apply("Grad", self._formula, other._formula, gradin._formula)
-        return self._with(formula, gradin)
+        return self._with(formula, other, gradin)
 
     def diff(self, other: Any, diffin: Any) -> Any:
         diffin = self._of(diffin)
         formula = apply("Diff", self._formula, other._formula, diffin._formula)
-        return self._with(formula, diffin)
+        return self._with(formula, other, diffin)
 
     def factorize(self, other: Any) -> Any:
         return self._binary("Factorize", other)
