@@ -147,6 +147,18 @@ def test_axes_are_integers_of_any_kind(axis):
     torch.testing.assert_close(D_ij.sum(axis), D_ij.sum(1))
 
 
+def test_parts_are_printed_as_keops_prints_them():
+    x = Vi(cloud(5, D))
+    for part, formula in (
+        (x[1], "Elem(Var(0,3,0),1)"),
+        (x.elem(0), "Elem(Var(0,3,0),0)"),
+        (x.extract(1, 1), "Extract(Var(0,3,0),1,1)"),
+        (x[:, :, 1:2], "Extract(Var(0,3,0),1,1)"),
+        (x[1:], "Extract(Var(0,3,0),1,2)"),
+    ):
+        assert part.formula == formula
+
+
 def test_derivatives_by_what_does_not_occur_are_0():
     x, y, z = Vi(cloud(5, D)), Vj(cloud(3, D)), Vi(cloud(5, 2))
     assert torch.equal(x.sqdist(y).grad(z, Vj(cloud(3, 1))).sum(1), torch.zeros(5, 2).double())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 
@@ -475,7 +475,7 @@ class GenericLazyTensor:
     def elem(self, i: int) -> Any:
         if type(i) is not int or not 0 <= i < self._entries():
             raise ValueError(f"index {i!r} is out of bounds [0, D) = [0, {self._entries()}).")
-        return self._part(i, 1)
+        return self._part(i, 1) if self.is_complex else self._unary("Elem", i)
 
     def extract(self, i: int, d: int) -> Any:
         if type(i) is not int or type(d) is not int:
@@ -486,8 +486,6 @@ class GenericLazyTensor:
         return self.ndim
 
     def _part(self, start: int, length: int) -> Any:
-        if length == 1:
-            return self._unary("Elem", start)
         return self._unary("Extract", start, length)
 
     def __getitem__(self, key: Any) -> Any:
@@ -634,7 +632,7 @@ class GenericLazyTensor:
         **kwargs: Any,
     ) -> Any:
         axis = dim if axis is None else axis
-        place = operator.index(axis) if hasattr(axis, "__index__") else None
+        place = operator.index(axis) if isinstance(axis, SupportsIndex) else None
         if place is not None and place < 0:
             place += len(self._shape)
         if place is None or place - self.nbatchdims not in (0, 1):
