@@ -94,9 +94,8 @@ def _origin(source: Any, arrays: Sequence[Any]) -> tuple[int, Callable[[Any], An
         if source is array:
             return k, None
     for k, array in enumerate(arrays):  # those at one address are at one in arrays of this kind
-        if type(array) is np.ndarray:
-            own = type(source) is np.ndarray
-            both = own and source.flags.c_contiguous and array.flags.c_contiguous
+        if {type(source), type(array)} == {np.ndarray}:
+            both = source.flags.c_contiguous and array.flags.c_contiguous
             same = both and source.dtype == array.dtype and source.size == array.size
             if same and source.size and source.ctypes.data == array.ctypes.data:
                 return k, operator.methodcaller("reshape", source.shape)

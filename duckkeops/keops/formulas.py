@@ -227,7 +227,7 @@ def variables(*formulas: Formula) -> list[Variable]:
     return list(found.values())
 
 
-def structure(places: dict[Any, int], *formulas: Formula | None) -> tuple[Any, ...]:
+def structure(places: dict[Any, Any], *formulas: Formula | None) -> tuple[Any, ...]:
     """What two formulas have in common if they differ in their arrays alone. `places` numbers the
     variables, by their keys; numbers in their place are part of the formula.
     """
