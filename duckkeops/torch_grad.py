@@ -562,7 +562,8 @@ def _has_poles(node: Node) -> bool:
     if sum(n != 1 for n in base.shape) < 2:
         return False
     power = node.args[-1]
-    return node.op.name != "pow" or not (isinstance(power, Scalar) and complex(power.value).real >= 0)
+    whole = isinstance(power, Scalar) and complex(power.value).real >= 0
+    return node.op.name != "pow" or not whole
 
 
 def _deviations(node: Reduce, v: Node, outs: Sequence[Node]) -> list[Weighed]:
