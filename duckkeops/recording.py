@@ -77,15 +77,17 @@ def record(call: Callable[[], Any], arrays: Sequence[Any]) -> tuple[Any, Recordi
         value = call()
     if len(seen) != 1:
         return value, None
-    node, order, result = seen[0]
-    if not _is_same(value, result):
+    node, order, found = seen[0]
+    results = found if isinstance(found, tuple) else (found,)
+    parts = value if type(value) is tuple else (value,)
+    ends = [_end(part, results) for part in parts]
+    if not all(ends):
         return value, None
     nodes = expr.walk(node)
     origins = {id(n): _origin(n.source, arrays) for n in nodes if type(n) is Input}
     if not all(type(n) in KINDS or origins.get(id(n)) for n in nodes):
         return value, None
-    shape = None if value is result else tuple(value.shape)
-    return value, Recording(nodes, origins, order, shape)
+    return value, Recording(nodes, origins, order, ends if type(value) is tuple else ends[0])
 
 
 def _origin(source: Any, arrays: Sequence[Any]) -> tuple[int, Callable[[Any], Any] | None] | None:
@@ -107,37 +109,57 @@ def _origin(source: Any, arrays: Sequence[Any]) -> tuple[int, Callable[[Any], An
     return None
 
 
-def _is_same(value: Any, result: Any) -> bool:
-    """Has the value the entries of this result, in their order?"""
-    if isinstance(value, tuple) or not getattr(value, "shape", ()):
-        return False
-    if value is result:
-        return True
-    if type(value) is not type(result) or value.dtype != result.dtype:
-        return False
-    if isinstance(value, np.ndarray):
-        both = value.flags.c_contiguous and result.flags.c_contiguous
-        return both and value.size == result.size and value.ctypes.data == result.ctypes.data
-    if not hasattr(value, "data_ptr"):
-        return False
-    both = value.is_contiguous() and result.is_contiguous()
-    return both and value.numel() == result.numel() and value.data_ptr() == result.data_ptr()
+def _end(part: Any, results: Sequence[Any]) -> tuple[int, Callable[[Any], Any] | None] | None:
+    """Which of the results has the entries of a value, and what makes it the value: a view of it,
+    if it is not the same.
+    """
+    for k, result in enumerate(results):
+        if not getattr(part, "shape", ()) or type(part) is not type(result):
+            continue
+        if part is result:
+            return k, None
+        view = _view(part, result) if part.dtype == result.dtype else None
+        if view is not None:
+            return k, view
+    return None
+
+
+def _view(part: Any, result: Any) -> Callable[[Any], Any] | None:
+    """What makes this part of other results that lie in memory as this one does."""
+    shape = tuple(part.shape)
+    if isinstance(part, np.ndarray):
+        same = part.size == result.size and part.ctypes.data == result.ctypes.data
+        if not (same and part.size and result.flags.c_contiguous):
+            return None
+        if part.flags.c_contiguous:
+            return operator.methodcaller("reshape", shape)
+        strides = part.strides
+        return lambda whole: np.ndarray(shape, whole.dtype, whole, 0, strides)
+    if not hasattr(part, "data_ptr") or part.numel() != result.numel():
+        return None
+    if part.data_ptr() != result.data_ptr() or not part.numel():
+        return None
+    if part.is_contiguous() and result.is_contiguous():
+        return operator.methodcaller("reshape", shape)
+    if part.requires_grad:
+        return None
+    return operator.methodcaller("as_strided", shape, part.stride())
 
 
 class Recording:
     """See `record`. It keeps no arrays."""
 
-    __slots__ = ("_order", "_shape", "_steps")
+    __slots__ = ("_ends", "_order", "_steps")
 
     def __init__(
         self,
         nodes: Sequence[Node],
         origins: dict[int, Any],
         order: Sequence[int] | None,
-        shape: tuple[int, ...] | None,
+        ends: Any,
     ):
         numbers = {id(n): k for k, n in enumerate(nodes)}
-        self._order, self._shape = order, shape
+        self._order, self._ends = order, ends
         self._steps: list[tuple[Any, Any]] = []  # arguments before what is made of them
         for n in nodes:
             if isinstance(n, Input):
@@ -163,4 +185,8 @@ class Recording:
                 made.append(expr.with_args(what, tuple([made[k] for k in args])))
         root = made[-1] if kept is None else restriction.with_pattern(made[-1], kept)
         out = genuine.computed(root, self._order)
-        return out if self._shape is None else out.reshape(self._shape)
+        results = out if isinstance(out, tuple) else (out,)
+        if type(self._ends) is list:
+            return tuple([change(results[k]) if change else results[k] for k, change in self._ends])
+        k, change = self._ends
+        return change(results[k]) if change else results[k]

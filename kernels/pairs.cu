@@ -1,8 +1,8 @@
 // out[i] = reduction over the columns of formula(row i, column), on a CUDA device.
 //
-// A thread has RUNS times NI rows, in registers: `pairs` takes a run of NI of them. ROWS_AT_ONCE threads of a block have rows of their own; of those with the same ones
-// each takes its part of the columns, which pass through shared memory. What depends on one side only is computed
-// beforehand: `Par` once a block, `Col_j` once a column and block, `Row` once. The prelude above this file is that of
+// A thread has RUNS times NI rows, in registers: `pairs` takes a run of NI of them. ROWS_AT_ONCE threads of a block have
+// rows of their own; of those with the same ones each takes its part of the columns, which pass through shared memory.
+// What depends on one side only is computed beforehand: `Par` once a block, `Col_j` once a column and block, `Row` once. The prelude above this file is that of
 // pairs.c, with one lane (lane.cuh): it defines
 //   Par, Row, Cols, At         records of one-sided values; addresses of the inputs at one index of the outer axes
 //   fill_par, fill_row, fill_inner, fill_others, columns_of, column_sizes, row_count, outer_count, locate, output_at

@@ -61,6 +61,30 @@ def test_lazy_tensors(library):
     assert len(reducing._recordings) == replays() == 2
 
 
+@pytest.mark.parametrize("op", ["KMin", "ArgKMin", "KMin_ArgKMin", "ArgMin", "Min"])
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("library", [in_numpy, in_torch])
+def test_entries_and_places(library, op, axis):
+    names = ["x = Vi(3)", "y = Vj(3)"]
+    more = {"opt_arg": 3} if "K" in op else {}
+    call = library.Genred("SqDist(x, y)", names, reduction_op=op, axis=axis, **more)
+    for _ in range(3):
+        x, y = (t.numpy() for t in clouds())
+        dense = ((x[:, None] - y[None]) ** 2).sum(-1)
+        dense = dense if axis else dense.T
+        places = np.argsort(dense, axis=1)[:, : 3 if "K" in op else 1]
+        values = np.take_along_axis(dense, places, 1)
+        given = (x, y) if library is in_numpy else map(torch.tensor, (x, y))
+        want = {"KMin": values, "Min": values, "KMin_ArgKMin": (values, places)}.get(op, places)
+        got = call(*given)
+        assert isinstance(got, tuple) is isinstance(want, tuple)
+        both = [t if isinstance(t, tuple) else (t,) for t in (got, want)]
+        for one, other in zip(*both, strict=True):
+            np.testing.assert_allclose(np.asarray(one), other, rtol=1e-12)
+    assert len(reducing._recordings) == 1
+    assert replays() == (op != "Min" or library is in_numpy)  # torch.min finds places, too
+
+
 def test_the_same_array_twice_is_another_kind():
     call = in_torch.Genred("SqDist(x, y)", ["x = Vi(3)", "y = Vj(3)"], axis=1)
     x, y = clouds(5, 5)
@@ -171,6 +195,8 @@ def test_what_is_not_one_reduction_is_not_recorded():
     for call in (
         lambda: distances().min(1) + 1,
         lambda: (distances().min(1), distances().max(1)),
+        lambda: np.ascontiguousarray(distances().min(1)[::-1]),
+        lambda: distances().min(1)[:4],
         lambda: distances().to_dense(),
         lambda: (distances() + np.ones(7)).min(1),  # of another array
     ):
