@@ -225,10 +225,9 @@ def test_folds(dtype: str) -> None:
     dense = (np.logical_xor if dtype == "bool" else np.multiply)(x.astype(wide), y.astype(wide))
     by_dtype: dict[np.dtype, list[tuple[Node, np.ndarray]]] = {}
     for name in ("sum", "prod", "min", "max", "argmin", "argmax", "any", "all"):
-        fold, want = (
-            reductions.reduce(reductions.BY_NAME[name], [node], (2,)),
-            getattr(np, name)(dense, axis=2),
-        )
+        fold = reductions.reduce(reductions.BY_NAME[name], [node], (2,))
+        exact = name.startswith("arg") and dtype == "float16"  # of entries as NumPy rounds them
+        want = getattr(np, name)(x * y if exact else dense, axis=2)
         if fold.dtype.kind == "c":
             for part in ("real", "imag"):
                 one = ops.call(part, fold)
