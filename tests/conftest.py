@@ -1,9 +1,12 @@
-"""Settings of hypothesis for all tests:
-without a deadline, and under CI the same examples in every run.
+"""Settings of hypothesis for all tests: without a deadline, and under CI the same examples in every
+run. Each test draws the same numbers whatever ran before it; DUCKKEOPS_TEST_SEED=1 gives others.
 """
 
 import os
+import sys
+import zlib
 
+import numpy as np
 import pytest
 from hypothesis import settings
 
@@ -51,6 +54,18 @@ def quick_compiler(monkeypatch):
     which are about the formulas. Other tests compile as users do.
     """
     monkeypatch.setenv("DUCKKEOPS_CFLAGS", "-O0")
+
+
+@pytest.fixture(autouse=True)
+def same_numbers(request):
+    """Generators of the test's module, and torch's, begin anew for each test."""
+    seed = zlib.crc32(request.node.nodeid.encode()) + int(os.environ.get("DUCKKEOPS_TEST_SEED", 0))
+    for name in ("rng", "RNG"):
+        generator = getattr(request.module, name, None)
+        if isinstance(generator, np.random.Generator):
+            generator.bit_generator.state = np.random.default_rng(seed).bit_generator.state
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(seed)
 
 
 @pytest.fixture(autouse=True)
