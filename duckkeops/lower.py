@@ -34,6 +34,9 @@ NEAR = ((10, sympy.Rational(1, 12)), (15, sympy.Rational(1, 8)), (np.inf, sympy.
 LEAST = {"float32": sympy.Rational(1, 2**90), "float64": sympy.Rational(1, 2**960)}
 
 
+cos_log = fn.function("cos_log", lambda x: -sympy.sin(sympy.log(x)) / x)  # cos(log(x))
+
+
 @dataclass(frozen=True)
 class Gap:
     """A fold of (x - y)^2, x of a row and y of a column, also as products.
@@ -101,8 +104,8 @@ class Root:
 class Lower:
     """Turns expressions into Temps.
 
-    `fast`: exponentials may fold log2(e) into a factor; `products`: and squared distances be
-    products. `converted`: inputs that lie in memory in another dtype.
+    `fast`: exponentials may fold log2(e) into a factor, and squared distances be products.
+    `converted`: inputs that lie in memory in another dtype. `on_device`: CUDA's instructions.
     """
 
     def __init__(
@@ -113,7 +116,7 @@ class Lower:
         outer: Iterable[str],
         fast: bool,
         converted: Iterable[str] = (),
-        products: bool = True,
+        on_device: bool = False,
     ):
         self.p, self.lane, self.columns, self.outer, self.fast, self.converted = (
             program,
@@ -123,7 +126,7 @@ class Lower:
             fast,
             frozenset(converted),
         )
-        self.products = products
+        self.on_device = on_device
         self.temps: list[Temp] = []
         self.by_sym: dict[Any, Temp] = {}
         self.centred: dict[Any, tuple[Elem, Elem]] = {}  # y - centre: the two
@@ -217,8 +220,19 @@ class Lower:
         else:
             context = [k or own for k in kinds]
         args = [self._operand(a, t) for a, t in zip(e.args, context, strict=True)]
-        out = e.func(*args, evaluate=False)
+        func = e.func
+        if isinstance(e, sympy.cos) and self._is_rough_log(args[0]):
+            func, args = cos_log, [self.by_sym[args[0]].expr.args[0]]
+        out = func(*args, evaluate=False)
         return self.temp(out, self._result(out, context))
+
+    def _is_rough_log(self, a: Any) -> bool:
+        """Is it a logarithm that the device's instruction gives within some 2^-22, be that much or
+        little of its value?
+        """
+        made = self.by_sym.get(a)
+        rough = self.on_device and self.fast and made is not None and made.dtype == np.float32
+        return bool(rough and isinstance(made.expr, sympy.log))
 
     def _result(self, out: Any, context: list[np.dtype]) -> np.dtype:
         return out.dtype_of(context) if isinstance(out, fn.Elementwise) else context[0]
@@ -320,7 +334,8 @@ class Lower:
         """
         square = self.by_sym.get(body)
         if (
-            not (self.fast and self.products)
+            not self.fast
+            or self.on_device
             or what.op != "sum"
             or square is None
             or dtype.kind != "f"
@@ -347,19 +362,9 @@ class Lower:
         centred = y not in self.by_sym
         if not centred and size < LONG:
             return None
-        from_x, right = (self._off_centre(a, y, dtype) if centred else a for a in (x, y))
+        from_x, right = (self.off_centre(a, y, dtype) if centred else a for a in (x, y))
         left = self._product([sympy.Integer(-2), from_x], dtype)
-        xx, yy = (
-            self._new(
-                self._product([a, a], dtype),
-                dtype,
-                i,
-                fold="sum",
-                over=what.over,
-                body_dtype=dtype,
-            )
-            for a, i in zip((left, right), loops, strict=True)
-        )
+        xx, yy = (self.squared(a, what.over, dtype) for a in (left, right))
         # infinite before sums of such squares are; xx is four times |x|^2
         high_x = self._product([sympy.Integer(4), xx], dtype)
         high_y = self._product([sympy.Integer(16), yy], dtype)
@@ -377,7 +382,12 @@ class Lower:
             not centred or y.base in self.converted,
         )
 
-    def _off_centre(self, a: Any, y: Any, dtype: np.dtype) -> Any:
+    def squared(self, a: Any, over: tuple[str, ...], dtype: np.dtype) -> Any:
+        """The sum of a^2."""
+        square, idx = self._product([a, a], dtype), self.idx(a) - set(over)
+        return self._new(square, dtype, idx, fold="sum", over=over, body_dtype=dtype)
+
+    def off_centre(self, a: Any, y: Any, dtype: np.dtype) -> Any:
         """a, less the centre of the columns y."""
         key = ("centre", y)
         if key not in self._numbered:
@@ -385,7 +395,7 @@ class Lower:
             self._numbered[key] = self._new(y, dtype, idx, sampled=True)
         centre = self._numbered[key]
         out = self.temp(_sum(a, sympy.Mul(-1, centre, evaluate=False)), dtype)
-        if a == y:
+        if a == y and not self.on_device:
             self.centred[out] = y, centre
         return out
 

@@ -153,7 +153,9 @@ class Tile(NamedTuple):
     """What a thread of a CUDA kernel takes at a time, and its block.
 
     Rows and columns of one tile; `runs` of such rows that it has; `turns` of the loop over columns
-    that are unrolled; `resident` blocks of a processor, which bounds the registers.
+    that are unrolled; `resident` blocks of a processor, which bounds the registers. Of
+    `turns_of_exp2` exponentials one is computed by multiply-adds, while the others wait for the
+    unit that has an instruction for them; 0: none is.
     """
 
     rows: int
@@ -162,6 +164,7 @@ class Tile(NamedTuple):
     threads: int
     resident: int = 1
     turns: int = 1
+    turns_of_exp2: int = 0
 
 
 RARE = ("min", "max", "argmin", "argmax", "topk", "logsumexp", "softmax_sum")  # changes of state
@@ -169,7 +172,7 @@ RARE = ("min", "max", "argmin", "argmax", "topk", "logsumexp", "softmax_sum")  #
 # accumulator, at most. One branch serves a tile of values that rarely change the state, so that its
 # tiles are large. Tiles of sums are small: exponentials then take turns with what they are made of.
 SUMS = (
-    (1, Tile(4, 2, 2, 256, 3, 8)),
+    (1, Tile(4, 2, 2, 256, 3, 8, 8)),
     (2, Tile(4, 1, 2, 256, 3, 8)),
     (6, Tile(2, 1, 2, 256, 3, 2)),
     (12, Tile(4, 1, 2, 256, 2, 2)),
@@ -189,7 +192,8 @@ EXPONENTIALS = ((6, Tile(2, 8, 4, 256, 2)), (16, Tile(4, 4, 1, 256)), (40, Tile(
 LONGEST_LIST = 64  # of a top-k: longer ones take several passes, each for what the last one left
 LISTS = ((16, Tile(1, 4, 1, 128)),)  # of a top-k: for this many places
 FEW = Tile(1, 1, 1, 128)
-SPECIALS = ("exp", "exp2", "sqrt", "rsqrt")
+SPECIALS = ("exp", "exp2", "sqrt", "rsqrt", "log", "log2", "log10", "log1p", "cos")
+SIMPLE = 6  # operations of a pair: of more, special functions are not what takes the time
 
 
 def cuda_tile(node: Reduce, nodes: Sequence[Node], few: int) -> Callable[..., Tile]:
@@ -200,7 +204,13 @@ def cuda_tile(node: Reduce, nodes: Sequence[Node], few: int) -> Callable[..., Ti
     k = dict(node.params).get("k", 0)
     names = [n.op.name for n in nodes if isinstance(n, Apply) and _is_pairwise(n)]
     special = sum(map(names.count, SPECIALS))
-    costly = any(isinstance(n, Apply) and _is_pairwise(n) and _cost(n) >= LOGARITHM for n in nodes)
+    costly = any(
+        isinstance(n, Apply)
+        and _is_pairwise(n)
+        and _cost(n) >= LOGARITHM
+        and (n.op.name not in SPECIALS or n.loop[-1].itemsize > 4 or n.loop[-1].kind == "c")
+        for n in nodes
+    )
 
     def choose(depth: int, outputs: int, arrays: int, size: int) -> Tile:
         words = max(1, size // 4)
@@ -222,6 +232,8 @@ def cuda_tile(node: Reduce, nodes: Sequence[Node], few: int) -> Callable[..., Ti
             tile = WIDE
         elif words > 1 or costly:  # wide types and long functions take registers of their own
             tile = tile._replace(rows=min(tile.rows, 2), columns=1, runs=1, resident=1, turns=1)
+        if special != 1 or len(names) > SIMPLE or outputs > 1 or costly:
+            tile = tile._replace(turns_of_exp2=0)
         if few:  # fewer rows than threads
             rows = min(tile.rows, 1 if few == 8 else 4)
             tile = tile._replace(rows=rows, runs=1, threads=128, resident=1)

@@ -22,6 +22,7 @@ from duckkeops.symbolic import Elem, Program
 from duckkeops.writer import UNROLL_UP_TO, Writer
 
 STACK_BYTES = 65536  # of one array of a kernel
+SAMPLES, DEVICE_SAMPLES = 32, 8  # columns that a centre is the mean of
 UNROLL_ROWS = 64  # features of rows that stay in a CUDA thread's registers
 WEIGHTED = ("histogram", "softmax_sum")  # reductions whose first root may be a weight
 
@@ -111,7 +112,7 @@ class Prelude:
             axes.outer,
             fast,
             converted,
-            products=not self.on_device,
+            on_device=self.on_device,
         )
         if self.on_device and fast:
             scaling.scale(self.lower, [self.lower(r.value, r.dtype) for r in roots])
@@ -479,11 +480,11 @@ class Prelude:
             return []
         out = ["#define SCALED 1"]
         for name, record, side in (
-            ("row", "struct Row *r", "left"),
-            ("inner", "INNER *c", "right"),
+            ("row", "struct Row *r", 0),
+            ("inner", "INNER *c", 1),
         ):
             out += [f"INL int far_{name}(const {record}) {{", "    int far = 0;"]
-            for a in (getattr(one, side) for one in every):
+            for a, most in (one.sides[side] for one in every):
                 value, pad = f"{record[-1]}->{self.field(a)}", "    "
                 value = value if name == "row" else f"splat_f32({value})"
                 for c in self.plan.features(self.lower.idx(a)):
@@ -491,8 +492,7 @@ class Prelude:
                     unrolled = "UNROLL " if size <= self.unroll_up_to else ""
                     out.append(f"{pad}{unrolled}for (int {c} = 0; {c} < {size}; ++{c})")
                     pad += "    "
-                at_most = f"splat_f32({scaling.NEAR})"
-                out.append(f"{pad}far |= any_not_le_f32(abs_f32({value}), {at_most});")
+                out.append(f"{pad}far |= any_not_le_f32(abs_f32({value}), splat_f32({most}));")
             out += ["    return far;", "}"]
         return out
 
@@ -566,6 +566,8 @@ class Prelude:
             return f"{self.name(a)}{'[q][k]' if a in tiles else ''}", PRECEDENCE["Atom"]
 
         printer = KernelPrinter(self.lower, operand, {LANE, scope})
+        if scope == "pair" and self.on_device and self.lower.fast:
+            printer.turns = self.tile.turns_of_exp2
         return printer
 
     def _index(self, c: str, scope: str) -> str:
@@ -765,12 +767,17 @@ class Prelude:
         """The function that looks at some columns of an input for the centre of one feature."""
         (c,), s = self.plan.features(t.idx), suffix(t.dtype)
         number, _ = self.p.inputs[t.expr.base]
-        address = self.address(t.expr, {self.inner: "m*columns/n"})
+        if self.on_device:  # all at once: one thread waits for them, and its block for that
+            some, unrolled, at = str(DEVICE_SAMPLES), "UNROLL ", f"m*columns/{DEVICE_SAMPLES}"
+        else:
+            some, unrolled, at = f"columns < {SAMPLES} ? columns : {SAMPLES}", "", "m*columns/n"
+        address = self.address(t.expr, {self.inner: at})
         return [
             f"FUNCTION {s} {self.name(t.sym)}_at(const i64 *a, const struct At *at, int {c}) {{",
-            f"    const i64 columns = {self.length(self.inner)}, n = columns < 32 ? columns : 32;",
-            f"    {s} some[32];",
-            "    for (i64 m = 0; m < n; ++m) "
+            f"    const i64 columns = {self.length(self.inner)}, n = {some};",
+            f"    {s} some[{DEVICE_SAMPLES if self.on_device else SAMPLES}];",
+            "    if (columns == 0) return 0;",
+            f"    {unrolled}for (i64 m = 0; m < n; ++m) "
             f"some[m] = ({s}){self._scalar(suffix(self.storage[number]), address)};",
             f"    return centre_{s}(some, (int)n);",
             "}",

@@ -71,6 +71,7 @@ class KernelPrinter(C99CodePrinter):
         super().__init__()
         self.lower, self.operand, self.across = lower, operand, frozenset(across)
         self.t = "f32"  # the dtype that numbers are printed in
+        self.turns = 0  # plan.Tile.turns_of_exp2
 
     def text(self, e: Any, dtype: np.dtype) -> str:
         before, self.t = self.t, suffix(dtype)
@@ -214,7 +215,7 @@ class KernelPrinter(C99CodePrinter):
             one = self.splat(sympy.S.One)
             if self.t[0] == "c":
                 return f"div_{self.t}({one}, {self._argument(b)})"
-            if not self.lower.products:  # CUDA has an instruction for it
+            if self.lower.on_device:  # CUDA has an instruction for it
                 return f"reciprocal_{self.t}({self._argument(b)})"
             return f"{one}/{self.parenthesize(b, PRECEDENCE['Mul'], strict=True)}"
         if q == sympy.Rational(1, 2):
@@ -236,6 +237,8 @@ class KernelPrinter(C99CodePrinter):
             types = [default] * len(e.args)
         name = type(e).__name__
         args = ", ".join(self._argument(a, t) for a, t in zip(e.args, types, strict=True))
+        if self.turns and name == "exp2" and types[-1] == np.float32:
+            return f"exp2_in_turns_f32<{self.turns}>(q*NI + k, {args})"
         return f"{name}_{suffix(types[-1])}({args})"
 
     def _print_Function(self, e: Any) -> str:

@@ -2,7 +2,11 @@
 
 `exp2(c * sum((x - y)^2))` becomes `exp2(sum(-(s x - s y)^2))` with s = sqrt(-c): one product less
 for each pair. Rounding s x costs 2^-24 of it, and so as much of the exponent; a CUDA kernel does
-this only in tiles where all scaled coordinates are small (`NEAR`), and as it is written elsewhere.
+this only in blocks where all scaled coordinates are small (`NEAR`), and as it is written elsewhere.
+
+From `PRODUCTS` features on it becomes `exp2(-|p|^2 - |q|^2 + sum(2 p q))` with p = s (x - m) and
+q = s (y - m) off a centre m of y: half the instructions. What cancels there is at most |p|^2 and
+|q|^2, so this is done where these are small (`NEAR_SQUARES`).
 """
 
 from __future__ import annotations
@@ -20,12 +24,14 @@ from duckkeops.symbolic import Elem
 
 FEW = 32  # features: of more, a product is nothing
 NEAR = 16  # of |s x|: the error of exp2 is then at most about 0.7 sqrt(D) 16 2^-24 = 1e-6
+PRODUCTS = 6  # features; of fewer, differences stay in more blocks than they cost in some
+NEAR_SQUARES = 16  # of |p|^2 and |q|^2: the error of exp2 is then about 0.7 * 2 * 16 * 2^-24 = 1e-6
 
 
 @dataclass(frozen=True)
 class Scaled:
     """A sum of (x - y)^2 that is the exponent of one exponential: `factor` times it, or the
-    negative sum of (left - right)^2.
+    negative sum of (left - right)^2, or, where there is a `start`, start + end + sum(left right).
     """
 
     x: Any
@@ -33,10 +39,19 @@ class Scaled:
     left: Any
     right: Any
     factor: Any
+    start: Any = None
+    end: Any = None
 
     @property
     def operands(self) -> set[Any]:
         return {a for a in vars(self).values() if isinstance(a, Elem)}
+
+    @property
+    def sides(self) -> tuple[tuple[Any, int], ...]:
+        """What of rows, and of columns, is to be at most this in magnitude."""
+        if self.start is None:
+            return (self.left, NEAR), (self.right, NEAR)
+        return (self.start, NEAR_SQUARES), (self.end, NEAR_SQUARES)
 
 
 def scale(lower: Lower, values: list[Any]) -> None:
@@ -94,13 +109,30 @@ def _scale_one(lower: Lower, t: Temp, users: dict[Any, list[Any]]) -> None:
         return
     first = len(lower.temps)
     root = lower.temp(sympy.sqrt(-factor), total.dtype)
-    left, right = (
-        lower.temp(sympy.Mul(root, a, evaluate=False), total.dtype, keep=True) for a in (x, y)
-    )
+    many = (lower.p.sizes[total.over[0]] or 0) >= PRODUCTS
+    if many and y not in lower.by_sym:  # an input
+        total.scaled = _products(lower, total, x, y, root, factor)
+    else:
+        left, right = (_scaled(lower, root, a, total.dtype) for a in (x, y))
+        total.scaled = Scaled(x, y, left, right, factor)
     new, place = lower.temps[first:], lower.temps.index(total)
     lower.temps[:] = [*lower.temps[:place], *new, *lower.temps[place:first]]
-    total.scaled = Scaled(x, y, left, right, factor)
     t.expr = fn.exp2(total.sym, evaluate=False)
+
+
+def _scaled(lower: Lower, root: Any, a: Any, dtype: np.dtype) -> Any:
+    return lower.temp(sympy.Mul(root, a, evaluate=False), dtype, keep=True)
+
+
+def _products(lower: Lower, total: Temp, x: Any, y: Any, root: Any, factor: Any) -> Scaled:
+    dtype = total.dtype
+    p, q = (_scaled(lower, root, lower.off_centre(a, y, dtype), dtype) for a in (x, y))
+    start, end = (
+        lower.temp(sympy.Mul(-1, lower.squared(a, total.over, dtype), evaluate=False), dtype, keep=True)
+        for a in (p, q)
+    )
+    twice = lower.temp(sympy.Mul(2, p, evaluate=False), dtype, keep=True)
+    return Scaled(x, y, twice, q, factor, start, end)
 
 
 def _term(a: Any) -> tuple[Any, Any]:

@@ -247,30 +247,37 @@ class Writer:
         one = t.scaled
         x, y, left, right = (self.o.read(a, "pair") for a in (one.x, one.y, one.left, one.right))
 
-        def sums(a: str, b: str, sign: str) -> list[str]:
+        def sums(*lines: str) -> list[str]:
             size = self.o.p.sizes[d]
-            lines = ["UNROLL"] if size is not None and size <= self.o.unroll_up_to else []
-            lines += [
-                f"for (int {d} = 0; {d} < {self.o.length(d)}; ++{d}) TILE {{",
-                f"    const {vector} gap = {a} - {b};",
-                f"    {name}[q][k] += {sign}gap*gap;",
-                "}",
-            ]
-            return self._in_blocks(nest, lines, pad + "    ")
+            unrolled = ["UNROLL"] if size is not None and size <= self.o.unroll_up_to else []
+            loop = f"for (int {d} = 0; {d} < {self.o.length(d)}; ++{d}) TILE {{"
+            inner = [f"    {line}" for line in lines]
+            return self._in_blocks(nest, [*unrolled, loop, *inner, "}"], pad + "    ")
 
         factor = (
             f"splat_{s}({self.printer.literal(one.factor)})"
             if one.factor.is_number
             else self.o.read(one.factor, "pair")
         )
+        zero = f"TILE {name}[q][k] = splat_{s}(0);"
+        far = [
+            f"{pad}    {zero}",
+            *sums(f"const {vector} gap = {x} - {y};", f"{name}[q][k] += gap*gap;"),
+            f"{pad}    TILE {name}[q][k] *= {factor};",
+        ]
+        if one.start is None:
+            gap = f"const {vector} gap = {left} - {right};"
+            near = [f"{pad}    {zero}", *sums(gap, f"{name}[q][k] += -gap*gap;")]
+        else:
+            start, end = (self.o.read(a, "pair") for a in (one.start, one.end))
+            first = f"{pad}    TILE {name}[q][k] = {start} + {end};"
+            near = [first, *sums(f"{name}[q][k] += {left}*{right};")]
         return [
             f"{pad}{vector} {name}[NJ][NI];",
-            f"{pad}TILE {name}[q][k] = splat_{s}(0);",
             f"{pad}if (cancels) {{",
-            *sums(x, y, ""),
-            f"{pad}    TILE {name}[q][k] *= {factor};",
+            *far,
             f"{pad}}} else {{",
-            *sums(left, right, "-"),
+            *near,
             f"{pad}}}",
         ]
 

@@ -224,7 +224,7 @@ HYPOT(f64, i64, u64, 0x1p450, 0x1p600, 0x1p-450, 0x1p600)
     *cosine = turned_##T(q + 1, s, c); \
     return turned_##T(q, s, c); } \
   INL v##T sin_##T(v##T x) { v##T c; return is_far_##T(x) ? slow_sin_##T(x) : sin_cos_##T(x, &c); } \
-  INL v##T cos_##T(v##T x) { v##T c; if (is_far_##T(x)) return slow_cos_##T(x); sin_cos_##T(x, &c); return c; } \
+  INL v##T full_cos_##T(v##T x) { v##T c; if (is_far_##T(x)) return slow_cos_##T(x); sin_cos_##T(x, &c); return c; } \
   INL v##T tan_##T(v##T x) { \
     if (is_far_##T(x)) return slow_tan_##T(x); \
     v##I q; v##T r = quarter_##T(x, &q), s = sin_poly_##T(r), c = cos_poly_##T(r); \
@@ -234,11 +234,23 @@ HYPOT(f64, i64, u64, 0x1p450, 0x1p600, 0x1p-450, 0x1p600)
   INL v##T sinc_##T(v##T x) { /* whole turns off first: sin(pi x) keeps its digits */ \
     v##T c, r = x - (T)2 * rint_##T(x * (T)0.5), pi = splat_##T((T)3.14159265358979323846); \
     return choose_##T((v##I)(x == zero_##T()), splat_##T(1), sin_cos_##T(pi * r, &c) / (pi * x)); }
+#define COSINE(T) \
+  INL v##T cos_##T(v##T x) { return full_cos_##T(x); }
 #if VB / V >= 4
 INL vf32 sin_terms_f32(vf32 z) { return (-0.00019587387068464456456f * z + 0.0083327459363804223201f) * z - 0.16666664650292082048f; }
 INL vf32 cos_terms_f32(vf32 z) { return (0.000024547437210193198834f * z - 0.0013888300696903898947f) * z + 0.041666664647457377173f; }
 TABLE f32 HALF_PI_f32[] = {1.5707963705062866f, -4.371138828673793e-08f, -1.7151245100058819e-15f};
 TURNS(f32, i32, 6000, 12582912.0, 1.5703125, 0.0004837512969970703125, 0.0000000754953362047672271728515625, 2.56334406825708960e-12, f)
+#if defined NATIVE && defined FLUSH_SUBNORMALS
+INL vf32 cos_f32(vf32 x) { /* less whole turns, by an instruction within 2^-20 */
+  if (is_far_f32(x)) return slow_cos_f32(x);
+  vf32 n = fused_f32(x, (f32)0.15915494309189533577, (f32)12582912) - (f32)12582912;
+  vf32 r = fused_f32(n, (f32)-6.2831854820251465, x);
+  return cos_near(fused_f32(n, (f32)1.7484555e-7, r)[0]);
+}
+#else
+COSINE(f32)
+#endif
 #endif
 #if VB / V >= 8
 INL vf64 sin_terms_f64(vf64 z) {
@@ -252,6 +264,7 @@ INL vf64 cos_terms_f64(vf64 z) {
 TABLE f64 HALF_PI_f64[] = {1.5707963267948966, 6.123233995736766e-17, -1.4973849048591698e-33};
 TURNS(f64, i64, 500000, 6755399441055744.0, 1.57079632673412561416626, 6.077100506303965976595549e-11, 2.022266248795950631541144e-21,
       1.0085854035872533608e-37, )
+COSINE(f64)
 #endif
 
 // -- their inverses ---------------------------------------------------------------------------------------------------

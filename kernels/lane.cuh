@@ -49,6 +49,8 @@ INSTRUCTION1(f32_of_f16, f32, u16, "cvt.f32.f16", "=f", "h")
 INSTRUCTION1(f16_of_f32, u16, f32, "cvt.rn.f16.f32", "=h", "f")  // to nearest, half to even
 INSTRUCTION1(exp2_near, f32, f32, "ex2.approx.ftz.f32", "=f", "f")
 INSTRUCTION1(reciprocal_near, f32, f32, "rcp.approx.ftz.f32", "=f", "f")
+INSTRUCTION1(log2_near, f32, f32, "lg2.approx.ftz.f32", "=f", "f")  // within 2^-22, of 1 or of a larger value
+INSTRUCTION1(cos_near, f32, f32, "cos.approx.ftz.f32", "=f", "f")   // within 2^-20, and 2^-23 of the angle
 INL f32 held(f32 x) {  // x, and the compiler may not fuse the product it came from
     asm volatile("" : "+f"(x));
     return x;
@@ -246,18 +248,35 @@ LANE2(fmax, f64, fmax) LANE2(fmin, f64, fmin)
 #ifdef FLUSH_SUBNORMALS
 LANE1(exp2, f32, exp2_near) LANE1(reciprocal, f32, reciprocal_near)
 INL vf32 exp_f32(vf32 x) { return exp2_near(x.x * 1.44269504088896340736f); }
+INL f32 exp2_by_terms(f32 x) {  // by multiply-adds, within 2^-22; 0 below 2^-125
+    x = min_or_nan(max_or_nan(x, -126), 128);
+    const f32 magic = 12582912 + 126, m = x + magic, n = m - magic, r = x - n;  // n, rounded: in the low bits of m
+    f32 y = 2.65529146418e-3f * r + 1.93510819227e-2f;  // 2 * 2^r, whose exponent is not the largest
+    y = ((y * r + 1.11014269292e-1f) * r + 4.80442404747e-1f) * r + 1.38629388809f;
+    return (y * r + 2.00000014f) * __uint_as_float(__float_as_uint(m) << 23);
+}
+template <int turns> INL vf32 exp2_in_turns_f32(int turn, vf32 x) { return turn % turns ? exp2_near(x.x) : exp2_by_terms(x.x); }
+// Logarithms near 1 are a series of what is beyond it.
+INL f32 log_of(f32 x, f32 beyond, f32 unit) {
+    const f32 t = beyond, series = ((((0.2f * t - 0.25f) * t + 0.333333333f) * t - 0.5f) * t + 1) * t;
+    return fabsf(t) < 0.0625f ? series * unit : log2_near(x) * (unit * 0.693147181f);
+}
+INL vf32 log_f32(vf32 x) { return log_of(x.x, x.x - 1, 1); }
+INL vf32 log2_f32(vf32 x) { return log_of(x.x, x.x - 1, 1.44269504f); }
+INL vf32 log10_f32(vf32 x) { return log_of(x.x, x.x - 1, 0.434294482f); }
+INL vf32 log1p_f32(vf32 x) { return log_of(1 + x.x, x.x, 1); }
+INL vf32 cos_log_f32(vf32 x) { return cos_near(log2_near(x.x) * 0.693147181f); }  // an angle of 103 at most
 #else
 LANE1(exp2, f32, exp2f) LANE1(exp, f32, expf)
 INL vf32 reciprocal_f32(vf32 x) { return 1 / x.x; }
+LANE1(log, f32, logf) LANE1(log2, f32, log2f) LANE1(log10, f32, log10f) LANE1(log1p, f32, log1pf)
 #endif
-#define LIBRARY(T, I, U, s)                                                                                            \
-    LANE1(expm1, T, expm1##s)                                                                                         \
-    LANE1(log, T, log##s) LANE1(log2, T, log2##s) LANE1(log10, T, log10##s) LANE1(log1p, T, log1p##s)                  \
-    LANE1(tanh, T, tanh##s) LANE1(rsqrt, T, rsqrt##s)
+#define LIBRARY(T, I, U, s) LANE1(expm1, T, expm1##s) LANE1(tanh, T, tanh##s) LANE1(rsqrt, T, rsqrt##s)
 FLOAT32(LIBRARY, f)
 #if VB >= 8
 LANE1(exp2, f64, exp2) LANE1(exp, f64, exp)
 INL vf64 reciprocal_f64(vf64 x) { return 1 / x.x; }
+LANE1(log, f64, log) LANE1(log2, f64, log2) LANE1(log10, f64, log10) LANE1(log1p, f64, log1p)
 FLOAT64(LIBRARY, )
 #endif
 

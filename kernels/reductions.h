@@ -119,6 +119,28 @@ INL int any_greater(const int nj, vval v[][NI], int k, vval best) {
 }
 #endif
 
+// A point amid the n numbers y, near their mean: 0 has few digits in common with it. Of few digits itself where they lie apart,
+// so that what is integral stays exact and ties stay ties.
+#define CENTRE(T, coarse)                                                            \
+    INL T centre_##T(const T *y, int n) {                                            \
+        T sum = 0, low = INFINITE(T), high = -INFINITE(T);                           \
+        for (int m = 0; m < n; ++m) {                                                \
+            if (!(y[m] - y[m] == 0)) continue; /* NaN or infinite */                 \
+            sum += y[m] * ((T)1 / (T)n);                                             \
+            low = y[m] < low ? y[m] : low;                                           \
+            high = y[m] > high ? y[m] : high;                                        \
+        }                                                                            \
+        if (low == high) return low;                                                 \
+        const T unit = (high - low) * (T)(coarse), centre = (sum + unit) - unit;     \
+        return centre - centre == 0 ? centre : 0;                                    \
+    }
+#if VB / V >= 4
+CENTRE(f32, 0x1p21)  // to a quarter of the range: the last digits of 2^23 are ones
+#endif
+#if VB / V >= 8
+CENTRE(f64, 0x1p50)
+#endif
+
 #ifndef NATIVE
 // Squared distances as products (writer.py): all lanes of all vectors of a tile are to be greater than the least value that is
 // precise. One masked compare a vector where there are mask registers.
@@ -142,21 +164,6 @@ INL int any_greater(const int nj, vval v[][NI], int k, vval best) {
         UNROLL for (int k = 1; k < NI; ++k) m[0] = logical_and_b1(m[0], m[k]);                                             \
         return !any_b1(logical_not_b1(m[0]));                                                                              \
     }
-// A point amid the n numbers y, near their mean: 0 has few digits in common with it. Of few digits itself where they lie apart,
-// so that what is integral stays exact and ties stay ties.
-#define CENTRE(T, coarse)                                                            \
-    INL T centre_##T(const T *y, int n) {                                            \
-        T sum = 0, low = INFINITE(T), high = -INFINITE(T);                           \
-        for (int m = 0; m < n; ++m) {                                                \
-            if (!(y[m] - y[m] == 0)) continue; /* NaN or infinite */                 \
-            sum += y[m] * ((T)1 / (T)n);                                             \
-            low = y[m] < low ? y[m] : low;                                           \
-            high = y[m] > high ? y[m] : high;                                        \
-        }                                                                            \
-        if (low == high) return low;                                                 \
-        const T unit = (high - low) * (T)(coarse), centre = (sum + unit) - unit;     \
-        return centre - centre == 0 ? centre : 0;                                    \
-    }
 #define OFF_CENTRE(T, I, U, _) /* n columns of a record, `stride` bytes apart */                        \
     INL void off_centre_##T(T *columns, i64 stride, const T *centre, int features, int n) {             \
         for (int m = 0; m < n; ++m) {                                                                   \
@@ -168,7 +175,6 @@ INL int any_greater(const int nj, vval v[][NI], int k, vval best) {
     }
 EACH_FLOAT(OFF_CENTRE, )
 #if VB / V >= 4
-CENTRE(f32, 0x1p21)  // to a quarter of the range: the last digits of 2^23 are ones
 #if FILLS(4 * V) == 5 && V >= 8
 FAR_MASK(f32, "ps")
 #else
@@ -176,7 +182,6 @@ FLOAT32(FAR_LANES, )
 #endif
 #endif
 #if VB / V >= 8
-CENTRE(f64, 0x1p50)
 #if FILLS(8 * V) == 5 && V >= 8
 FAR_MASK(f64, "pd")
 #else

@@ -64,7 +64,7 @@ def check(monkeypatch: Any, name: str, x: np.ndarray, y: np.ndarray, b: np.ndarr
     with host_cuda.hosted(monkeypatch):
         got = REDUCTIONS[name](squares(LazyArray(x), LazyArray(y)), LazyArray(b).to_dense())
     assert np.shape(got) == np.shape(dense)
-    atol = 2e-6 * np.abs(dense).max(initial=0)
+    atol = 2e-6 * np.abs(np.where(np.isfinite(dense), dense, 0)).max(initial=0)
     np.testing.assert_allclose(got, dense, rtol=2e-5, atol=atol)
 
 
@@ -91,6 +91,65 @@ def test_coordinates_that_are_too_large_to_be_scaled(monkeypatch: Any) -> None:
     x, y = x + np.float32(1000), y + np.float32(1000)
     check(monkeypatch, "sum", x, y, b)
     check(monkeypatch, "sum", x[:, :1] * 1000, y[:, :1] * 1000, b)
+
+
+@pytest.mark.parametrize("features", [6, 10, 33])
+def test_distances_as_products(monkeypatch: Any, features: int) -> None:
+    """Off a centre of the columns, so that far from 0 no more cancels than there."""
+    x, y, b = points(300, 1030, features, scale=features**-0.5)
+    check(monkeypatch, "sum", x, y, b)
+    far = np.float32(64)
+    check(monkeypatch, "sum", x + far, y + far, b)
+    x[7, 0], y[700, 1] = np.nan, np.inf  # one of a row, and one of all rows
+    check(monkeypatch, "sum", x, y[:700], b[:700])
+    check(monkeypatch, "sum", x[:, :6], y[:, :6], b)
+    check(monkeypatch, "sum", x, y[:1], b[:1])
+
+
+def test_distances_that_would_cancel_as_products(monkeypatch: Any) -> None:
+    """Clusters that are far apart, where one width of the kernel is the size of each."""
+    x, y, b = points(300, 300, 8, scale=0.3)
+    x[150:], y[150:] = x[150:] + 1000, y[150:] + 1000
+    x[::7], y[:43] = x[::7] - 30, x[::7] - 30 + y[:43] / 8
+    check(monkeypatch, "sum", x, y, b)
+
+
+def test_no_columns_have_no_centre(monkeypatch: Any) -> None:
+    x, y, b = points(5, 3, 8)
+    check(monkeypatch, "sum", x, y[:0], b[:0])
+
+
+@pytest.mark.parametrize("features", [1, 3])
+def test_exponentials_by_multiply_adds(monkeypatch: Any, features: int) -> None:
+    """Up to the ends of the range, and those that are not numbers."""
+    x = np.zeros((1045, features), np.float32)
+    x[:, 0] = np.linspace(-130, 131, 1045)
+    x[5], x[6], x[7] = np.nan, np.inf, -np.inf
+    ends = np.float32([1, 0.5, -0.25, 0.9999])
+    dense = np.exp2(x.astype(np.float64).sum(1)[:, None] * ends)
+    with host_cuda.hosted(monkeypatch), np.errstate(all="ignore"):
+        got = np.exp2(LazyArray(x).sum(-1)[:, None] * LazyArray(ends)[None]).sum(axis=1)
+    want = np.where(np.abs(dense) < 2.0**-125, 0, dense).sum(1)
+    want[want > np.finfo(np.float32).max] = np.inf
+    np.testing.assert_allclose(got, want, rtol=2e-6)
+
+
+def test_logarithms_near_1_and_their_cosines(monkeypatch: Any) -> None:
+    x = np.float32([0, 1e-30, 0.5, 0.93, 0.94, 0.999, 1, 1.001, 1.06, 1.07, 3, 1e30, np.inf, -1])
+    each: dict[str, Callable] = {
+        "log": np.log, "log2": np.log2, "log10": np.log10, "log1p": lambda v: np.log1p(v - 1),
+        "cos": lambda v: np.cos(v - 3), "cos of log": lambda v: np.cos(np.log(v)),
+    }  # fmt: skip
+    for name, f in each.items():
+        with host_cuda.hosted(monkeypatch), np.errstate(all="ignore"):
+            one = np.zeros(2, np.float32)
+            got = f(LazyArray(x)[:, None] + LazyArray(one)[None]).max(axis=1)
+            want = f(x.astype(np.float64))
+        tolerance = {"rtol": 2e-6} if name.startswith("log") else {"rtol": 0, "atol": 3e-6}
+        finite = np.isfinite(want) & (np.abs(x) < 1e20)
+        np.testing.assert_allclose(got[finite], want[finite], err_msg=name, **tolerance)
+        assert (np.isnan(got) == np.isnan(want)).all(), name
+        assert (np.isinf(got) == np.isinf(want)).all(), name
 
 
 def test_ties_and_not_a_number(monkeypatch: Any) -> None:
