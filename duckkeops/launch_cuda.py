@@ -6,7 +6,6 @@ which allocates the results, too.
 
 from __future__ import annotations
 
-import functools
 import math
 import struct
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from duckkeops.operands import leading_input, library, on_host, units
 from duckkeops.tensors import torch_dtype
 
 SLICE_SECONDS = 0.05  # a launch of longer work is cut into slices, between which Ctrl-C is seen
+FIRST_BLOCK = struct.pack("=q", 0)
 GROUP, GROUP_OF_LISTS = 32, 8  # states that one thread merges, lists that are merged at a time
 
 
@@ -158,15 +158,6 @@ class Cupy:
         return self.cupy.concatenate(tuple(arrays), -1)
 
 
-class _Stream:
-    """A stream as CuPy's launches take it."""
-
-    __slots__ = ("ptr",)
-
-    def __init__(self, ptr: int):
-        self.ptr = ptr
-
-
 class Written(NamedTuple):
     """An array that the kernel writes: its dtype, and the shape of what one output has in it."""
 
@@ -264,8 +255,8 @@ class Launch:
         return [lib.joined(arrays)[:, : self.length] for arrays in zip(*found, strict=True)]
 
     def _run(self, arguments: bytes, state: list[Any], blocks: int) -> list[Any]:
-        stream = _Stream(self.library.stream())
-        self._reduce(_struct(arguments), stream, blocks)
+        stream = self.library.stream()
+        self._reduce(arguments, stream, blocks)
         if self.parts > 1:
             width = self.outers * self.rows * self.outputs
             state = self._joined(state, 1, self.parts, width, 0, stream)
@@ -285,23 +276,23 @@ class Launch:
                 "  Reduce another axis too, or a part of the rows at a time."
             ) from error
 
-    def _reduce(self, arguments: Any, stream: _Stream, blocks: int) -> None:
-        kernel, block = self.compiled.reduce, (self.threads,)
+    def _reduce(self, arguments: bytes, stream: int, blocks: int) -> None:
+        kernel = self.compiled.reduce
         if self.slice >= blocks:
-            kernel((blocks,), block, (arguments, 0), 0, stream)
+            kernel(blocks, self.threads, stream, arguments, FIRST_BLOCK)
             return
         captured = self.library.is_captured()
         ends: list[Any] = []  # of slices under way: two, so that the device never waits
         for first in range(0, blocks, self.slice):
-            grid = (min(self.slice, blocks - first),)
-            kernel(grid, block, (arguments, first), 0, stream)
+            some = min(self.slice, blocks - first)
+            kernel(some, self.threads, stream, arguments, struct.pack("=q", first))
             if not captured:
                 ends.append(self.library.mark())
             if len(ends) > 1:
                 ends.pop(0).synchronize()
 
     def _joined(
-        self, state: list[Any], outers: int, parts: int, width: int, behind: int, stream: _Stream
+        self, state: list[Any], outers: int, parts: int, width: int, behind: int, stream: int
     ) -> list[Any]:
         """States of (outers, parts, width) merged along the middle axis, neighbours first."""
         lib = self.library
@@ -313,12 +304,10 @@ class Launch:
             size = outers * groups * width
             merged = [self._empty((size, *w.extra), w.native) for w in self.written]
             arrays = [lib.address(a) for a in (*state, *merged)]
-            packed = _struct(
-                struct.pack(f"={len(arrays)}Q5q", *arrays, outers, parts, width, group, behind)
-            )
+            sizes = outers, parts, width, group, behind
+            packed = struct.pack(f"={len(arrays)}Q5q", *arrays, *sizes)
             threads = size * (group * length if self.written[0].extra else 1)
-            grid = (-(-threads // self.threads),)
-            self.compiled.join(grid, (self.threads,), (packed,), 0, stream)
+            self.compiled.join(-(-threads // self.threads), self.threads, stream, packed)
             behind, parts, state = 0, groups, merged  # positions count from the first part now
         return state
 
@@ -329,16 +318,6 @@ class Launch:
         if one.order is not None:
             array = self.library.permuted(array, one.order).reshape(one.result)
         return array
-
-
-def _struct(packed: bytes) -> np.ndarray:
-    """A struct as CuPy's launches take it."""
-    return np.frombuffer(packed, _struct_type(len(packed))).reshape(())
-
-
-@functools.cache
-def _struct_type(size: int) -> np.dtype:
-    return np.dtype([("a", np.int64, (size // 8,))])
 
 
 def prepare(

@@ -180,6 +180,7 @@ SUMS = (
     (48, Tile(2, 1, 1, 256, 1, 1)),
 )
 ROOTS = Tile(4, 1, 1, 256, 3, 2)  # of two special functions or more, each of a quarter's pace
+ROOTS_OF_FOLDS = Tile(4, 1, 2, 256, 2, 2)  # the same of several sums over the features
 MODULI = Tile(2, 1, 4, 256, 2, 1)  # of sums of |x - y|
 OUTPUTS = ((4, Tile(2, 1, 4, 256, 2, 2)), (16, Tile(4, 1, 1, 128, 4, 2)))  # of sums: this many
 WIDE = Tile(2, 1, 2, 128)  # in float64
@@ -204,6 +205,7 @@ def cuda_tile(node: Reduce, nodes: Sequence[Node], few: int) -> Callable[..., Ti
     k = dict(node.params).get("k", 0)
     names = [n.op.name for n in nodes if isinstance(n, Apply) and _is_pairwise(n)]
     special = sum(map(names.count, SPECIALS))
+    folds = sum(isinstance(n, Reduce) and n is not node and _is_pairwise(n) for n in nodes)
     costly = any(
         isinstance(n, Apply)
         and _is_pairwise(n)
@@ -227,7 +229,8 @@ def cuda_tile(node: Reduce, nodes: Sequence[Node], few: int) -> Callable[..., Ti
             table = EXTREMES
         tile = next((tile for most, tile in table if need <= most), FEW)
         if table is SUMS and 2 < need <= 6 and not costly:
-            tile = MODULI if names.count("abs") else ROOTS if special > 1 else tile
+            several = ROOTS if folds < 2 else ROOTS_OF_FOLDS
+            tile = MODULI if names.count("abs") else several if special > 1 else tile
         if words > 1 and table is SUMS and need <= 12:
             tile = WIDE
         elif words > 1 or costly:  # wide types and long functions take registers of their own

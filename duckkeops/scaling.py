@@ -128,7 +128,9 @@ def _products(lower: Lower, total: Temp, x: Any, y: Any, root: Any, factor: Any)
     dtype = total.dtype
     p, q = (_scaled(lower, root, lower.off_centre(a, y, dtype), dtype) for a in (x, y))
     start, end = (
-        lower.temp(sympy.Mul(-1, lower.squared(a, total.over, dtype), evaluate=False), dtype, keep=True)
+        lower.temp(
+            sympy.Mul(-1, lower.squared(a, total.over, dtype), evaluate=False), dtype, keep=True
+        )
         for a in (p, q)
     )
     twice = lower.temp(sympy.Mul(2, p, evaluate=False), dtype, keep=True)

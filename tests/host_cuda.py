@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,13 +50,12 @@ class Compiled:
         path = cache.file(f"host-{cache.digest(source, HEADER.read_text(), *FLAGS)}.so", make)
         self._library = ctypes.CDLL(str(path))
 
-    def reduce(self, grid: tuple, block: tuple, args: tuple, shared: int, stream: Any) -> None:
-        packed, first = args
-        address = ctypes.c_void_p(packed.ctypes.data)
-        self._library.launch_reduce(grid[0], address, ctypes.c_longlong(first))
+    def reduce(self, blocks: int, threads: int, stream: int, packed: bytes, first: bytes) -> None:
+        (number,) = struct.unpack("=q", first)
+        self._library.launch_reduce(blocks, ctypes.c_char_p(packed), ctypes.c_longlong(number))
 
-    def join(self, grid: tuple, block: tuple, args: tuple, shared: int, stream: Any) -> None:
-        self._library.launch_join(grid[0], ctypes.c_void_p(args[0].ctypes.data))
+    def join(self, blocks: int, threads: int, stream: int, packed: bytes) -> None:
+        self._library.launch_join(blocks, ctypes.c_char_p(packed))
 
 
 class Memory:

@@ -1,8 +1,11 @@
 """On a CUDA device: arrays of CuPy and torch, streams, graphs, offloading. Run with -m gpu."""
 
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
+import cuda_programs
 import numpy as np
 import pytest
 
@@ -387,3 +390,26 @@ def test_the_doctor_runs_a_kernel_there():
     )
     assert answer.returncode == 0, answer.stdout + answer.stderr
     assert "CUDA kernel  " in answer.stdout and "NVRTC" in answer.stdout
+
+
+def test_programs_of_every_kind(cupy):
+    assert not cuda_programs.wrong(cupy.asarray, cupy.asnumpy)
+
+
+@pytest.mark.parametrize("tool", ["memcheck", "racecheck", "initcheck"])
+def test_compute_sanitizer(tool):
+    """No access out of bounds, no race in shared memory, nothing read before it was written."""
+    sanitizer = shutil.which("compute-sanitizer")
+    if sanitizer is None:
+        pytest.skip("no compute-sanitizer: pip install nvidia-cuda-sanitizer-api, bin on PATH")
+    program = Path(cuda_programs.__file__)
+    filters = [f"--kernel-name=kernel_name={name}" for name in ("reduce", "join")]
+    done = subprocess.run(
+        [sanitizer, "--tool", tool, "--error-exitcode=9", *filters, sys.executable, str(program)],
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+    assert "ERROR SUMMARY: 0 errors" in done.stdout or "0 hazards" in done.stdout

@@ -6,9 +6,11 @@ that no CUDA toolkit is needed.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import importlib
 import logging
+import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -122,6 +124,44 @@ def compiled(text: str, formula: str, flags: Sequence[str]) -> bytes:
         nvrtc.destroyProgram(program)
 
 
+NO_CONTEXT = 201  # CUDA_ERROR_INVALID_CONTEXT: this thread has not used the device
+
+
+@functools.cache
+def _launcher() -> Any:
+    """The driver's cuLaunchKernel."""
+    library = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    size, pointer = ctypes.c_uint, ctypes.c_void_p
+    library.cuLaunchKernel.argtypes = [pointer, *[size] * 7, pointer, pointer, pointer]
+    return library.cuLaunchKernel
+
+
+@functools.cache
+def _pointers(count: int) -> Any:
+    return ctypes.c_char_p * count
+
+
+class Function:
+    """One function of a loaded module. ctypes launches it in half of the time that CuPy takes."""
+
+    __slots__ = ("_address", "_function", "_launch", "_number")
+
+    def __init__(self, module: Any, name: str, number: int):
+        self._function = module.get_function(name)  # which keeps the module
+        self._address, self._number, self._launch = self._function.ptr, number, _launcher()
+
+    def __call__(self, blocks: int, threads: int, stream: int, *arguments: bytes) -> None:
+        """Put it onto the stream, each argument as its bytes."""
+        own = self._address, blocks, 1, 1, threads, 1, 1, 0, stream
+        pointers = _pointers(len(arguments))(*arguments)
+        status = self._launch(*own, pointers, None)
+        if status == NO_CONTEXT:
+            cupy().cuda.Device(self._number).use()
+            status = self._launch(*own, pointers, None)
+        if status:
+            raise importlib.import_module("cupy.cuda").driver.CUDADriverError(status)
+
+
 class Compiled:
     """A compiled kernel on one device: its functions, ready to launch."""
 
@@ -132,8 +172,9 @@ class Compiled:
         with cupy().cuda.Device(where.number):
             self._module = function.Module()
             self._module.load(cubin)
-            self.reduce = self._module.get_function("reduce")
-            self.join = self._module.get_function("join")
+        self.reduce, self.join = (
+            Function(self._module, name, where.number) for name in ("reduce", "join")
+        )
 
 
 _compiled: dict[tuple[str, int], Compiled] = {}
