@@ -248,7 +248,8 @@ class Launch:
         lib, found = self.library, []
         rows = (self.outers * self.rows,)
         after = [self._empty(rows, w.native) for w in self.written]
-        after[1][:] = -1
+        for array, nothing in zip(after, (0, -1), strict=True):
+            array[:] = nothing
         for _ in range(0, self.length, plan.LONGEST_LIST):
             found.append(self._pass(nodes, after))
             after = [lib.contiguous(a[:, -1]) for a in found[-1]]

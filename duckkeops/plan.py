@@ -172,16 +172,17 @@ RARE = ("min", "max", "argmin", "argmax", "topk", "logsumexp", "softmax_sum")  #
 # accumulator, at most. One branch serves a tile of values that rarely change the state, so that its
 # tiles are large. Tiles of sums are small: exponentials then take turns with what they are made of.
 SUMS = (
-    (1, Tile(4, 2, 2, 256, 3, 8, 8)),
-    (2, Tile(4, 1, 2, 256, 3, 8)),
+    (1, Tile(8, 1, 1, 256, 4, 4, 8)),
+    (2, Tile(8, 1, 1, 256, 3, 4)),
     (6, Tile(2, 1, 2, 256, 3, 2)),
-    (12, Tile(4, 1, 2, 256, 2, 2)),
+    (12, Tile(6, 1, 1, 256, 2, 2)),
     (24, Tile(4, 1, 1, 256, 1, 1)),
     (48, Tile(2, 1, 1, 256, 1, 1)),
 )
-ROOTS = Tile(4, 1, 1, 256, 3, 2)  # of two special functions or more, each of a quarter's pace
-ROOTS_OF_FOLDS = Tile(4, 1, 2, 256, 2, 2)  # the same of several sums over the features
-MODULI = Tile(2, 1, 4, 256, 2, 1)  # of sums of |x - y|
+ROOTS = Tile(6, 1, 1, 256, 3, 2, 6)  # of two special functions or more, each of a quarter's pace
+ROOTS_OF_FOLDS = Tile(8, 1, 1, 256, 2, 2)  # the same of several sums over the features
+QUOTIENTS = Tile(4, 1, 2, 256, 2, 4)  # without an exponential
+MODULI = Tile(8, 1, 1, 256, 2, 4)  # of sums of |x - y|
 OUTPUTS = ((4, Tile(2, 1, 4, 256, 2, 2)), (16, Tile(4, 1, 1, 128, 4, 2)))  # of sums: this many
 WIDE = Tile(2, 1, 2, 128)  # in float64
 EXTREMES = (
@@ -194,7 +195,7 @@ LONGEST_LIST = 64  # of a top-k: longer ones take several passes, each for what 
 LISTS = ((16, Tile(1, 4, 1, 128)),)  # of a top-k: for this many places
 FEW = Tile(1, 1, 1, 128)
 SPECIALS = ("exp", "exp2", "sqrt", "rsqrt", "log", "log2", "log10", "log1p", "cos")
-SIMPLE = 6  # operations of a pair: of more, special functions are not what takes the time
+SPECIAL_TURNS = 10  # cheap operations in the time of a special function, and of what goes with it
 
 
 def cuda_tile(node: Reduce, nodes: Sequence[Node], few: int) -> Callable[..., Tile]:
@@ -205,6 +206,11 @@ def cuda_tile(node: Reduce, nodes: Sequence[Node], few: int) -> Callable[..., Ti
     k = dict(node.params).get("k", 0)
     names = [n.op.name for n in nodes if isinstance(n, Apply) and _is_pairwise(n)]
     special = sum(map(names.count, SPECIALS))
+    work = sum(
+        math.prod(s for s, r in zip(n.shape, n.roles, strict=True) if r == FEATURE)
+        for n in nodes
+        if isinstance(n, Apply) and _is_pairwise(n)
+    )
     folds = sum(isinstance(n, Reduce) and n is not node and _is_pairwise(n) for n in nodes)
     costly = any(
         isinstance(n, Apply)
@@ -229,13 +235,17 @@ def cuda_tile(node: Reduce, nodes: Sequence[Node], few: int) -> Callable[..., Ti
             table = EXTREMES
         tile = next((tile for most, tile in table if need <= most), FEW)
         if table is SUMS and 2 < need <= 6 and not costly:
-            several = ROOTS if folds < 2 else ROOTS_OF_FOLDS
-            tile = MODULI if names.count("abs") else several if special > 1 else tile
+            if "abs" in names:
+                tile = MODULI
+            elif special > 1:
+                tile = ROOTS if folds < 2 else ROOTS_OF_FOLDS
+            elif not {"exp", "exp2"} & set(names):
+                tile = QUOTIENTS
         if words > 1 and table is SUMS and need <= 12:
             tile = WIDE
         elif words > 1 or costly:  # wide types and long functions take registers of their own
             tile = tile._replace(rows=min(tile.rows, 2), columns=1, runs=1, resident=1, turns=1)
-        if special != 1 or len(names) > SIMPLE or outputs > 1 or costly:
+        if SPECIAL_TURNS * special < work or outputs > 1 or costly:
             tile = tile._replace(turns_of_exp2=0)
         if few:  # fewer rows than threads
             rows = min(tile.rows, 1 if few == 8 else 4)

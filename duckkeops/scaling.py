@@ -1,7 +1,7 @@
 """Coordinates scaled beforehand, so that exp(-g |x - y|^2) is a bare exponential of a sum.
 
 `exp2(c * sum((x - y)^2))` becomes `exp2(sum(-(s x - s y)^2))` with s = sqrt(-c): one product less
-for each pair. Rounding s x costs 2^-24 of it, and so as much of the exponent; a CUDA kernel does
+for each pair; and in the same way a sum of |x - y|, with s = -c. Rounding s x costs 2^-24 of it, and so as much of the exponent; a CUDA kernel does
 this only in blocks where all scaled coordinates are small (`NEAR`), and as it is written elsewhere.
 
 From `PRODUCTS` features on it becomes `exp2(-|p|^2 - |q|^2 + sum(2 p q))` with p = s (x - m) and
@@ -32,6 +32,7 @@ NEAR_SQUARES = 16  # of |p|^2 and |q|^2: the error of exp2 is then about 0.7 * 2
 class Scaled:
     """A sum of (x - y)^2 that is the exponent of one exponential: `factor` times it, or the
     negative sum of (left - right)^2, or, where there is a `start`, start + end + sum(left right).
+    The same of |x - y| unless it is `squared`.
     """
 
     x: Any
@@ -41,6 +42,7 @@ class Scaled:
     factor: Any
     start: Any = None
     end: Any = None
+    squared: bool = True
 
     @property
     def operands(self) -> set[Any]:
@@ -92,10 +94,11 @@ def _scale_one(lower: Lower, t: Temp, users: dict[Any, list[Any]]) -> None:
         return
     if total.dtype != np.float32 or _sign(lower, factor) >= 0:
         return
-    square = made(total.expr, [total])
-    if square is None or not square.expr.is_Pow or square.expr.exp != 2:
+    term = made(total.expr, [total])
+    squared = term is not None and term.expr.is_Pow and term.expr.exp == 2
+    if term is None or not (squared or isinstance(term.expr, fn.abs)):
         return
-    difference = made(square.expr.base, [square])
+    difference = made(term.expr.args[0], [term])
     if difference is None or not difference.expr.is_Add:
         return
     terms = {c: a for a, c in (_term(a) for a in difference.expr.args)}
@@ -108,13 +111,13 @@ def _scale_one(lower: Lower, t: Temp, users: dict[Any, list[Any]]) -> None:
     if any(not isinstance(a, Elem) or lower.dtype(a) != np.float32 for a in (x, y)):
         return
     first = len(lower.temps)
-    root = lower.temp(sympy.sqrt(-factor), total.dtype)
+    root = lower.temp(sympy.sqrt(-factor) if squared else -factor, total.dtype)
     many = (lower.p.sizes[total.over[0]] or 0) >= PRODUCTS
-    if many and y not in lower.by_sym:  # an input
+    if squared and many and y not in lower.by_sym:  # an input
         total.scaled = _products(lower, total, x, y, root, factor)
     else:
         left, right = (_scaled(lower, root, a, total.dtype) for a in (x, y))
-        total.scaled = Scaled(x, y, left, right, factor)
+        total.scaled = Scaled(x, y, left, right, factor, squared=squared)
     new, place = lower.temps[first:], lower.temps.index(total)
     lower.temps[:] = [*lower.temps[:place], *new, *lower.temps[place:first]]
     t.expr = fn.exp2(total.sym, evaluate=False)

@@ -172,9 +172,10 @@ def _add_methods(cls: Any) -> None:
             continue
         if name in torch_table.METHODS:
             array._add(cls, name, _method(torch_table.METHODS[name]), f"As torch.Tensor.{name}.")
-        elif callable(function) and torch_table.class_of(function) == "refused":
-            remedy = torch_table.remedy_of(function)
-            array._add(cls, name, _refusing(name, remedy), f"Refused: {remedy}")
+        elif callable(function):
+            remedy = torch_table.refusal_of_method(name)
+            if remedy is not None:
+                array._add(cls, name, _refusing(name, remedy), f"Refused: {remedy}")
     for name in dir(torch.Tensor):
         if name.startswith("is_") and torch_table.PROPERTIES.get(name) and not hasattr(cls, name):
             setattr(cls, name, property(_is(name)))

@@ -260,14 +260,19 @@ class Writer:
             else self.o.read(one.factor, "pair")
         )
         zero = f"TILE {name}[q][k] = splat_{s}(0);"
+        term = "gap*gap" if one.squared else f"abs_{s}(gap)"
         far = [
             f"{pad}    {zero}",
-            *sums(f"const {vector} gap = {x} - {y};", f"{name}[q][k] += gap*gap;"),
+            *sums(f"const {vector} gap = {x} - {y};", f"{name}[q][k] += {term};"),
             f"{pad}    TILE {name}[q][k] *= {factor};",
         ]
         if one.start is None:
-            gap = f"const {vector} gap = {left} - {right};"
-            near = [f"{pad}    {zero}", *sums(gap, f"{name}[q][k] += -gap*gap;")]
+            add = f"{name}[q][k] += {'-' if one.squared else ''}{term};"
+            if not one.squared and self._is_unrolled(t):  # see _accumulate
+                add = f"{name}[q][k] = {d} ? {name}[q][k] + {term} : {term};"
+            near = [f"{pad}    {zero}", *sums(f"const {vector} gap = {left} - {right};", add)]
+            if not one.squared:
+                near.append(f"{pad}    TILE {name}[q][k] = minus_{s}({name}[q][k]);")
         else:
             start, end = (self.o.read(a, "pair") for a in (one.start, one.end))
             first = f"{pad}    TILE {name}[q][k] = {start} + {end};"

@@ -51,6 +51,7 @@ INSTRUCTION1(exp2_near, f32, f32, "ex2.approx.ftz.f32", "=f", "f")
 INSTRUCTION1(reciprocal_near, f32, f32, "rcp.approx.ftz.f32", "=f", "f")
 INSTRUCTION1(log2_near, f32, f32, "lg2.approx.ftz.f32", "=f", "f")  // within 2^-22, of 1 or of a larger value
 INSTRUCTION1(cos_near, f32, f32, "cos.approx.ftz.f32", "=f", "f")   // within 2^-20, and 2^-23 of the angle
+INSTRUCTION1(minus, f32, f32, "neg.f32", "=f", "f")  // flushes nothing, so that the next instruction may do it by itself
 INL f32 held(f32 x) {  // x, and the compiler may not fuse the product it came from
     asm volatile("" : "+f"(x));
     return x;
@@ -246,6 +247,7 @@ LANE2(fmax, f64, fmax) LANE2(fmin, f64, fmin)
 #endif
 
 #ifdef FLUSH_SUBNORMALS
+INL vf32 minus_f32(vf32 x) { return minus(x.x); }
 LANE1(exp2, f32, exp2_near) LANE1(reciprocal, f32, reciprocal_near)
 INL vf32 exp_f32(vf32 x) { return exp2_near(x.x * 1.44269504088896340736f); }
 INL f32 exp2_by_terms(f32 x) {  // by multiply-adds, within 2^-22; 0 below 2^-125

@@ -85,6 +85,7 @@ inline float rsqrtf(float x) { return 1 / std::sqrt(x); }
 inline double rsqrt(double x) { return 1 / std::sqrt(x); }
 inline float exp2_near(float x) { return std::exp2(x); }
 inline float reciprocal_near(float x) { return 1 / x; }
+inline float minus(float x) { return -x; }
 inline float log2_near(float x) { return std::log2(x); }
 inline float cos_near(float x) { return std::cos(x); }
 template <class T> inline T held(T x) { return x; }

@@ -404,6 +404,8 @@ def test_compute_sanitizer(tool):
         pytest.skip("no compute-sanitizer: pip install nvidia-cuda-sanitizer-api, bin on PATH")
     program = Path(cuda_programs.__file__)
     filters = [f"--kernel-name=kernel_name={name}" for name in ("reduce", "join")]
+    if tool == "initcheck":  # sees what CuPy's own kernels wrote
+        filters = []
     done = subprocess.run(
         [sanitizer, "--tool", tool, "--error-exitcode=9", *filters, sys.executable, str(program)],
         capture_output=True,
