@@ -21,7 +21,6 @@ from duckkeops.launch import Arguments
 from duckkeops.operands import leading_input, library, on_host, units
 from duckkeops.tensors import torch_dtype
 
-SLICE_SECONDS = 0.05  # a launch of longer work is cut into slices, between which Ctrl-C is seen
 FIRST_BLOCK = struct.pack("=q", 0)
 GROUP, GROUP_OF_LISTS = 32, 8  # states that one thread merges, lists that are merged at a time
 
@@ -335,11 +334,20 @@ def prepare(
     outers = math.prod(node.whole[a] for a in axes.outer)
     pairs = restriction.of(node)
     blocks = outers * -(-rows // kernel.rows)
-    splits = 1 if pairs else plan.cuda_splits(node, axes, blocks, where.processors)
+    seconds = plan.cuda_seconds(node, order, where.processors, where.clock)
+    threads, own = kernel.block
+    at_once = where.processors * compiled.resident(threads)
+    size = sum(t.itemsize * math.prod(extra) for t, extra in kernel.components)
+    width = math.prod(node.whole[a] for a in axes.features)
+    state_bytes = size * outers * rows * width * (threads // own)
+    splits = 1
+    if not pairs:
+        splits = plan.cuda_splits(
+            node, axes, blocks, where.processors, at_once, seconds, state_bytes
+        )
     place = {id(n): k for k, n in enumerate(nodes)}
     arguments = Arguments(kernel.entries, node, order, [place[id(n)] for n in order], splits)
-    threads, at_once = kernel.block
-    parts = splits * (threads // at_once)
+    parts = splits * (threads // own)
     array = leading_input(node).source
     lib = (Cupy if library(array) == "cupy" else Torch)(where.number)
     written = tuple(Written(t, extra, lib.native(t)) for t, extra in kernel.components)
@@ -348,12 +356,10 @@ def prepare(
     finished, outputs = _results(
         node, axes, tuple(w._replace(extra=(k,)) for w in written) if length else written
     )
-    seconds = plan.cuda_seconds(node, order, where.processors, where.clock)
     total = blocks * splits
     flat = parts * outers * rows * outputs
     as_is = parts == 1 and not axes.merged and type(node) is not Joint and not length
     as_is = as_is and all(one.order is None for one in finished)
-    size = sum(w.dtype.itemsize * math.prod(w.extra) for w in written)
     return Launch(
         compiled,
         lib,
@@ -366,7 +372,7 @@ def prepare(
         outers if pairs else total,
         kernel.rows,
         axes,
-        max(1, total if seconds < 2 * SLICE_SECONDS else int(total * SLICE_SECONDS / seconds)),
+        plan.cuda_slice(total, at_once, seconds),
         parts,
         outers,
         rows,

@@ -282,16 +282,52 @@ WAVES_OF_LISTS = 4
 CUDA_COLUMNS = 512  # of the first column axis: fewer are not worth a merge
 
 
-def cuda_splits(node: Reduce, axes: LoopAxes, blocks: int, processors: int) -> int:
-    """Into how many parts the columns are cut, so that all processors of a device have work."""
+def cuda_splits(
+    node: Reduce,
+    axes: LoopAxes,
+    blocks: int,
+    processors: int,
+    at_once: int,
+    seconds: float,
+    state_bytes: int,
+) -> int:
+    """Into how many parts the columns are cut, so that all processors of a device have work.
+
+    `at_once`: blocks that it runs at a time; `seconds` that all of it takes; `state_bytes` of a
+    part. The last blocks to run should be as many as run at a time, and none should take longer
+    than a slice.
+    """
     if not axes.columns or not blocks:
         return 1
     behind = math.prod(node.whole[a] for a in axes.columns[1:])
     columns = node.whole[axes.columns[0]]
     k = dict(node.params).get("k", 0)  # each part fills its own list, which takes time
     least = max(CUDA_COLUMNS, 1024 * min(k, LONGEST_LIST))
+    most = max(1, columns // -(-least // behind))
     wanted = -(-(WAVES_OF_LISTS if k else WAVES) * processors // blocks)
-    return max(1, min(wanted, columns // -(-least // behind)))
+    short = math.ceil(seconds * at_once / (blocks * CUDA_SLICE_SECONDS))
+    wanted = max(wanted, min(short, PARTS_BYTES // max(state_bytes, 1)))
+    first = max(1, min(wanted, most))
+
+    def share_of_waste(splits: int) -> float:
+        waves = blocks * splits / at_once
+        return round(1 - waves / math.ceil(waves), 2)
+
+    last = first if k else min(most, first + first // 2 + 1)
+    return min(range(first, last + 1), key=share_of_waste)
+
+
+CUDA_SLICE_SECONDS = (
+    0.05  # a launch of longer work is cut into slices, between which Ctrl-C is seen
+)
+PARTS_BYTES = 512 << 20  # of the states of all parts, to make blocks shorter
+
+
+def cuda_slice(total: int, at_once: int, seconds: float) -> int:
+    """How many of all blocks a launch runs: whole waves of them."""
+    if seconds < 2 * CUDA_SLICE_SECONDS:
+        return max(1, total)
+    return max(1, round(total * CUDA_SLICE_SECONDS / (seconds * at_once))) * at_once
 
 
 def cuda_seconds(node: Reduce, nodes: Sequence[Node], processors: int, clock: float) -> float:

@@ -54,6 +54,10 @@ class Compiled:
         (number,) = struct.unpack("=q", first)
         self._library.launch_reduce(blocks, ctypes.c_char_p(packed), ctypes.c_longlong(number))
 
+    @staticmethod
+    def resident(threads: int) -> int:
+        return 2
+
     def join(self, blocks: int, threads: int, stream: int, packed: bytes) -> None:
         self._library.launch_join(blocks, ctypes.c_char_p(packed))
 

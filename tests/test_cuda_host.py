@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import duckkeops
-from duckkeops import LazyArray, launch_cuda, reductions
+from duckkeops import LazyArray, launch_cuda, plan, reductions
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ to compile CUDA with")
 
@@ -265,3 +265,29 @@ def test_complex_functions_of_large_numbers_infinities_and_nan(monkeypatch: Any,
         near = np.isclose(one, other, rtol=3e-6, atol=0, equal_nan=True)
         with np.errstate(invalid="ignore"):
             assert (near | (np.abs(one - other) <= 3e-6 * scale)).all()
+
+
+@pytest.mark.parametrize("m", [1, 1000, 200_000, 10_000_000])
+@pytest.mark.parametrize("resident", [1, 3])
+def test_blocks_fill_the_device(m: int, resident: int) -> None:
+    """Splits of the columns: few processors wait for the last blocks, and no launch is too short
+    for all of them or longer than a tenth of a second.
+    """
+    node = reductions.reduce(
+        reductions.BY_NAME["sum"],
+        [(LazyArray(np.broadcast_to(np.float32(0), (m, 1))[:, 0], feature_ndim=0)[:, None]
+          + LazyArray(np.broadcast_to(np.float32(0), (m, 1))[:, 0], feature_ndim=0)[None])._node],
+        [1],
+    )  # fmt: skip
+    axes, processors = plan.loop_axes(node), 132
+    at_once, blocks, seconds = processors * resident, -(-m // 1024), float(m) ** 2 / 3e12
+    splits = plan.cuda_splits(node, axes, blocks, processors, at_once, seconds, 4 * m)
+    assert splits * 4 * m <= plan.PARTS_BYTES or splits <= 33
+    assert 1 <= splits <= max(1, m // plan.CUDA_COLUMNS)
+    total = blocks * splits
+    launched = plan.cuda_slice(total, at_once, seconds)
+    assert launched == total or launched % at_once == 0
+    if m >= 200_000:
+        waves = total / at_once
+        assert waves / np.ceil(waves) > 0.97
+        assert seconds * launched / total < 0.2

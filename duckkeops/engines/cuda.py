@@ -161,6 +161,13 @@ class Function:
         if status:
             raise importlib.import_module("cupy.cuda").driver.CUDADriverError(status)
 
+    def resident(self, threads: int) -> int:
+        """How many blocks of so many threads one processor runs at a time."""
+        driver = importlib.import_module("cupy.cuda").driver
+        with cupy().cuda.Device(self._number):
+            count = driver.occupancyMaxActiveBlocksPerMultiprocessor(self._address, threads, 0)
+        return max(1, count)
+
 
 class Compiled:
     """A compiled kernel on one device: its functions, ready to launch."""
@@ -175,6 +182,7 @@ class Compiled:
         self.reduce, self.join = (
             Function(self._module, name, where.number) for name in ("reduce", "join")
         )
+        self.resident = self.reduce.resident
 
 
 _compiled: dict[tuple[str, int], Compiled] = {}
