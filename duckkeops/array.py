@@ -52,7 +52,7 @@ from duckkeops.operands import (
 )
 from duckkeops.restriction import BlockPairs, restricted
 from duckkeops.rewrite import retag, settle
-from duckkeops.tensors import copied, is_traced
+from duckkeops.tensors import copied, is_own_tensor, is_traced
 
 GIB = 2**30
 
@@ -101,6 +101,8 @@ class LazyArray:
         default = feature_ndim is None and batch_ndim is None
         if default and type(x) is np.ndarray:  # the common case
             return _wrap(NumpyLazyArray if cls is LazyArray else cls, input_of(x))
+        if default and cls is LazyArray and is_own_tensor(x) and "torch" in FAMILIES:
+            return _wrap(FAMILIES["torch"], input_of(x))
         if is_traced(x):
             from duckkeops.torch_compile import traced
 

@@ -32,6 +32,14 @@ def is_traced(x: Any) -> bool:
     return torch.compiler.is_compiling() and type(x) not in (torch.Tensor, torch.nn.Parameter)
 
 
+def is_own_tensor(x: Any) -> bool:
+    """Is it a tensor of torch's own class, outside of code that is traced?"""
+    torch = sys.modules.get("torch")
+    if torch is None or type(x) is not torch.Tensor:
+        return False
+    return not torch.compiler.is_dynamo_compiling()
+
+
 def copied(x: Any) -> Any:
     """A copy of an array; of a tensor, one that it can be differentiated through."""
     return x.clone() if is_tensor(x) else namespace_of(x).asarray(x, copy=True)
@@ -109,7 +117,7 @@ def as_tensor(array: Any) -> Any:
     torch = sys.modules["torch"]
     if isinstance(array, torch.Tensor):
         return array
-    array = np.asarray(array)
+    array = array if type(array) is np.ndarray else np.asarray(array)
     flags = array.flags
     if flags.carray and array.dtype.isbuiltin == 1:  # mostly
         return torch.from_numpy(array)

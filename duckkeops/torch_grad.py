@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch._functorch.utils import unwrap_dead_wrappers
+from torch._C._functorch import unwrap_if_dead
 
 from duckkeops import (
     concatenation,
@@ -377,7 +377,8 @@ class _Reduction(torch.autograd.Function):
         ctx.plan = plan
         used = output if plan.node.row.name in WEIGHED else ()
         ctx.save_for_backward(*tensors, *used)  # others may be written to before the backward pass
-        ctx.save_for_forward(*tensors, *output)
+        if expr.is_transformed():
+            ctx.save_for_forward(*tensors, *output)
         fixed = [t for t in output if not (t.is_floating_point() or t.is_complex())]
         if plan.node.row.name in PICKS:
             fixed = list(output)
@@ -410,8 +411,8 @@ def _differentiable(plan: _Plan, *tensors: torch.Tensor) -> Outputs:
     """_Reduction.apply, which binds its arguments to a signature at each call, for 25 us."""
     if torch._C._are_functorch_transforms_active():
         return _Reduction.apply(plan, *tensors)
-    args = unwrap_dead_wrappers((plan, *tensors))
-    return super(torch.autograd.Function, _Reduction).apply(*args)  # type: ignore[misc]
+    own = map(unwrap_if_dead, tensors)
+    return super(torch.autograd.Function, _Reduction).apply(plan, *own)  # type: ignore[misc]
 
 
 def _names(node: Reduce) -> tuple[str, ...]:

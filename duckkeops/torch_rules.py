@@ -122,8 +122,12 @@ def autocast(handler: Callable, lower: bool) -> Callable:
     float32. As in torch, float64 stays.
     """
 
+    is_any_enabled = torch._C._is_any_autocast_enabled
+
     @functools.wraps(handler)
     def cast(*args: Any, **kwargs: Any) -> Any:
+        if not is_any_enabled():
+            return handler(*args, **kwargs)
         device = _device((*args, *kwargs.values()))
         if device == "meta" or not torch.is_autocast_enabled(device):
             return handler(*args, **kwargs)

@@ -79,8 +79,8 @@ INL void pairs(const int nj, const i64 *a, const struct At *at, const struct Par
                const int *n, const int cancels, const struct Cols *cols, const i64 *c, i64 index, Head *head, Acc *acc) {
     const struct Col_j *c_j = cols->j;
     vf32 t2[NJ][NI];
-    TILE t2[q][k] = splat_f32(0);
     if (cancels) {
+        TILE t2[q][k] = splat_f32(0);
         UNROLL
         for (int d = 0; d < 3; ++d) TILE {
             const vf32 gap = r[k].x0[d] - splat_f32(c_j[q].x1[d]);
@@ -88,6 +88,7 @@ INL void pairs(const int nj, const i64 *a, const struct At *at, const struct Par
         }
         TILE t2[q][k] *= splat_f32(-1.44269504f);
     } else {
+        TILE t2[q][k] = splat_f32(0);
         UNROLL
         for (int d = 0; d < 3; ++d) TILE {
             const vf32 gap = r[k].t6[d] - splat_f32(c_j[q].t7[d]);

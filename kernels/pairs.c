@@ -235,3 +235,13 @@ i64 share(const i64 *a, char *records, char *work, i64 packed, i64 *next, i64 bl
     }
     return taken;
 }
+
+// All of a short reduction, with `room` bytes at `work`. How many bytes it needs, if that is more, and nothing was done; else 0.
+// -1: more than there are addresses.
+i64 once(const i64 *a, char *work, i64 room, i64 packed, i64 blocks) {
+    const i64 own = work_bytes(), records = record_bytes(a);
+    if (records < 0 || own + records > room) return records < 0 ? -1 : own + records;
+    if (packed) pack(a, work + own);
+    reduce(a, work + own, work, packed, 0, blocks);
+    return 0;
+}

@@ -1,4 +1,4 @@
-"""Reductions of every kind on a CUDA device, small: for compute-sanitizer, which slows kernels down.
+"""Small reductions of every kind on a CUDA device: for compute-sanitizer, which slows kernels.
 
     compute-sanitizer --tool memcheck --kernel-name kernel_name=reduce python tests/cuda_programs.py
 

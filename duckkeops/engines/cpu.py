@@ -122,10 +122,9 @@ class Compiled:
         self.pace = 1.0  # its time, over what the cost model expects
         self.record_bytes = _function(short.record_bytes, i64, pointer)
         self.work_bytes = _function(short.work_bytes, i64)()
-        self.pack_short = _function(short.pack, None, pointer, pointer)
         self.pack = _function(long.pack, None, pointer, pointer)
         whole = (pointer, pointer, pointer, i64)
-        self.reduce_short = _function(short.reduce, None, *whole, i64, i64)
+        self.once = _function(short.once, i64, pointer, pointer, i64, i64, i64)
         self.share = _function(long.share, i64, *whole, pointer, i64, i64, i64)
 
 

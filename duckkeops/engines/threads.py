@@ -47,24 +47,28 @@ def run(
     `keep`: the arrays that `arguments` points to. An interruption does not wait for the workers,
     which hold them.
     """
-    record_bytes = library.record_bytes(arguments)
-    if record_bytes < 0:
-        raise MemoryError("the records of the columns do not fit into the address space.")
     seconds *= library.pace
     if seconds < plan.INLINE_SECONDS:
         start = perf_counter()
-        work = _take(library.work_bytes + record_bytes)
-        records = work[0] + library.work_bytes
-        if fixed_columns:
-            library.pack_short(arguments, records)
-        library.reduce_short(arguments, records, work[0], fixed_columns, 0, blocks)
+        work = _take(KEPT_BYTES)
+        need = library.once(arguments, work[0], KEPT_BYTES, fixed_columns, blocks)
         _give(work)
+        if need:
+            large = _take(_addressable(need))
+            library.once(arguments, large[0], need, fixed_columns, blocks)
         if perf_counter() - start > 2 * plan.INLINE_SECONDS:
             _learn(library, (perf_counter() - start) / seconds)
         return
+    _addressable(library.record_bytes(arguments))
     most = math.ceil(seconds / max(plan.INLINE_SECONDS, 1e-6))
     count = min(thread_count(threads), blocks, most)
     _Job(library, arguments, blocks, fixed_columns, seconds, count, keep).lead(count)
+
+
+def _addressable(size: int) -> int:
+    if size < 0:
+        raise MemoryError("the records of the columns do not fit into the address space.")
+    return size
 
 
 def _learn(library: Any, ratio: float) -> None:
