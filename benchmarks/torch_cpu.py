@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import io
 import os
 import statistics
@@ -248,14 +249,15 @@ def overhead(calls: dict[str, Callable], batches: int = 100) -> dict[tuple[str, 
             leaves = (leaves[0], *(t.detach() for t in leaves[1:]))
         for n in range(batches):
             for name, general in calls.items():
-                call, args = general, ("gaussian D=3", leaves)
                 if wanted == PLAIN:
-                    call, args = plain(name), leaves[:3]
+                    call = functools.partial(plain(name), *leaves[:3])
+                else:
+                    call = functools.partial(general, "gaussian D=3", leaves)
                 for _ in range(20 if n == 0 else 3):  # the others' code and data were in the caches
-                    call(*args)
+                    call()
                 start = time.process_time()
                 for _ in range(count):
-                    call(*args)
+                    call()
                 us = 1e6 * (time.process_time() - start) / count
                 best[name, wanted] = min(best.get((name, wanted), us), us)
     return best

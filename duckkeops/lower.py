@@ -221,18 +221,19 @@ class Lower:
             context = [k or own for k in kinds]
         args = [self._operand(a, t) for a, t in zip(e.args, context, strict=True)]
         func = e.func
-        if isinstance(e, sympy.cos) and self._is_rough_log(args[0]):
-            func, args = cos_log, [self.by_sym[args[0]].expr.args[0]]
+        if isinstance(e, sympy.cos) and (inner := self._rough_log(args[0])) is not None:
+            func, args = cos_log, [inner]
         out = func(*args, evaluate=False)
         return self.temp(out, self._result(out, context))
 
-    def _is_rough_log(self, a: Any) -> bool:
-        """Is it a logarithm that the device's instruction gives within some 2^-22, be that much or
-        little of its value?
+    def _rough_log(self, a: Any) -> Any:
+        """What this is the logarithm of, if the device has an instruction for it, within some 2^-22
+        be that much or little of its value. Else None.
         """
         made = self.by_sym.get(a)
-        rough = self.on_device and self.fast and made is not None and made.dtype == np.float32
-        return bool(rough and isinstance(made.expr, sympy.log))
+        if made is None or not isinstance(made.expr, sympy.log) or made.dtype != np.float32:
+            return None
+        return made.expr.args[0] if self.on_device and self.fast else None
 
     def _result(self, out: Any, context: list[np.dtype]) -> np.dtype:
         return out.dtype_of(context) if isinstance(out, fn.Elementwise) else context[0]

@@ -2,7 +2,8 @@
 
 `exp2(c * sum((x - y)^2))` becomes `exp2(sum(-(s x - s y)^2))` with s = sqrt(-c): one product less
 for each pair; and in the same way a sum of |x - y|, with s = -c. Rounding s x costs 2^-24 of it,
-and so as much of the exponent; a CUDA kernel does this only in blocks where all scaled coordinates are small (`NEAR`), and as it is written elsewhere.
+and so as much of the exponent; a CUDA kernel does this only in blocks where all scaled coordinates
+are small (`NEAR`), and as it is written elsewhere.
 
 From `PRODUCTS` features on it becomes `exp2(-|p|^2 - |q|^2 + sum(2 p q))` with p = s (x - m) and
 q = s (y - m) off a centre m of y: half the instructions. What cancels there is at most |p|^2 and
