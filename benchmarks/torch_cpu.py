@@ -249,6 +249,7 @@ def overhead(calls: dict[str, Callable], batches: int = 100) -> dict[tuple[str, 
             leaves = (leaves[0], *(t.detach() for t in leaves[1:]))
         for n in range(batches):
             for name, general in calls.items():
+                call: Callable
                 if wanted == PLAIN:
                     call = functools.partial(plain(name), *leaves[:3])
                 else:
