@@ -226,15 +226,14 @@ def plain(library: str) -> Callable:
         return (-((x - y) ** 2).sum(-1)).exp() @ b
 
     def call(x: torch.Tensor, y: torch.Tensor, b: torch.Tensor) -> Any:
-        if library == "duckkeops":
-            own = duckkeops.LazyArray(x)[:, None, :], duckkeops.LazyArray(y)[None, :, :]
-        else:
-            own = x[:, None, :], y[None, :, :]
+        xi: Any = duckkeops.LazyArray(x) if library == "duckkeops" else x
+        yj: Any = duckkeops.LazyArray(y) if library == "duckkeops" else y
+        xi, yj = xi[:, None, :], yj[None, :, :]
         if library == "pykeops":
             from pykeops.torch import LazyTensor
 
-            own = tuple(map(LazyTensor, own))
-        return torch.autograd.grad(product(*own, b).sum(), x)
+            xi, yj = LazyTensor(xi), LazyTensor(yj)
+        return torch.autograd.grad(product(xi, yj, b).sum(), x)
 
     return call
 

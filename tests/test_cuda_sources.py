@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -38,16 +40,36 @@ pytestmark = pytest.mark.skipif(not has_nvrtc(), reason="no CuPy with NVRTC: the
 FLOATS = [op for op in ops.TABLE if op.nargs <= 2]
 
 
-def compiled(node: expr.Reduce, architecture: int = 90, settings: Settings | None = None) -> int:
-    """Bytes of the machine code of a reduction's kernel."""
-    settings = settings or Settings()
+def generated(node: expr.Reduce, settings: Settings) -> tuple[str, str, int]:
+    """A kernel's source, what it computes, and the threads of a block."""
     node = evaluate.for_kernels(node)
     nodes, axes = expr.walk(node), plan.loop_axes(node)
     _, numbers = evaluate.key_of(node, axes, nodes)
     out, title, _ = generate.prelude(node, axes, numbers, settings, False, cuda.TARGET)
-    text = source.assemble(out.prelude, "pairs.cu")
+    assert out.block is not None
+    return source.assemble(out.prelude, "pairs.cu"), title, out.block[0]
+
+
+def compiled(node: expr.Reduce, architecture: int = 90, settings: Settings | None = None) -> int:
+    """Bytes of the machine code of a reduction's kernel."""
+    settings = settings or Settings()
+    text, title, _ = generated(node, settings)
     exact = settings.precision == "exact"
     return len(cuda.compiled(text, title, cuda.options(exact, architecture)))
+
+
+def resources(node: expr.Reduce, architecture: int) -> tuple[int, int, int]:
+    """Registers of a thread, bytes that it spills to memory, and the threads of a block."""
+    from cupy.cuda import nvrtc
+
+    text, _, threads = generated(node, Settings())
+    program = nvrtc.createProgram(text, "kernel.cu", [], [])
+    nvrtc.compileProgram(program, [*cuda.options(False, architecture), "--ptxas-options=-v"])
+    said = nvrtc.getProgramLog(program)
+    nvrtc.destroyProgram(program)
+    registers = max(map(int, re.findall(r"Used (\d+) registers", said)))
+    spilled = sum(map(int, re.findall(r"(\d+) bytes spill (?:stores|loads)", said)))
+    return registers, spilled, threads
 
 
 def reduction(name: str, value: Any, **params: Any) -> expr.Reduce:
@@ -88,6 +110,44 @@ def test_reductions(name: str, dtype: str) -> None:
 @pytest.mark.parametrize("rows", [1, 100, 5000])
 def test_architectures_and_blocks(architecture: int, rows: int) -> None:
     assert compiled(reduction("sum", gaussian("float32", rows)), architecture) > 1000
+
+
+def clouds(features: int, rows: int = 5000) -> tuple[LazyArray, LazyArray, LazyArray]:
+    x, y = (LazyArray(np.zeros((k, features), "f")) for k in (rows, 4000))
+    return x[:, None], y[None], LazyArray(np.zeros(4000, "f"))[None]
+
+
+def squares(features: int) -> Any:
+    x, y, _ = clouds(features)
+    return ((x - y) ** 2).sum(-1)
+
+
+def times_b(value: Any) -> Any:
+    return (value * clouds(1)[2])._node
+
+
+SWEPT: dict[str, Callable[[], expr.Reduce]] = {  # whose tiles were measured: see plan.py
+    **{
+        f"Gaussian D={d}": lambda d=d: reduction("sum", times_b(np.exp(-squares(d))))
+        for d in (1, 2, 3, 10, 24)
+    },
+    **{f"argmin D={d}": lambda d=d: reduction("argmin", squares(d)._node) for d in (2, 3, 10)},
+    "logsumexp": lambda: reduction("logsumexp", (-squares(3))._node),
+    "top-10": lambda: reduction("topk", squares(3)._node, k=10),
+    "Laplacian": lambda: reduction("sum", times_b(np.exp(-np.sqrt(squares(3))))),
+    "Cauchy": lambda: reduction("sum", times_b(1 / (1 + squares(3)))),
+    "cosine of a logarithm": lambda: reduction("sum", times_b(np.cos(np.log(1 + squares(3))))),
+    "L1": lambda: reduction("sum", times_b(np.exp(-abs(clouds(3)[0] - clouds(3)[1]).sum(-1)))),
+}
+
+
+@pytest.mark.parametrize("architecture", [80, 90])
+@pytest.mark.parametrize("name", SWEPT)
+def test_registers_suffice(name: str, architecture: int) -> None:
+    """Next to nothing is spilled to memory, and a processor has the registers of a block."""
+    registers, spilled, threads = resources(SWEPT[name](), architecture)
+    assert spilled <= (0 if architecture == 90 and name != "top-10" else 32)
+    assert registers * threads <= 65536
 
 
 def test_exact_arithmetic() -> None:
