@@ -360,6 +360,7 @@ class Built:
     ]  # dtype and trailing shape of each output array
     block: tuple[int, int] | None = None  # of CUDA's: threads, and rows of theirs
     ordered: bool = False  # no product and sum are fused into one rounding, whatever the precision
+    limit: tuple[float, float] | None = None  # of CUDA's: limits.of
     compiled: cpu.Compiled | None = None
 
 
@@ -437,6 +438,7 @@ def _read(text: str) -> Built:
         components,
         None if d["block"] is None else tuple(d["block"]),
         d["ordered"],
+        None if d["limit"] is None else tuple(d["limit"]),
     )
 
 

@@ -126,6 +126,13 @@ def _explain_on_device(root: Reduce, axes: plan.LoopAxes, number: int) -> str:
             f"tile       blocks of {kernel.block[0]} threads and {kernel.rows} rows, "
             f"sm_{where.architecture}",
         ]
+        if kernel.limit is not None and restriction.of(root) is None:
+            most = plan.most_pairs(kernel.limit, where.processors, where.clock)
+            plain, special = kernel.limit
+            lines.append(
+                f"limit      {plain:.3g} instructions and {special:.3g} special functions a pair: "
+                f"{most / 1e9:.0f} Gpairs/s"
+            )
     seconds = plan.cuda_seconds(root, nodes, where.processors, where.clock)
     seconds *= restriction.unrestricted(root)[1]
     return "\n".join([*lines, f"work       {_work(root)}, about {duration(seconds)}"])

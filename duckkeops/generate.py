@@ -41,6 +41,7 @@ def kernel(
         "components": [(t.name, extra) for t, extra in types.components],
         "block": out.block,
         "ordered": out.ordered,
+        "limit": out.limit,
     }
 
 

@@ -330,6 +330,23 @@ def cuda_slice(total: int, at_once: int, seconds: float) -> int:
     return max(1, round(total * CUDA_SLICE_SECONDS / (seconds * at_once))) * at_once
 
 
+# Of a cycle of one processor of a device, from Volta to Blackwell
+FLOAT32_A_CYCLE, SPECIAL_A_CYCLE = 128, 16
+
+
+def most_pairs(limit: tuple[float, float], processors: int, clock: float) -> float:
+    """Pairs a second that a device can compute, at most.
+
+    `limit`: instructions of a pair, float32 ones and special functions; both are issued alike.
+
+    >>> round(most_pairs((7, 1), 132, 1.98e9) / 1e9)
+    4182
+    """
+    plain, special = limit
+    cycles = max((plain + special) / FLOAT32_A_CYCLE, special / SPECIAL_A_CYCLE)
+    return processors * clock / max(cycles, 1 / FLOAT32_A_CYCLE)
+
+
 def cuda_seconds(node: Reduce, nodes: Sequence[Node], processors: int, clock: float) -> float:
     """Estimated time of the loop: a processor takes 128 cheap operations a cycle."""
     return cycles(node, nodes) / CHEAP / (128 * processors * clock)

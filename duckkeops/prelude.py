@@ -15,7 +15,7 @@ import numpy as np
 from sympy.printing.precedence import PRECEDENCE
 
 from duckkeops import functions as fn
-from duckkeops import scaling
+from duckkeops import limits, scaling
 from duckkeops.lower import LANE, Lower, Root, Scheduler, Temp
 from duckkeops.printer import KernelPrinter, binding, lane_bytes, suffix, vector_suffix
 from duckkeops.symbolic import Elem, Program
@@ -62,6 +62,7 @@ class Kernel:
     fixed_columns: bool
     block: tuple[int, int] | None
     ordered: bool  # no product and sum may be fused into one rounding
+    limit: tuple[float, float] | None  # of a CUDA kernel: limits.of
 
 
 class Prelude:
@@ -350,7 +351,14 @@ class Prelude:
             self._fixed(),
             self.block,
             self.p.ordered,
+            self._limit(),
         )
+
+    def _limit(self) -> tuple[float, float] | None:
+        if not self.on_device or not self.lower.fast:
+            return None
+        turns = self.tile.turns_of_exp2
+        return limits.of(self.lower, self.plan, self.roots, self.row, turns)
 
     def _machine(self) -> list[str]:
         """Lanes, rows and columns of a tile."""

@@ -40,12 +40,21 @@ pytestmark = pytest.mark.skipif(not has_nvrtc(), reason="no CuPy with NVRTC: the
 FLOATS = [op for op in ops.TABLE if op.nargs <= 2]
 
 
-def generated(node: expr.Reduce, settings: Settings) -> tuple[str, str, int]:
-    """A kernel's source, what it computes, and the threads of a block."""
+def prelude(node: expr.Reduce, settings: Settings) -> tuple[Any, str]:
+    """The generated part of a kernel, and what it computes."""
     node = evaluate.for_kernels(node)
     nodes, axes = expr.walk(node), plan.loop_axes(node)
     _, numbers = evaluate.key_of(node, axes, nodes)
-    out, title, _ = generate.prelude(node, axes, numbers, settings, False, cuda.TARGET)
+    return generate.prelude(node, axes, numbers, settings, False, cuda.TARGET)[:2]
+
+
+def limit(node: expr.Reduce) -> tuple[float, float] | None:
+    return prelude(node, Settings())[0].limit
+
+
+def generated(node: expr.Reduce, settings: Settings) -> tuple[str, str, int]:
+    """A kernel's source, what it computes, and the threads of a block."""
+    out, title = prelude(node, settings)
     assert out.block is not None
     return source.assemble(out.prelude, "pairs.cu"), title, out.block[0]
 
@@ -173,3 +182,30 @@ def test_functions(part: int, dtype: str) -> None:
         value = expr.cast_to(value, np.dtype(dtype))
         total = value if total is None else ops.call("add", total, value)
     assert compiled(reduction("sum", total)) > 1000
+
+
+COUNTED = {  # by the machine code: instructions on float32, special functions
+    "Gaussian D=1": (4 + 12 / 8, 1 - 1 / 8),
+    "Gaussian D=2": (5, 1),
+    "Gaussian D=3": (7, 1),
+    "Gaussian D=10": (12, 1),
+    "argmin D=3": (7, 0),
+    "L1": (6, 1),
+    "Cauchy": (8, 1),
+}
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_instructions_of_a_pair(name: str) -> None:
+    assert limit(SWEPT[name]()) == pytest.approx(COUNTED[name], abs=1e-9)
+
+
+def test_no_limit_is_known_of_what_is_not_counted() -> None:
+    assert limit(reduction("sum", gaussian("float64"))) is None
+    d = squares(3)
+    assert limit(reduction("sum", np.sinh(d)._node)) is None
+    longer = limit(reduction("sum", np.exp(-np.sqrt(d))._node))
+    shorter = limit(reduction("sum", np.exp(-d)._node))
+    assert longer is not None and shorter is not None
+    rates = [plan.most_pairs(a, 132, 1.98e9) for a in (longer, shorter)]
+    assert 0 < rates[0] < rates[1] < 132 * 16 * 1.99e9

@@ -256,6 +256,7 @@ def test_what_is_said_of_tensors(torch):
     x, y = (torch.from_numpy(a).cuda() for a in clouds())
     d = distances(x, y)
     assert "900" in d.explain() and d.estimate().seconds > 0
+    assert "instructions and 1 special functions a pair" in torch.exp(-d).explain()
     assert "__global__" in d.source()
     assert d.is_cuda and d.get_device() == 0
 
