@@ -26,9 +26,11 @@ class Term(NamedTuple):
     order: tuple[int, ...]
 
 
-def gradient(value: Node, cotangent: Node, wrt: Input) -> list[Term]:
+def gradient(value: Node, cotangent: Node, wrt: Input, nested: bool = True) -> list[Term]:
     """sum of cotangent * d value / d wrt over all entries of the value: one term for each place at
     which `wrt` stands.
+
+    `nested`: as sums over pairs of sums over features, of which a pair has few; else all in one.
 
     Shapes: value and cotangent (..., M, N, E) broadcast; the terms joined by `total` have the shape
     of `wrt`. A value that does not depend on `wrt` has no terms. Raises UnsupportedError for
@@ -42,7 +44,8 @@ def gradient(value: Node, cotangent: Node, wrt: Input) -> list[Term]:
         )
     summed = _trailing_features(value)
     return [
-        _term(Vjp(value, cotangent, wrt, place, summed)) for place in places(value, wrt, summed)
+        _term(Vjp(value, cotangent, wrt, place, summed), nested)
+        for place in places(value, wrt, summed)
     ]
 
 
@@ -62,13 +65,11 @@ def source_order(term: Term, wrt: Input) -> tuple[int, ...]:
     return tuple([at for _, at in sorted(zip(axes, term.order, strict=True))])
 
 
-def _term(vjp: Vjp) -> Term:
+def _term(vjp: Vjp, nested: bool) -> Term:
     left = vjp.ndim - len(vjp.new)
     named = {len(vjp.whole) + at for at in vjp.place if at is not None}
     kept = sorted(named)
-    node = reductions.reduce(
-        reductions.BY_NAME["sum"], (vjp,), [a for a in range(left) if a not in named]
-    )
+    node = _sum(vjp, [a for a in range(left) if a not in named], nested)
     order = []
     for a, (at, n) in enumerate(zip(vjp.place, vjp.wrt.shape, strict=True)):
         if at is not None:
@@ -76,6 +77,15 @@ def _term(vjp: Vjp) -> Term:
         elif n != 1:
             order.append(len(kept) + vjp.new.index(a))
     return Term(node, tuple(order))
+
+
+def _sum(node: Node, axes: Sequence[int], nested: bool) -> Reduce:
+    row = reductions.BY_NAME["sum"]
+    inner = [a for a in axes if node.roles[a] == FEATURE]
+    if not nested or not inner or len(inner) == len(axes):
+        return reductions.reduce(row, (node,), axes)
+    outer = [a - sum(b < a for b in inner) for a in axes if a not in inner]
+    return reductions.reduce(row, (reductions.reduce(row, (node,), inner),), outer)
 
 
 def _trailing_features(value: Node) -> int:

@@ -791,6 +791,11 @@ class Translator:
             name = {"min": "all", "max": "any", "sum": "any", "prod": "all"}.get(name, name)
             body = self.cast(body, np.dtype(np.uint8)) if name.startswith("arg") else body
         dtype = compute_dtype(node.dtype)
+        if isinstance(node.args[0], Vjp) and name == "sum" and over:  # no sum that the user wrote
+            body = p.opened(body)
+            for c in reversed(over):
+                body = p.sum(c, body, dtype)
+            return p.let(body, dtype)
         if not over:
             body = self.cast(body, dtype) if isinstance(body, Elem) else p.let(body, dtype)
         return p.fold(name, tuple(over), body, dtype)

@@ -782,7 +782,7 @@ def _along_twice(
     spread = _spread(zeros, node)
     u = next(i for i in expr.inputs(spread))
     found = []
-    for term in gradients.gradient(arg, ops.call("multiply", weight, spread), leaf):
+    for term in gradients.gradient(arg, ops.call("multiply", weight, spread), leaf, False):
         (vjp,) = term.node.args
         kept = [n for n in leaf.shape if n != 1]
         arranged = tangent.reshape(kept).permute(_inverse(term.order))

@@ -16,7 +16,8 @@ import torch
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 from torch_gallery import FORMULAS, sample
 
-from duckkeops import LazyArray, config
+from duckkeops import LazyArray, config, expr, gradients
+from duckkeops.expr import Scalar
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
 REDUCTIONS = {
@@ -632,3 +633,27 @@ def test_products_are_written_and_differentiated_in_the_order_of_their_axes(outp
             torch.autograd.grad(got, (x, y, b), g, create_graph=create), want, strict=True
         ):
             torch.testing.assert_close(one, other)
+
+
+def test_gradients_of_wide_products_sum_over_features_first():
+    """What does not depend on a feature leaves the sum over features, which a pair takes inside."""
+    x, y = (torch.rand(n, 3, dtype=torch.float64, requires_grad=True) for n in (6, 5))
+    b = torch.rand(5, 4, dtype=torch.float64)
+    g = torch.rand(6, 4, dtype=torch.float64)
+
+    def product(x, y):
+        return (-((x - y) ** 2).sum(-1)).exp() @ b
+
+    lazy = product(LazyArray(x)[:, None], LazyArray(y)[None])
+    dense = product(x[:, None], y[None])
+    got = torch.autograd.grad(lazy, (x, y), g)
+    torch.testing.assert_close(got, torch.autograd.grad(dense, (x, y), g))
+    k = (-((LazyArray(x)[:, None] - LazyArray(y)[None]) ** 2).sum(-1)).exp()
+    wide = (LazyArray(b).mT[:, None] * k)._node  # as a product with b records it
+    assert wide.roles == "fpp"
+    leaf = next(i for i in expr.inputs(wide) if i.source is x)
+    (term,) = gradients.gradient(wide, Scalar(1.0), leaf)
+    (inner,) = term.node.args
+    assert type(inner) is expr.Reduce and inner.axes == (0,)
+    (term,) = gradients.gradient(wide, Scalar(1.0), leaf, nested=False)
+    assert type(term.node.args[0]) is expr.Vjp
