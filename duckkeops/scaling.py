@@ -7,7 +7,8 @@ are small (`NEAR`), and as it is written elsewhere.
 
 From `PRODUCTS` features on it becomes `exp2(-|p|^2 - |q|^2 + sum(2 p q))` with p = s (x - m) and
 q = s (y - m) off a centre m of y: half the instructions. What cancels there is at most |p|^2 and
-|q|^2, so this is done where these are small (`NEAR_SQUARES`).
+|q|^2, so this is done where these are small (`NEAR_SQUARES`), and where the exponential is only
+multiplied and added: sqrt(1 - exp(-d)) of equal points would tell that d is not quite 0.
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ def _scale_one(lower: Lower, t: Temp, users: dict[Any, list[Any]]) -> None:
     first = len(lower.temps)
     root = lower.temp(sympy.sqrt(-factor) if squared else -factor, total.dtype)
     many = (lower.p.sizes[total.over[0]] or 0) >= PRODUCTS
-    if squared and many and y not in lower.by_sym:  # an input
+    if squared and many and y not in lower.by_sym and _is_linear(t, users):  # y is an input
         total.scaled = _products(lower, total, x, y, root, factor)
     else:
         left, right = (_scaled(lower, root, a, total.dtype) for a in (x, y))
@@ -139,6 +140,19 @@ def _products(lower: Lower, total: Temp, x: Any, y: Any, root: Any, factor: Any)
     )
     twice = lower.temp(sympy.Mul(2, p, evaluate=False), dtype, keep=True)
     return Scaled(x, y, twice, q, factor, start, end)
+
+
+def _is_linear(t: Temp, users: dict[Any, list[Any]]) -> bool:
+    """Is it only multiplied and added, on its way to the values?"""
+    seen = [t]
+    for one in seen:  # which grows meanwhile
+        for user in users[one.sym]:
+            if user is None or user in seen:
+                continue
+            if not (user.fold == "sum" or user.expr.is_Mul or user.expr.is_Add):
+                return False
+            seen.append(user)
+    return True
 
 
 def _term(a: Any) -> tuple[Any, Any]:

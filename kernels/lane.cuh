@@ -250,12 +250,12 @@ LANE2(fmax, f64, fmax) LANE2(fmin, f64, fmin)
 INL vf32 minus_f32(vf32 x) { return minus(x.x); }
 LANE1(exp2, f32, exp2_near) LANE1(reciprocal, f32, reciprocal_near)
 INL vf32 exp_f32(vf32 x) { return exp2_near(x.x * 1.44269504088896340736f); }
-INL f32 exp2_by_terms(f32 x) {  // by multiply-adds, within 2^-22; 0 below 2^-125
+INL f32 exp2_by_terms(f32 x) {  // by multiply-adds, within 2^-22, and 1 of 0; 0 below 2^-125
     x = min_or_nan(max_or_nan(x, -126), 128);
     const f32 magic = 12582912 + 126, m = x + magic, n = m - magic, r = x - n;  // n, rounded: in the low bits of m
-    f32 y = 2.65529146418e-3f * r + 1.93510819227e-2f;  // 2 * 2^r, whose exponent is not the largest
-    y = ((y * r + 1.11014269292e-1f) * r + 4.80442404747e-1f) * r + 1.38629388809f;
-    return (y * r + 2.00000014f) * __uint_as_float(__float_as_uint(m) << 23);
+    f32 y = 2.65293e-3f * r + 1.934302e-2f;  // 2 * 2^r, whose exponent is not the largest
+    y = ((y * r + 1.1101468e-1f) * r + 4.8044484e-1f) * r + 1.38629396f;
+    return (y * r + 2) * __uint_as_float(__float_as_uint(m) << 23);
 }
 template <int turns> INL vf32 exp2_in_turns_f32(int turn, vf32 x) { return turn % turns ? exp2_near(x.x) : exp2_by_terms(x.x); }
 // Logarithms near 1 are a series of what is beyond it.

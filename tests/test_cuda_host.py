@@ -134,6 +134,18 @@ def test_exponentials_by_multiply_adds(monkeypatch: Any, features: int) -> None:
     np.testing.assert_allclose(got, want, rtol=2e-6)
 
 
+@pytest.mark.parametrize("features", [3, 6, 8])
+def test_exponentials_of_equal_points_are_1(monkeypatch: Any, features: int) -> None:
+    """And no greater, nor less: the root of what is left is then not a number, or far from 0."""
+    x, y, _ = points(300, 200, features, scale=0.5)
+    y[:70] = x[:70]
+    dense = np.sqrt(1 - np.exp(-squares(x.astype(np.float64), y.astype(np.float64))))
+    with host_cuda.hosted(monkeypatch):
+        gap = np.sqrt(1 - np.exp(-squares(LazyArray(x), LazyArray(y))))
+        np.testing.assert_allclose(gap.sum(axis=1), dense.sum(1), rtol=1e-5)
+        np.testing.assert_allclose(gap.min(axis=1), dense.min(1), rtol=1e-4, atol=1e-6)
+
+
 def test_logarithms_near_1_and_their_cosines(monkeypatch: Any) -> None:
     x = np.float32([0, 1e-30, 0.5, 0.93, 0.94, 0.999, 1, 1.001, 1.06, 1.07, 3, 1e30, np.inf, -1])
     each: dict[str, Callable] = {
