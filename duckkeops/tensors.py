@@ -89,15 +89,21 @@ def located(tensor: Any, keep: list[Any], order: Order = None) -> Located:
         keep.append(tensor)
     size, steps = tensor.element_size(), tensor.stride()
     try:
-        if order is None:
-            return tensor.data_ptr(), [s * size for s in steps]
-        return tensor.data_ptr(), [0 if a is None else steps[a] * size for a in order]
+        address = tensor.data_ptr()
     except RuntimeError as e:
         raise UnsupportedError(
             f"a {type(tensor).__name__} without storage, as torch.autograd makes them for "
             "is_grads_batched=True and vectorize=True, has no entries to read.\n"
             "  Use torch.func: vmap, jacrev, jacfwd, hessian."
         ) from e
+    if not address and tensor.numel():
+        raise UnsupportedError(
+            f"a {type(tensor).__name__} of shape {tuple(tensor.shape)} has no entries to read.\n"
+            '  For shapes and dtypes alone, take tensors of device="meta".'
+        )
+    if order is None:
+        return address, [s * size for s in steps]
+    return address, [0 if a is None else steps[a] * size for a in order]
 
 
 def check_unchanged(tensor: Any, own: Any) -> None:

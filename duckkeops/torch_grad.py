@@ -93,6 +93,11 @@ def _outputs(
             "reduction of a lazy array as a constant.\n"
             "  Call torch.func.jvp or vjp for each tangent, or trace with torch.compile."
         )
+    if torch._C._get_tracing_state() is not None:
+        raise UnsupportedError(
+            "torch.jit.trace would see a reduction of a lazy array as a constant.\n"
+            "  Trace with torch.compile or torch.export."
+        )
     if not is_tracked(tensors):
         return _computed(node, key, nodes, places, order)
     if expr.is_transformed() and any(i.order is not None for i in leaves):

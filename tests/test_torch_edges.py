@@ -384,3 +384,21 @@ def test_weights_of_huge_scores_are_one_at_most(how):
         assert (slopes[1] >= 0).all()
         assert (slopes[1] <= 40).all()
     assert all(torch.isfinite(t).all() for t in slopes)
+
+
+def test_tensors_without_entries_are_refused():
+    """Those that torch makes to propagate shapes have no memory, not even of other numbers."""
+    with torch._subclasses.FakeTensorMode():
+        fake = torch.zeros(6, 2)
+    y = torch.rand(5, 2)
+    with pytest.raises((UnsupportedError, TypeError)):
+        ((LazyArray(fake)[:, None] - LazyArray(y)[None]) ** 2).sum(-1).min(1)
+
+
+def test_traces_that_would_take_a_reduction_as_a_constant_are_refused():
+    def nearest(x):
+        return ((LazyArray(x)[:, None] - LazyArray(y)[None]) ** 2).sum(-1).sum(1)
+
+    y = torch.rand(5, 2)
+    with pytest.raises(UnsupportedError, match=r"torch\.compile or torch\.export"):
+        torch.jit.trace(nearest, (torch.rand(6, 2),))
