@@ -119,7 +119,8 @@ def test_a_kernel_that_crashes_is_told(tmp_path: Path) -> None:
     fake = tmp_path / "gcc"
     fake.write_text(
         f'#!/bin/sh\ncase "$*" in *-version*) exec {shutil.which("gcc")} "$@";; esac\n'
-        f'sed "s/record_bytes(/record_bytes(void *x) {{ __builtin_trap(); }} int other(/" | '
+        f'sed "s/^i64 record_bytes(/i64 record_bytes(void *x) {{ __builtin_trap(); }} '
+        f'int other(/" | '
         f'{shutil.which("gcc")} "$@"\n'
     )
     fake.chmod(0o755)
