@@ -465,7 +465,7 @@ def _pulled_back(
         for k, leaf in enumerate(leaves)
         if wanted[k]
         for v, c in cotangents
-        for term in gradients.gradient(v, c, leaf)
+        for term in gradients.gradient(v, c, leaf, nested=pairs is None)
     ]
     out: list[torch.Tensor | None] = [None] * len(leaves)
     sums = [term.node for _, term in terms]
