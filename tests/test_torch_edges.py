@@ -390,9 +390,9 @@ def test_tensors_without_entries_are_refused():
     """Those that torch makes to propagate shapes have no memory, not even of other numbers."""
     with torch._subclasses.FakeTensorMode():
         fake = torch.zeros(6, 2)
-    y = torch.rand(5, 2)
-    with pytest.raises((UnsupportedError, TypeError)):
-        ((LazyArray(fake)[:, None] - LazyArray(y)[None]) ** 2).sum(-1).min(1)
+    d = ((LazyArray(fake)[:, None] - LazyArray(fake)[None]) ** 2).sum(-1)
+    with pytest.raises(UnsupportedError, match="no entries to read"):
+        d.min(1)
 
 
 def test_traces_that_would_take_a_reduction_as_a_constant_are_refused():
