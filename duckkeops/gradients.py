@@ -30,7 +30,8 @@ def gradient(value: Node, cotangent: Node, wrt: Input, nested: bool = True) -> l
     """sum of cotangent * d value / d wrt over all entries of the value: one term for each place at
     which `wrt` stands.
 
-    `nested`: as sums over pairs of sums over features, of which a pair has few; else all in one.
+    `nested`: as sums over pairs of sums over features, of which a pair has few; else all in one,
+    over the axes of the value, by which a restriction names its pairs.
 
     Shapes: value and cotangent (..., M, N, E) broadcast; the terms joined by `total` have the shape
     of `wrt`. A value that does not depend on `wrt` has no terms. Raises UnsupportedError for

@@ -787,12 +787,12 @@ def _along_twice(
     spread = _spread(zeros, node)
     u = next(i for i in expr.inputs(spread))
     found = []
-    for term in gradients.gradient(arg, ops.call("multiply", weight, spread), leaf, False):
+    for term in gradients.gradient(arg, ops.call("multiply", weight, spread), leaf, nested=False):
         (vjp,) = term.node.args
         kept = [n for n in leaf.shape if n != 1]
         arranged = tangent.reshape(kept).permute(_inverse(term.order))
         whole = _spread(arranged, term.node)
-        for other in gradients.gradient(vjp, whole, u):
+        for other in gradients.gradient(vjp, whole, u, nested=False):
             assert list(other.order) == sorted(other.order)
             found.append(restriction.with_pairs(other.node, restriction.of(node)))
     return found
