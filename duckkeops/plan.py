@@ -317,9 +317,8 @@ def cuda_splits(
     return min(range(first, last + 1), key=share_of_waste)
 
 
-CUDA_SLICE_SECONDS = (
-    0.05  # a launch of longer work is cut into slices, between which Ctrl-C is seen
-)
+# A launch of longer work is cut into slices, between which Ctrl-C is seen
+CUDA_SLICE_SECONDS = 0.05
 PARTS_BYTES = 512 << 20  # of the states of all parts, to make blocks shorter
 
 

@@ -44,6 +44,13 @@ REDUCTIONS: dict[str, Callable[[Any], Any]] = {
     "argsort": lambda d: np.argsort(d, axis=-1, stable=True)[..., :9],
     "long list": lambda d: np.sort(d, axis=-1)[..., :90],
 }
+FUNCTIONS: dict[str, Callable[[Any], Any]] = {  # which have short forms in float32: lane.cuh
+    "logarithm": lambda d: np.log(1 + d / 100),
+    "log1p": lambda d: np.log1p(d / 100),
+    "cosine": lambda d: np.cos(d),
+    "cosine of a logarithm": lambda d: np.cos(np.log(1 + d)),
+    "exponential": lambda d: np.exp2(-d),
+}
 SIZES = {"odd": (131, 517), "few rows": (3, 9001), "one": (1, 1), "many rows": (2500, 65)}
 
 
@@ -60,11 +67,16 @@ def programs() -> Iterator[tuple[str, Program]]:
                 continue
             x, y = clouds(m, n, 3)
             yield f"{name}, {size}", lambda to, x=x, y=y, f=reduce: f(squares(to(x), to(y)))
-    for dtype in ("f2", "f8", "i4"):
+    for dtype in ("f2", "f8"):
         for name in ("sum of columns", "argmin", "sort", "mean"):
             x, y = clouds(70, 90, 2, dtype)
-            f = REDUCTIONS[name] if dtype != "i4" else lambda d: d.sum(axis=-1)
+            f = REDUCTIONS[name]
             yield f"{name}, {dtype}", lambda to, x=x, y=y, f=f: f(squares(to(x), to(y)))
+    i, j = clouds(70, 90, 2, "i4")
+    yield "sum, i4", lambda to: squares(to(i), to(j)).sum(axis=-1)
+    g, h = clouds(70, 90, 2)
+    for name, function in FUNCTIONS.items():
+        yield name, lambda to, f=function: f(squares(to(g), to(h))).sum(axis=-1)
     for d in (1, 2, 10, 40, 70):
         x, y = clouds(300, 400, d)
         b = rng.random((400, 2)).astype("f4")
@@ -96,7 +108,7 @@ def programs() -> Iterator[tuple[str, Program]]:
 
 
 def restricted(lazy: Callable) -> Any:
-    """Of a block-sparse product, the differences from the dense one."""
+    """A block-sparse sum, and the dense one."""
     rng = np.random.default_rng(1)
     x, y = (rng.random((k, 3)).astype("f4") for k in (500, 700))
     mask = np.array([[True, False, True], [False, True, True]])
