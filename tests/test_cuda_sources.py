@@ -184,7 +184,7 @@ def test_functions(part: int, dtype: str) -> None:
     assert compiled(reduction("sum", total)) > 1000
 
 
-COUNTED = {  # as in the machine code: float32 instructions, with one to compare, and special functions
+COUNTED = {  # as in the machine code: float32 instructions (one to compare), special functions
     "Gaussian D=1": (4 + 12 / 8, 1 - 1 / 8),
     "Gaussian D=2": (5, 1),
     "Gaussian D=3": (7, 1),
